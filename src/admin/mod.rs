@@ -1,0 +1,1 @@
+//! What a person or a scraper sees of the running daemon: socket, metrics, health.

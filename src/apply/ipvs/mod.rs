@@ -1,0 +1,1 @@
+//! IPVS by generic netlink: virtual servers, real servers, counters.

@@ -1,0 +1,6 @@
+//! Makes the kernel and the LAN equal to the plan; observes, compares, changes.
+
+pub mod announcer;
+pub mod ipvs;
+pub mod netlink;
+pub mod nftables;

@@ -1,0 +1,1 @@
+//! Batched netlink requests over one socket; each error comes back to its request.

@@ -1,0 +1,1 @@
+//! nf_tables by nfnetlink: the tables that edgelb owns.

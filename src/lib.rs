@@ -1,0 +1,12 @@
+//! edgelb: an edge load balancer for bare-metal Kubernetes, one daemon on each edge node.
+//!
+//! *Sources* fill the *model*, *plan* decides, *apply* makes it so, *admin* tells.
+
+pub mod admin;
+pub mod apply;
+pub mod cli;
+pub mod config;
+pub mod lab;
+pub mod model;
+pub mod plan;
+pub mod source;

@@ -1,0 +1,1 @@
+//! Decides, purely: no clock, no I/O, no tokio.

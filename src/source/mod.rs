@@ -1,0 +1,1 @@
+//! Where the cluster's objects and this host's facts come from.
