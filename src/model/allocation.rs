@@ -26,8 +26,18 @@ impl Allocation {
     /// addresses. Commutative, associative and idempotent, so nodes may merge in any order.
     #[must_use]
     pub fn merge(self, other: Self) -> Self {
-        let rank = |record: &Self| (std::cmp::Reverse(record.counter), record.node.clone(), record.addresses.clone());
-        if rank(&other) < rank(&self) { other } else { self }
+        let rank = |record: &Self| {
+            (
+                std::cmp::Reverse(record.counter),
+                record.node.clone(),
+                record.addresses.clone(),
+            )
+        };
+        if rank(&other) < rank(&self) {
+            other
+        } else {
+            self
+        }
     }
 }
 
@@ -46,7 +56,9 @@ const RETURNED_KEPT: usize = 1024;
 impl Allocations {
     /// The addresses that a Service holds; empty where it holds none.
     pub fn addresses(&self, service: &ServiceKey) -> &[IpAddr] {
-        self.records.get(service).map_or(&[], |record| record.addresses.as_slice())
+        self.records
+            .get(service)
+            .map_or(&[], |record| record.addresses.as_slice())
     }
 
     /// Who holds an address.
@@ -68,8 +80,12 @@ impl Allocations {
     /// made sure that nobody else holds them.
     pub fn set(&mut self, service: &ServiceKey, addresses: Vec<IpAddr>, node: &str) {
         self.counter = self.counter.saturating_add(1);
-        let record =
-            Allocation { service: service.clone(), addresses, counter: self.counter, node: node.to_owned() };
+        let record = Allocation {
+            service: service.clone(),
+            addresses,
+            counter: self.counter,
+            node: node.to_owned(),
+        };
         self.put(record);
     }
 
@@ -96,7 +112,11 @@ impl Allocations {
         ordered.sort_by(|a, b| (a.counter, &a.service).cmp(&(b.counter, &b.service)));
         self.holders = OrdMap::new();
         for mut record in ordered {
-            if record.addresses.iter().any(|address| self.holders.contains_key(address)) {
+            if record
+                .addresses
+                .iter()
+                .any(|address| self.holders.contains_key(address))
+            {
                 record.addresses.clear();
             }
             self.counter = self.counter.max(record.counter);
@@ -143,6 +163,10 @@ impl From<Vec<Allocation>> for Allocations {
 
 impl From<Allocations> for Vec<Allocation> {
     fn from(allocations: Allocations) -> Self {
-        allocations.records.into_iter().map(|(_, record)| record).collect()
+        allocations
+            .records
+            .into_iter()
+            .map(|(_, record)| record)
+            .collect()
     }
 }

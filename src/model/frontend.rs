@@ -62,10 +62,20 @@ impl fmt::Display for FrontendPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.address {
             FrontendAddress::Address(address) => {
-                write!(f, "{} {}", self.protocol.lowercase(), std::net::SocketAddr::new(address, self.port))
+                write!(
+                    f,
+                    "{} {}",
+                    self.protocol.lowercase(),
+                    std::net::SocketAddr::new(address, self.port)
+                )
             }
             FrontendAddress::NodePort(family) => {
-                write!(f, "{} node port {} ({family})", self.protocol.lowercase(), self.port)
+                write!(
+                    f,
+                    "{} node port {} ({family})",
+                    self.protocol.lowercase(),
+                    self.port
+                )
             }
         }
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 use ipnet::IpNet;
 
-use super::announcement::AnnouncedSet;
+use super::announcement::AnnouncedInterface;
 use super::family::Family;
 use super::frontend::{Frontend, FrontendPort};
 
@@ -42,8 +42,8 @@ pub struct NodeState {
     pub owned: OrdSet<IpAddr>,
     /// The source that this node's own packets to held addresses carry, per family.
     pub preferred_source: BTreeMap<Family, IpAddr>,
-    /// What is announced where.
-    pub announced: Arc<AnnouncedSet>,
+    /// What is announced where, by interface index.
+    pub announced: BTreeMap<u32, AnnouncedInterface>,
     /// Sysctls and the values that they must have, by path below `/proc/sys`.
     pub sysctls: BTreeMap<String, String>,
 }

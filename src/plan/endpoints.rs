@@ -42,20 +42,29 @@ pub fn select(
     this_node: &str,
 ) -> Endpoints {
     let mut candidates: BTreeMap<RealServer, Candidate<'_>> = BTreeMap::new();
-    for slice in cluster.slices_of(service).filter(|slice| slice.family == family) {
+    for slice in cluster
+        .slices_of(service)
+        .filter(|slice| slice.family == family)
+    {
         let numbers = slice
             .ports
             .iter()
             // EP-5: same name and same protocol; EP-6: each slice brings its own number.
-            .filter(|slice_port| slice_port.name == port.name && slice_port.protocol == port.protocol);
+            .filter(|slice_port| {
+                slice_port.name == port.name && slice_port.protocol == port.protocol
+            });
         for slice_port in numbers {
             for endpoint in &slice.endpoints {
-                let real_server = RealServer { address: endpoint.address, port: slice_port.port };
+                let real_server = RealServer {
+                    address: endpoint.address,
+                    port: slice_port.port,
+                };
                 merge(&mut candidates, real_server, endpoint);
             }
         }
     }
-    let local = |candidate: &Candidate<'_>| candidate.node == Some(this_node) && !this_node.is_empty();
+    let local =
+        |candidate: &Candidate<'_>| candidate.node == Some(this_node) && !this_node.is_empty();
     Endpoints {
         cluster: usable(&candidates, |_| true),
         local: usable(&candidates, local),
@@ -81,11 +90,21 @@ pub fn ready_on(cluster: &ClusterState, service: &ServiceKey, node: &str) -> boo
 }
 
 /// EP-13: a terminating entry never replaces another one.
-fn merge<'a>(candidates: &mut BTreeMap<RealServer, Candidate<'a>>, at: RealServer, endpoint: &'a Endpoint) {
+fn merge<'a>(
+    candidates: &mut BTreeMap<RealServer, Candidate<'a>>,
+    at: RealServer,
+    endpoint: &'a Endpoint,
+) {
     if endpoint.conditions.terminating && candidates.contains_key(&at) {
         return;
     }
-    candidates.insert(at, Candidate { conditions: endpoint.conditions, node: endpoint.node.as_deref() });
+    candidates.insert(
+        at,
+        Candidate {
+            conditions: endpoint.conditions,
+            node: endpoint.node.as_deref(),
+        },
+    );
 }
 
 /// EP-9: ready ones; if there is none, those that still serve while they terminate.
@@ -101,5 +120,9 @@ fn usable(
             .collect()
     };
     let ready = pick(|conditions| conditions.ready);
-    if ready.is_empty() { pick(|conditions| conditions.serving && conditions.terminating) } else { ready }
+    if ready.is_empty() {
+        pick(|conditions| conditions.serving && conditions.terminating)
+    } else {
+        ready
+    }
 }

@@ -63,11 +63,19 @@ pub enum Reason {
     /// The pool that gave this address is gone; the Service keeps it.
     PoolGone { address: IpAddr },
     /// The address is a node's, a gateway's or a resolver's.
-    AddressOfInfrastructure { address: IpAddr, what: Infrastructure },
+    AddressOfInfrastructure {
+        address: IpAddr,
+        what: Infrastructure,
+    },
     /// An external address outside `proxy.external_ip_ranges` and the pools.
     ExternalNotAllowed { address: IpAddr },
+    /// The node port is outside `proxy.node_port_range`.
+    NodePortOutOfRange { port: u16 },
     /// Another Service has the same address, protocol and port.
-    FrontendTaken { frontend: FrontendPort, holder: ServiceKey },
+    FrontendTaken {
+        frontend: FrontendPort,
+        holder: ServiceKey,
+    },
     /// `loadBalancerSourceRanges` cannot be enforced yet, so the VIP is not served at all.
     SourceRangesUnsupported,
     /// No endpoint is ready anywhere: connections are refused.
@@ -112,6 +120,7 @@ impl Reason {
             Self::PoolGone { .. } => "pool_gone",
             Self::AddressOfInfrastructure { .. } => "address_of_infrastructure",
             Self::ExternalNotAllowed { .. } => "external_not_allowed",
+            Self::NodePortOutOfRange { .. } => "node_port_out_of_range",
             Self::FrontendTaken { .. } => "frontend_taken",
             Self::SourceRangesUnsupported => "source_ranges_unsupported",
             Self::NoEndpoints { .. } => "no_endpoints",
@@ -157,6 +166,9 @@ impl fmt::Display for Reason {
             }
             Self::ExternalNotAllowed { address } => {
                 write!(f, "{address} is neither in a pool nor in proxy.external_ip_ranges")
+            }
+            Self::NodePortOutOfRange { port } => {
+                write!(f, "node port {port} is outside proxy.node_port_range: it is not opened")
             }
             Self::FrontendTaken { frontend, holder } => write!(f, "{frontend} is served for {holder} already"),
             Self::SourceRangesUnsupported => f.write_str(
