@@ -5,6 +5,7 @@
 //! go out as payloads. Must not know what a message means, and must not retry what the kernel
 //! refused.
 
+mod error;
 pub mod message;
 #[cfg(test)]
 mod tests;
@@ -13,13 +14,14 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use message::{HEADER_LENGTH, Kind, MalformedMessage, Message};
+use message::{HEADER_LENGTH, Kind, Message};
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST};
 use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
 use socket2::SockRef;
 
+pub use error::{Error, Failure, TransactionError};
 pub use message::RequestError;
 
 /// How long a reply may take before the kernel counts as silent.
@@ -38,68 +40,6 @@ const SEND_OVERHEAD_BYTES: usize = 64;
 const RECEIVE_BYTES: usize = 256 << 10;
 /// A dump that changed under the reader this often is given up.
 const DUMP_ATTEMPTS: usize = 8;
-
-/// Why nothing is known about the requests of a call, or the one request of it was refused.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("cannot open a netlink socket of protocol {protocol}")]
-    Open { protocol: isize, source: io::Error },
-    /// Nothing of this send reached the kernel.
-    #[error("cannot send {bytes} bytes of netlink requests")]
-    Send { bytes: usize, source: io::Error },
-    #[error("cannot receive netlink replies")]
-    Receive { source: io::Error },
-    #[error("no netlink reply within {} seconds", REPLY_TIMEOUT.as_secs())]
-    Timeout,
-    /// The kernel dropped replies (`ENOBUFS`): what it did is unknown, observe it again.
-    #[error("netlink replies were lost: the kernel's state must be observed again")]
-    RepliesLost,
-    #[error("netlink reply of {bytes} bytes does not fit the buffer of {RECEIVE_BYTES}")]
-    Truncated { bytes: usize },
-    #[error("malformed netlink reply")]
-    Malformed(#[from] MalformedMessage),
-    #[error("netlink request {index} has no whole header")]
-    NotARequest { index: usize },
-    #[error("netlink requests of {bytes} bytes exceed the {limit} that one send can carry")]
-    TooLarge { bytes: usize, limit: usize },
-    #[error("the dump was interrupted by changes {DUMP_ATTEMPTS} times")]
-    DumpInterrupted,
-    /// Only from [`NetlinkSocket::dump`] and [`NetlinkSocket::request`].
-    #[error("the kernel refused the request")]
-    Refused(#[source] RequestError),
-}
-
-/// Why a transaction did not take place, or may not have.
-#[derive(Debug, thiserror::Error)]
-pub enum TransactionError {
-    /// Rolled back whole. At least one entry; more than these when `complete` is false.
-    #[error("the kernel refused the transaction: {}", failures.first().map_or_else(
-        || "no reason given".to_owned(), ToString::to_string))]
-    Refused {
-        failures: Vec<Failure>,
-        complete: bool,
-    },
-    /// With [`Error::RepliesLost`] and [`Error::Receive`] it is unknown whether it took place.
-    #[error(transparent)]
-    Transport(#[from] Error),
-}
-
-/// One error of a transaction.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// Index in the requests; `None` for the transaction as a whole (begin, end or commit).
-    pub request: Option<usize>,
-    pub error: RequestError,
-}
-
-impl std::fmt::Display for Failure {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.request {
-            Some(index) => write!(formatter, "request {index}: {}", self.error),
-            None => write!(formatter, "as a whole: {}", self.error),
-        }
-    }
-}
 
 /// A data message of a reply or a dump.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -356,13 +296,13 @@ impl NetlinkSocket {
         message::append(&mut buffer, end, sequence, NLM_F_REQUEST).ok_or_else(none)?;
         self.send(&buffer, requests.len().saturating_add(2))?;
 
-        let (mut failures, mut lost, mut committed) = (Vec::new(), false, false);
+        let (mut failures, mut dropped, mut committed) = (Vec::new(), false, false);
         loop {
             let length = match self.receive(MsgFlags::MSG_DONTWAIT)? {
                 Received::Bytes(length) => length,
                 // The kernel reports the loss first; the errors that had room follow.
                 Received::Lost => {
-                    lost = true;
+                    dropped = true;
                     continue;
                 }
                 Received::Empty => break,
@@ -378,7 +318,7 @@ impl NetlinkSocket {
                 match message.kind()? {
                     Kind::Acknowledgement(Ok(())) => committed |= request == Some(last),
                     Kind::Acknowledgement(Err(error)) => failures.push(Failure { request, error }),
-                    Kind::Overrun => lost = true,
+                    Kind::Overrun => dropped = true,
                     Kind::Data | Kind::Done(_) | Kind::Nothing => {}
                 }
                 Ok(())
@@ -387,10 +327,10 @@ impl NetlinkSocket {
         if !failures.is_empty() {
             return Err(TransactionError::Refused {
                 failures,
-                complete: !lost,
+                complete: !dropped,
             });
         }
-        if committed && !lost {
+        if committed && !dropped {
             Ok(())
         } else {
             Err(Error::RepliesLost.into())
