@@ -38,8 +38,8 @@ pub struct NodeState {
     pub node_addresses: OrdSet<IpAddr>,
     /// The ranges whose addresses are pods.
     pub pod_ranges: OrdSet<IpNet>,
-    /// Held VIPs that this node owns: they answer ICMP echo where that is wanted.
-    pub owned: OrdSet<IpAddr>,
+    /// VIPs that answer ICMP echo: those that this node owns, where that is wanted.
+    pub answering: OrdSet<IpAddr>,
     /// The source that this node's own packets to held addresses carry, per family.
     pub preferred_source: BTreeMap<Family, IpAddr>,
     /// What is announced where, by interface index.

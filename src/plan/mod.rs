@@ -332,15 +332,17 @@ fn own(
                     own_interfaces = announcement::interfaces(config, &inputs.host, vip)
                         .map(|interface| interface.index)
                         .collect();
-                    plan.state.owned.insert(vip);
+                    if config.announce.ping {
+                        plan.state.answering.insert(vip);
+                    }
                 } else {
-                    plan.state.owned.remove(&vip);
+                    plan.state.answering.remove(&vip);
                 }
                 plan.ownership.insert(vip, ownership);
             }
             _ => {
                 plan.ownership.remove(&vip);
-                plan.state.owned.remove(&vip);
+                plan.state.answering.remove(&vip);
             }
         }
         announce(inputs, vip, &own_interfaces, &mut plan.state.announced);

@@ -70,6 +70,7 @@ pub struct NetlinkSocket {
     acknowledgement_limit: usize,
     receive_buffer: Vec<u8>,
     counters: Counters,
+    port: u32,
 }
 
 /// One received datagram, or why there is none.
@@ -87,7 +88,7 @@ impl NetlinkSocket {
 
     fn prepare(protocol: isize) -> io::Result<Self> {
         let mut socket = Socket::new(protocol)?;
-        socket.bind_auto()?;
+        let port = socket.bind_auto()?.port_number();
         // A connected socket takes messages from the kernel alone.
         socket.connect(&SocketAddr::new(0, 0))?;
         socket.set_ext_ack(true)?;
@@ -112,12 +113,18 @@ impl NetlinkSocket {
             acknowledgement_limit,
             receive_buffer: vec![0; RECEIVE_BYTES],
             counters: Counters::default(),
+            port,
         })
     }
 
     /// Sends, messages and bytes since the socket was opened.
     pub fn counters(&self) -> Counters {
         self.counters
+    }
+
+    /// The port that the kernel gave this socket: notifications about its own requests carry it.
+    pub fn port(&self) -> u32 {
+        self.port
     }
 
     /// Bytes that one send can carry, hence the largest transaction.
