@@ -1,1 +1,1 @@
-//! nf_tables by nfnetlink: the tables that edgelb owns.
+//! `nf_tables` by nfnetlink: the tables that edgelb owns.
