@@ -440,7 +440,7 @@ fn files_that_cannot_be_read() {
     );
     assert_eq!(
         error(Path::new("/dev/zero")),
-        "/dev/zero: error: the file is larger than 4194304 bytes"
+        "/dev/zero: error: the file is larger than 1048576 bytes"
     );
     let file = directory.join("edgelb.toml");
     let shown = file.display();

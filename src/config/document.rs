@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::findings::Findings;
 use super::lines::Lines;
-use super::problem::{Level, Located, Location, Problem, Refusal, quoted};
+use super::problem::{Located, Location, Problem, Refusal, quoted};
 
 /// The value of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,14 +48,15 @@ impl<'t> Document<'t> {
         }
         let mut problems: Vec<Problem> = Vec::new();
         for error in errors {
-            let at = match error.span() {
-                Some(span) => lines.locate(String::new(), span.start),
-                None => Location::default(),
-            };
-            let message = error.message().trim().replace('\n', ", ");
-            let problem = Problem::new(Level::Error, &at, &message, None);
-            if !problems.iter().any(|known| known.line == problem.line) {
-                problems.push(problem);
+            let offset = error.span().map(|span| span.start);
+            let at = offset
+                .map(|offset| lines.locate(String::new(), offset))
+                .unwrap_or_default();
+            if problems.last().is_none_or(|last| last.line != at.line) {
+                let rest = offset
+                    .and_then(|offset| text.get(offset..))
+                    .unwrap_or_default();
+                problems.push(Problem::error(&at, &syntax_refusal(error.message(), rest)));
             }
         }
         Err(problems)
@@ -86,12 +87,11 @@ pub struct Section<'d> {
 
 impl<'d> Section<'d> {
     pub fn text(&mut self, name: &'static str) -> Entry<String> {
-        self.scalar(name, "a string", as_text, |value, source| match value {
-            DeValue::Array(items) => match &items[..] {
+        self.scalar(name, "a string", as_text, |value, _| {
+            match &value.as_array()?[..] {
                 [only] => only.get_ref().as_str().map(quoted),
                 _ => None,
-            },
-            value => is_simple(value).then(|| quoted(source)),
+            }
         })
     }
 
@@ -135,9 +135,7 @@ impl<'d> Section<'d> {
     }
 
     pub fn texts(&mut self, name: &'static str) -> TextList {
-        self.list(name, "a list of strings", "a string", |value, source| {
-            is_simple(value).then(|| quoted(source))
-        })
+        self.list(name, "a list of strings", "a string", |_, _| None)
     }
 
     pub fn durations(&mut self, name: &'static str) -> TextList {
@@ -169,11 +167,11 @@ impl<'d> Section<'d> {
         }
     }
 
-    /// The tables of `[[name]]`, in file order.
-    pub fn sections(&mut self, name: &'static str) -> Vec<Section<'d>> {
+    /// The tables of `[[name]]`, in file order; `None` where there is something else in their place.
+    pub fn sections(&mut self, name: &'static str) -> Option<Vec<Section<'d>>> {
         let schema = self.ask(name);
         let Some((at, value)) = self.find(name) else {
-            return Vec::new();
+            return Some(Vec::new());
         };
         let header = format!("[[{}]]", at.key);
         let items = match value.get_ref() {
@@ -185,7 +183,7 @@ impl<'d> Section<'d> {
                         .write(header),
                 );
                 let at = at.with_key(format!("{}[0]", at.key));
-                return vec![self.child(Some(table), at, schema)];
+                return Some(vec![self.child(Some(table), at, schema)]);
             }
             other => {
                 let message = format!(
@@ -193,10 +191,11 @@ impl<'d> Section<'d> {
                     kind(other)
                 );
                 self.report(&at, &Refusal::new(message).write(header));
-                return Vec::new();
+                return None;
             }
         };
         let mut sections = Vec::new();
+        let mut broken = false;
         for (index, item) in items.iter().enumerate() {
             let at = self
                 .lines
@@ -204,6 +203,7 @@ impl<'d> Section<'d> {
             if let DeValue::Table(table) = item.get_ref() {
                 sections.push(self.child(Some(table), at, schema.clone()));
             } else {
+                broken = true;
                 let message = format!(
                     "wrong type: a table is wanted, this is {}",
                     kind(item.get_ref())
@@ -211,7 +211,11 @@ impl<'d> Section<'d> {
                 self.report(&at, &Refusal::new(message).write(&header));
             }
         }
-        sections
+        if broken && sections.is_empty() {
+            None
+        } else {
+            Some(sections)
+        }
     }
 
     /// Ends the walk of this table: keys that were not asked for are unknown.
@@ -367,6 +371,20 @@ impl<'d> Section<'d> {
     }
 }
 
+/// What the parser says, made plainer where a value is missing or lacks its quotes.
+fn syntax_refusal(message: &str, rest: &str) -> Refusal {
+    let word = rest
+        .split(['\n', '#', ',', ']', '}'])
+        .next()
+        .unwrap_or_default()
+        .trim();
+    match (message.starts_with("string values must be quoted"), word) {
+        (true, "") => Refusal::new("a value is missing"),
+        (true, word) => Refusal::new("text needs quotes").write(quoted(word)),
+        (false, _) => Refusal::new(message.trim().replace('\n', ", ")),
+    }
+}
+
 fn as_text(value: &DeValue<'_>) -> Option<String> {
     value.as_str().map(str::to_owned)
 }
@@ -375,10 +393,6 @@ fn suggest_duration(value: &DeValue<'_>, source: &str) -> Option<String> {
     let number = value.is_integer() || value.is_float();
     let text = format!("{}s", source.replace('_', ""));
     (number && super::duration::parse(&text).is_ok()).then(|| quoted(&text))
-}
-
-fn is_simple(value: &DeValue<'_>) -> bool {
-    !matches!(value, DeValue::Array(_) | DeValue::Table(_))
 }
 
 fn kind(value: &DeValue<'_>) -> &'static str {

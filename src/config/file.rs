@@ -134,7 +134,8 @@ pub struct File {
     pub node: Node,
     pub source: Source,
     pub load_balancer: LoadBalancer,
-    pub pools: Vec<Pool>,
+    /// `None`: something else stands in their place, which is a problem already.
+    pub pools: Option<Vec<Pool>>,
     pub announce: Announce,
     pub membership: Membership,
     pub proxy: Proxy,
@@ -159,7 +160,9 @@ impl File {
             node: Node::read(root.section("node")),
             source: Source::read(root.section("source")),
             load_balancer: LoadBalancer::read(root.section("load_balancer")),
-            pools: root.sections("pool").into_iter().map(Pool::read).collect(),
+            pools: root
+                .sections("pool")
+                .map(|pools| pools.into_iter().map(Pool::read).collect()),
             announce: Announce::read(root.section("announce")),
             membership: Membership::read(root.section("membership")),
             proxy: Proxy::read(root.section("proxy")),

@@ -9,7 +9,7 @@ use super::problem::{Level, Location, Problem, Refusal};
 use super::{Config, Environment, Invalid, validate};
 
 /// A file larger than this is no configuration; a device or pipe could be endless.
-const LARGEST_FILE: u64 = 4 << 20;
+const LARGEST_FILE: u64 = 1 << 20;
 
 /// A usable configuration.
 #[derive(Clone, Debug, PartialEq)]

@@ -65,11 +65,13 @@ impl Problem {
     pub fn new(level: Level, at: &Location, message: &str, suggestion: Option<&str>) -> Self {
         Self {
             level,
-            key: printable(&at.key),
+            key: shortened(&printable(&at.key)),
             line: at.line,
             column: at.column,
-            message: printable(message),
-            suggestion: suggestion.map(printable),
+            message: shortened(&printable(message)),
+            suggestion: suggestion
+                .filter(|text| text.len() <= LONGEST_TEXT)
+                .map(printable),
         }
     }
 
@@ -166,6 +168,18 @@ impl Invalid {
     }
 }
 
+/// Longer texts are cut: a value may be as long as the file.
+const LONGEST_TEXT: usize = 600;
+
+fn shortened(text: &str) -> String {
+    let kept: String = text.chars().take(LONGEST_TEXT).collect();
+    if kept.len() < text.len() {
+        kept + "…"
+    } else {
+        kept
+    }
+}
+
 /// A TOML basic string.
 pub fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
@@ -200,15 +214,25 @@ fn is_deceptive(character: char) -> bool {
 
 /// The nearest of the candidates by edit distance, if it is near enough to be what was meant.
 pub fn nearest<'c>(text: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
+    /// No name that is longer was meant to be a known one; the distance costs the product of lengths.
+    const LONGEST_NAME: usize = 64;
+    if text.len() > LONGEST_NAME {
+        return None;
+    }
     let normal = |text: &str| text.to_lowercase().replace('-', "_");
     let text = normal(text);
+    let near = |candidate: &'c str| {
+        let known = normal(candidate);
+        let length = known.len().max(text.len());
+        let distance = strsim::osa_distance(&text, &known);
+        // "warning" for "warn": the rest of the word does not make it another one.
+        let begins = known.len() >= 4 && text.starts_with(&known);
+        let near = begins || (distance < length && distance <= (length / 3).max(1));
+        near.then_some((distance, candidate))
+    };
     candidates
         .into_iter()
-        .map(|candidate| (strsim::osa_distance(&text, &normal(candidate)), candidate))
-        .filter(|(distance, candidate)| {
-            let length = candidate.len().max(text.len());
-            *distance < length && *distance <= (length / 3).max(1)
-        })
+        .filter_map(near)
         .min()
         .map(|(_, candidate)| candidate)
 }

@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
+use serde_json::Value;
+
 /// Runs the program with the file on its standard input.
 fn check(arguments: &[&str], text: &str) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_edgelb"))
@@ -64,7 +66,7 @@ fn json_holds_the_same() {
         ),
     );
     assert_eq!(output.status.code(), Some(2));
-    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(
         report,
         serde_json::json!({
@@ -84,7 +86,7 @@ fn json_holds_the_same() {
         &["-o", "json"],
         &format!("node.name = \"a\"\n{}", super::POOL),
     );
-    let report: serde_json::Value = serde_json::from_slice(&fine.stdout).unwrap();
+    let report: Value = serde_json::from_slice(&fine.stdout).unwrap();
     assert_eq!(
         report,
         serde_json::json!({ "file": "/dev/stdin", "valid": true, "problems": [] })
@@ -129,4 +131,75 @@ fn a_closed_pipe_is_no_failure() {
         .status()
         .unwrap();
     assert_eq!(status.code(), Some(0));
+}
+
+/// The part of JSON Schema that the schema uses; an unknown keyword fails, so that none is ignored.
+fn conforms(value: &Value, schema: &Value) {
+    for (keyword, rule) in schema.as_object().unwrap() {
+        match keyword.as_str() {
+            "$schema" | "title" | "description" => {}
+            "type" => {
+                let names = rule
+                    .as_array()
+                    .cloned()
+                    .unwrap_or_else(|| vec![rule.clone()]);
+                let is = |name: &Value| match name.as_str().unwrap() {
+                    "object" => value.is_object(),
+                    "array" => value.is_array(),
+                    "string" => value.is_string(),
+                    "boolean" => value.is_boolean(),
+                    "integer" => value.is_u64() || value.is_i64(),
+                    "null" => value.is_null(),
+                    other => panic!("type {other}"),
+                };
+                assert!(names.iter().any(is), "{value} is no {rule}");
+            }
+            "enum" => assert!(
+                rule.as_array().unwrap().contains(value),
+                "{value} is none of {rule}"
+            ),
+            "minimum" => assert!(
+                value.is_null() || value.as_i64() >= rule.as_i64(),
+                "{value} is below {rule}"
+            ),
+            "required" => {
+                for name in rule.as_array().unwrap() {
+                    assert!(
+                        value.get(name.as_str().unwrap()).is_some(),
+                        "{value} lacks {name}"
+                    );
+                }
+            }
+            "properties" => {
+                for (name, member) in value.as_object().unwrap() {
+                    conforms(
+                        member,
+                        rule.get(name)
+                            .unwrap_or_else(|| panic!("the schema lacks {name}")),
+                    );
+                }
+            }
+            "items" => value
+                .as_array()
+                .unwrap()
+                .iter()
+                .for_each(|item| conforms(item, rule)),
+            other => panic!("keyword {other}"),
+        }
+    }
+}
+
+#[test]
+fn json_conforms_to_its_schema() {
+    let schema: Value = serde_json::from_str(include_str!("../schemas/check.json")).unwrap();
+    for text in [
+        "",
+        "node.name = 3",
+        "[",
+        "[[pool]]\ninterfaces = [\"nonexistent0\"]",
+    ] {
+        let report: Value = serde_json::from_slice(&check(&["-o", "json"], text).stdout).unwrap();
+        assert!(!report["problems"].as_array().unwrap().is_empty(), "{text}");
+        conforms(&report, &schema);
+    }
 }

@@ -2,11 +2,12 @@
 //!
 //! Resolves no name.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 
 use ipnet::IpNet;
 
+use super::super::defaults::MEMBERSHIP_PORT;
 use super::super::problem::{Refusal, quoted};
 use super::super::{ListenAddress, PeerAddress};
 use crate::model::address_range::{AddressRange, AddressRangeError, parse_network};
@@ -50,7 +51,10 @@ pub(super) fn range(text: &str) -> Result<AddressRange, Refusal> {
 pub(super) fn network(text: &str) -> Result<IpNet, Refusal> {
     parse_network(text).map_err(|error| match (&error, text.parse::<AddressRange>()) {
         (AddressRangeError::Shape(_), Ok(range)) => {
-            let refusal = Refusal::new(format!("{range} is a range where a CIDR is wanted"));
+            let refusal = Refusal::new(format!(
+                "{} is a range where a CIDR is wanted",
+                quoted(text)
+            ));
             refusal.write_maybe(range.network().map(|network| quoted(&network.to_string())))
         }
         (AddressRangeError::Shape(text), Err(_)) => {
@@ -82,57 +86,66 @@ fn address_refusal(error: &AddressRangeError) -> Refusal {
 /// `:PORT` or `ADDRESS:PORT`.
 pub(super) fn listen_address(text: &str) -> Result<ListenAddress, Refusal> {
     if let Some(port) = text.strip_prefix(':') {
+        let port = port_number(text, port)
+            .map_err(|refusal| refusal.write(quoted(&format!(":{MEMBERSHIP_PORT}"))))?;
         return Ok(ListenAddress {
             address: None,
-            port: port_number(text, port)?,
+            port,
         });
     }
-    match socket_address(text) {
+    match socket_address(text, MEMBERSHIP_PORT) {
         Ok(socket) => Ok(ListenAddress {
             address: Some(socket.ip()),
             port: port_number(text, &socket.port().to_string())?,
         }),
+        Err(refusal) if refusal.suggestion.is_some() && text.contains(':') => Err(refusal),
         Err(refusal) => {
-            let port_only = text.parse::<NonZeroU16>().ok();
-            Err(refusal.clone().write_maybe(
-                port_only
-                    .map(|port| quoted(&format!(":{port}")))
-                    .or(refusal.suggestion),
-            ))
+            let port = text
+                .rsplit_once(':')
+                .map_or(text, |(_, port)| port)
+                .parse::<NonZeroU16>()
+                .ok();
+            let corrected = port.map(|port| quoted(&format!(":{port}")));
+            Err(Refusal {
+                suggestion: corrected.or(refusal.suggestion),
+                ..refusal
+            })
         }
     }
 }
 
 /// `ADDRESS:PORT`, IPv6 in brackets; never a name: it would have to be resolved first.
-pub(super) fn socket_address(text: &str) -> Result<SocketAddr, Refusal> {
-    if let Ok(socket) = text.parse::<SocketAddr>() {
-        port_number(text, &socket.port().to_string())?;
+pub(super) fn socket_address(text: &str, default_port: NonZeroU16) -> Result<SocketAddr, Refusal> {
+    if let Ok(socket) = text.parse::<SocketAddr>()
+        && socket.port() != 0
+    {
         return Ok(socket);
     }
-    let refusal = Refusal::new(format!("{} is not ADDRESS:PORT", quoted(text)));
-    let socket = |address: &str, port: &str| {
-        let address: IpAddr = address.parse().ok()?;
-        Some(SocketAddr::new(
-            address,
-            port.parse::<NonZeroU16>().ok()?.get(),
-        ))
-    };
-    let corrected = match text.rsplit_once(':') {
-        Some(("" | "*", port)) => socket("::", port),
-        Some(("localhost", port)) => socket("127.0.0.1", port),
-        Some((address, port)) => socket(address, port),
-        None => socket("::", text),
-    };
-    let out_of_range = match text.rsplit_once(':') {
-        Some((_, port)) => port_number(text, port).err(),
-        None => None,
-    };
-    match (corrected, out_of_range) {
-        (None, Some(refusal)) => Err(refusal),
-        (corrected, _) => {
-            Err(refusal.write_maybe(corrected.map(|socket| quoted(&socket.to_string()))))
+    let (host, port) = match text.rsplit_once(':') {
+        // An IPv6 address without brackets ends in a port only if what is before it is an address too.
+        Some((host, port)) if text.parse::<IpAddr>().is_err() || host.parse::<IpAddr>().is_ok() => {
+            (host, Some(port))
         }
-    }
+        _ => (text, None),
+    };
+    let host = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host);
+    let address: Option<IpAddr> = match (host, port) {
+        ("" | "*", Some(_)) => Some(Ipv6Addr::UNSPECIFIED.into()),
+        ("localhost", _) => Some(Ipv4Addr::LOCALHOST.into()),
+        (port, None) if port.parse::<NonZeroU16>().is_ok() => Some(Ipv6Addr::UNSPECIFIED.into()),
+        (host, _) => host.parse().ok(),
+    };
+    let number = port.unwrap_or(text).parse().unwrap_or(default_port);
+    let corrected =
+        address.map(|address| quoted(&SocketAddr::new(address, number.get()).to_string()));
+    let refusal = match port.map(|port| port_number(text, port)) {
+        Some(Err(refusal)) => refusal,
+        _ => Refusal::new(format!("{} is not ADDRESS:PORT", quoted(text))),
+    };
+    Err(refusal.write_maybe(corrected))
 }
 
 fn port_number(text: &str, port: &str) -> Result<NonZeroU16, Refusal> {
@@ -147,11 +160,10 @@ fn port_number(text: &str, port: &str) -> Result<NonZeroU16, Refusal> {
 
 /// `HOST:PORT`, IPv6 in brackets.
 pub(super) fn peer(text: &str) -> Result<PeerAddress, Refusal> {
-    const DEFAULT_PORT: u16 = 9751;
     let refusal = |text: &str| Refusal::new(format!("{} is not HOST:PORT", quoted(text)));
-    let with_port = |host: &str| quoted(&format!("{host}:{DEFAULT_PORT}"));
+    let with_port = |host: &str| quoted(&format!("{host}:{MEMBERSHIP_PORT}"));
     if let Ok(address) = text.parse::<IpAddr>() {
-        let corrected = SocketAddr::new(address, DEFAULT_PORT);
+        let corrected = SocketAddr::new(address, MEMBERSHIP_PORT.get());
         return Err(refusal(text).write(quoted(&corrected.to_string())));
     }
     let Some((host, port)) = text.rsplit_once(':') else {

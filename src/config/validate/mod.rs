@@ -9,9 +9,11 @@ mod networks;
 mod pools;
 mod values;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::defaults::{HEALTH_PORT, STATUS_PORT};
 use super::document::{Entry, TextList};
 use super::file::{self, File};
 use super::problem::{Located, Location, Problem, Refusal};
@@ -29,9 +31,9 @@ pub fn validate(file: File, environment: &Environment) -> (Config, Vec<Problem>)
     check.load_balancer(&mut config, file.load_balancer);
     let ranges = check.pools(&mut config, file.pools);
     check.announce(&mut config, file.announce);
-    check.membership(&mut config, file.membership);
+    let membership = check.membership(&mut config, file.membership);
     check.proxy(&mut config, file.proxy, &ranges);
-    check.observability(&mut config, file.observability);
+    check.observability(&mut config, file.observability, membership);
     (config, check.problems)
 }
 
@@ -161,7 +163,7 @@ impl Check<'_> {
     fn announce(&mut self, config: &mut Config, file: file::Announce) {
         let announce = &mut config.announce;
         let given = match &file.gratuitous_burst {
-            Entry::Given(list) => Some(list.at.clone()),
+            Entry::Given(list) => Some((list.at.clone(), list.value.is_empty())),
             _ => None,
         };
         let hour = Duration::from_secs(3600);
@@ -171,8 +173,14 @@ impl Check<'_> {
             file.gratuitous_burst,
             offset,
         );
-        if let Some(at) = given {
-            self.burst(&at, &offsets);
+        match given {
+            Some((at, true)) => {
+                let message =
+                    "without any, the LAN learns of a take-over only when its own entries expire";
+                self.warn(&at, &Refusal::new(message).write("[\"0s\", \"1s\"]"));
+            }
+            Some((at, false)) => self.burst(&at, &offsets),
+            None => {}
         }
         self.set(&mut announce.refresh, file.refresh, values::refresh);
         let excluded = self.set_list(
@@ -190,18 +198,6 @@ impl Check<'_> {
     }
 
     fn burst(&mut self, at: &Location, offsets: &[Located<Duration>]) {
-        if offsets.is_empty() {
-            if !self
-                .problems
-                .iter()
-                .any(|problem| problem.key.starts_with(&at.key))
-            {
-                let message =
-                    "without any, the LAN learns of a take-over only when its own entries expire";
-                self.warn(at, &Refusal::new(message).write("[\"0s\", \"1s\"]"));
-            }
-            return;
-        }
         let mut sorted: Vec<Duration> = offsets.iter().map(|offset| offset.value).collect();
         sorted.sort_unstable();
         sorted.dedup();
@@ -217,9 +213,10 @@ impl Check<'_> {
         }
     }
 
-    fn membership(&mut self, config: &mut Config, file: file::Membership) {
+    /// Gives back where its socket stands.
+    fn membership(&mut self, config: &mut Config, file: file::Membership) -> Option<Location> {
         let membership = &mut config.membership;
-        self.set(
+        let listen = self.set(
             &mut membership.listen,
             file.listen,
             addresses::listen_address,
@@ -258,6 +255,7 @@ impl Check<'_> {
         let grace = |text: &str| values::duration(text, Duration::ZERO, Duration::from_secs(3600));
         self.set(&mut membership.restart_grace, file.restart_grace, grace);
         self.flag(&mut membership.preempt, file.preempt);
+        listen
     }
 
     fn proxy(&mut self, config: &mut Config, file: file::Proxy, pools: &[pools::PoolRange]) {
@@ -362,17 +360,20 @@ impl Check<'_> {
         }
     }
 
-    fn observability(&mut self, config: &mut Config, file: file::Observability) {
+    fn observability(
+        &mut self,
+        config: &mut Config,
+        file: file::Observability,
+        membership: Option<Location>,
+    ) {
         let observability = &mut config.observability;
-        let listen = self.set(
-            &mut observability.listen,
-            file.listen,
-            addresses::socket_address,
-        );
+        let listen = self.set(&mut observability.listen, file.listen, |text| {
+            addresses::socket_address(text, STATUS_PORT)
+        });
         let health = self.set(
             &mut observability.health_listen,
             file.health_listen,
-            addresses::socket_address,
+            |text| addresses::socket_address(text, HEALTH_PORT),
         );
         if let Some(at) = health.as_ref().or(listen.as_ref())
             && addresses::collide(observability.listen, observability.health_listen)
@@ -383,7 +384,7 @@ impl Check<'_> {
             );
             self.error(at, &Refusal::new(message));
         }
-        self.own_ports(config, listen, health);
+        self.own_ports(config, [listen, health, membership]);
         let observability = &mut config.observability;
         let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
         self.set(&mut observability.log_format, file.log_format, |text| {
@@ -402,24 +403,27 @@ impl Check<'_> {
     }
 
     /// A `NodePort` of the same number would take what is sent to our own sockets.
-    fn own_ports(&mut self, config: &Config, listen: Option<Location>, health: Option<Location>) {
+    fn own_ports(&mut self, config: &Config, [listen, health, membership]: [Option<Location>; 3]) {
         let range = config.proxy.node_port_range;
-        let place = |at: Option<Location>, key| at.unwrap_or_else(|| Location::of_key(key));
         let sockets = [
             (
                 config.observability.listen.port(),
-                place(listen, "observability.listen"),
+                listen,
+                "observability.listen",
             ),
             (
                 config.observability.health_listen.port(),
-                place(health, "observability.health_listen"),
+                health,
+                "observability.health_listen",
             ),
             (
                 config.membership.listen.port.get(),
-                Location::of_key("membership.listen"),
+                membership,
+                "membership.listen",
             ),
         ];
-        for (port, at) in sockets {
+        for (port, at, key) in sockets {
+            let at = at.unwrap_or_else(|| Location::of_key(key));
             if range.contains(port) {
                 let message = format!(
                     "port {port} is within proxy.node_port_range ({range}): a NodePort could hide it"
@@ -429,13 +433,10 @@ impl Check<'_> {
         }
     }
 
-    fn unique<T: PartialEq>(&mut self, items: &[Located<T>], message: &str) {
-        for (index, item) in items.iter().enumerate() {
-            if items
-                .iter()
-                .take(index)
-                .any(|earlier| earlier.value == item.value)
-            {
+    fn unique<T: Ord>(&mut self, items: &[Located<T>], message: &str) {
+        let mut seen = BTreeSet::new();
+        for item in items {
+            if !seen.insert(&item.value) {
                 self.error(&item.at, &Refusal::new(message));
             }
         }

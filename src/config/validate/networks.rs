@@ -31,7 +31,7 @@ impl Check<'_> {
             let span = AddressRange::from(network.value);
             if let Some(pool) = pools.iter().find(|pool| pool.range.value.overlaps(&span)) {
                 let message = format!(
-                    "{} overlaps {} of pool {}",
+                    "{} overlaps {} of {}",
                     network.value, pool.range.value, pool.pool
                 );
                 self.error(&network.at, &Refusal::new(message));

@@ -25,7 +25,9 @@ const UNUSABLE: [(&str, &str); 8] = [
 
 /// A range of a pool, and where it stands.
 pub(super) struct PoolRange {
+    /// `pool "NAME"`, or its place where it has no name.
     pub(super) pool: String,
+    index: usize,
     pub(super) range: Located<AddressRange>,
     /// Position in the file, to name the later one of two.
     position: usize,
@@ -33,8 +35,12 @@ pub(super) struct PoolRange {
 
 impl Check<'_> {
     /// Gives back every valid range, for the rules between pools and networks.
-    pub(super) fn pools(&mut self, config: &mut Config, pools: Vec<file::Pool>) -> Vec<PoolRange> {
-        if pools.is_empty() && !self.problems.iter().any(|problem| problem.key == "pool") {
+    pub(super) fn pools(
+        &mut self,
+        config: &mut Config,
+        pools: Option<Vec<file::Pool>>,
+    ) -> Vec<PoolRange> {
+        if pools.as_ref().is_some_and(Vec::is_empty) {
             let refusal = Refusal::new("no pool: no LoadBalancer Service can get an address");
             self.warn(
                 &Location::of_key("pool"),
@@ -43,7 +49,7 @@ impl Check<'_> {
         }
         let mut ranges = Vec::new();
         let mut names: BTreeMap<String, Location> = BTreeMap::new();
-        for pool in pools {
+        for (index, pool) in pools.unwrap_or_default().into_iter().enumerate() {
             let name_at = match &pool.name {
                 Entry::Given(name) => name.at.clone(),
                 _ => pool.at.clone(),
@@ -67,11 +73,12 @@ impl Check<'_> {
             let shown = if pool.name.is_empty() {
                 pool_key(&name_at.key)
             } else {
-                quoted(&pool.name)
+                format!("pool {}", quoted(&pool.name))
             };
             for range in found {
                 ranges.push(PoolRange {
                     pool: shown.clone(),
+                    index,
                     range,
                     position: ranges.len(),
                 });
@@ -94,15 +101,7 @@ impl Check<'_> {
         self.set(&mut pool.name, file.name, values::pool_name);
         let missing = match &file.addresses {
             Entry::Absent => Some(key("addresses")),
-            Entry::Given(list)
-                if list.value.is_empty()
-                    && !self
-                        .problems
-                        .iter()
-                        .any(|problem| problem.key.starts_with(&list.at.key)) =>
-            {
-                Some(list.at.clone())
-            }
+            Entry::Given(list) if list.value.is_empty() => Some(list.at.clone()),
             _ => None,
         };
         if let Some(at) = missing {
@@ -133,15 +132,25 @@ impl Check<'_> {
     }
 
     fn usable(&mut self, range: &Located<AddressRange>) {
-        for (network, what) in UNUSABLE {
-            let unusable = network.parse::<AddressRange>();
-            if unusable.is_ok_and(|unusable| unusable.overlaps(&range.value)) {
-                let refusal = Refusal::new(format!(
-                    "{} holds {what} ({network}), which cannot be VIPs",
-                    range.value
-                ));
-                self.error(&range.at, &refusal.write_maybe(unmapped(&range.value)));
-            }
+        let overlapping = |network: &str| {
+            network
+                .parse::<AddressRange>()
+                .is_ok_and(|network| network.overlaps(&range.value))
+        };
+        let held = UNUSABLE.iter().filter(|(network, _)| overlapping(network));
+        let held: Vec<String> = held
+            .map(|(network, what)| format!("{what} ({network})"))
+            .collect();
+        if !held.is_empty() {
+            let message = format!(
+                "{} holds {}, which cannot be VIPs",
+                range.value,
+                held.join(", ")
+            );
+            self.error(
+                &range.at,
+                &Refusal::new(message).write_maybe(unmapped(&range.value)),
+            );
         }
     }
 
@@ -170,11 +179,11 @@ impl Check<'_> {
 
     fn overlap(&mut self, earlier: &PoolRange, later: &PoolRange) {
         let (one, other) = (later.range.value, earlier.range.value);
-        let message = if earlier.pool == later.pool {
-            format!("{one} overlaps {other} of the same pool {}", later.pool)
+        let message = if earlier.index == later.index {
+            format!("{one} overlaps {other} of the same {}", later.pool)
         } else {
             format!(
-                "{one} of pool {} overlaps {other} of pool {}",
+                "{one} of {} overlaps {other} of {}",
                 later.pool, earlier.pool
             )
         };
