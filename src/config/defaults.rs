@@ -28,10 +28,13 @@ pub const EXCLUDED_INTERFACES: [&str; 7] = [
 /// Offsets in milliseconds of the gratuitous announcements after a take-over.
 const GRATUITOUS_BURST: [u64; 8] = [0, 50, 150, 400, 1_000, 2_200, 5_000, 10_000];
 
-const MEMBERSHIP_PORT: NonZeroU16 = NonZeroU16::new(9751).unwrap();
+/// UDP, between peers.
+pub const MEMBERSHIP_PORT: NonZeroU16 = NonZeroU16::new(9751).unwrap();
 const MARK_MASK: NonZeroU32 = NonZeroU32::new(0x00f0_0000).unwrap();
-const STATUS_PORT: u16 = 9750;
-const HEALTH_PORT: u16 = 9756;
+/// The status page and metrics.
+pub const STATUS_PORT: NonZeroU16 = NonZeroU16::new(9750).unwrap();
+/// Health alone.
+pub const HEALTH_PORT: NonZeroU16 = NonZeroU16::new(9756).unwrap();
 
 impl Config {
     /// What an empty file means on the node of this name; it has no pool.
@@ -94,14 +97,17 @@ impl Config {
                 mark_mask: MARK_MASK,
                 min_sync_interval: Duration::from_millis(10),
                 resync_interval: Duration::from_secs(30),
-                drain_deadline: Duration::from_mins(15),
-                tcp_timeout: Duration::from_mins(15),
-                tcp_fin_timeout: Duration::from_mins(2),
-                udp_timeout: Duration::from_mins(5),
+                drain_deadline: Duration::from_secs(15 * 60),
+                tcp_timeout: Duration::from_secs(15 * 60),
+                tcp_fin_timeout: Duration::from_secs(2 * 60),
+                udp_timeout: Duration::from_secs(5 * 60),
             },
             observability: Observability {
-                listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), STATUS_PORT),
-                health_listen: SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), HEALTH_PORT),
+                listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), STATUS_PORT.get()),
+                health_listen: SocketAddr::new(
+                    IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+                    HEALTH_PORT.get(),
+                ),
                 log_format: LogFormat::Text,
                 log_level: LogLevel::Info,
             },

@@ -140,10 +140,19 @@ pub fn corrected(text: &str) -> Option<String> {
             };
             vec![trimmed.replacen(&unit, known, 1)]
         }
-        Err(DurationError::Shape(_)) => vec![
-            trimmed.split_whitespace().collect::<String>(),
-            trimmed.replace(',', "."),
-        ],
+        Err(DurationError::Shape(_)) => {
+            let compact = trimmed
+                .split_whitespace()
+                .collect::<String>()
+                .replace(',', ".");
+            // Only once: what is compact already stays as it is.
+            let further = if compact == text {
+                None
+            } else {
+                corrected(&compact)
+            };
+            further.into_iter().chain([compact]).collect()
+        }
         Ok(_) | Err(DurationError::Range(_)) => Vec::new(),
     };
     candidates

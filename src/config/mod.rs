@@ -4,7 +4,19 @@
 //! the kernel: what a rule needs to know of the machine comes in as an [`Environment`].
 
 mod defaults;
+pub mod document;
 pub mod duration;
+mod environment;
+pub mod file;
+pub mod findings;
+pub mod lines;
+mod load;
+pub mod problem;
+mod validate;
+
+pub use environment::Environment;
+pub use load::{Loaded, load, parse};
+pub use problem::{Invalid, Level, Problem};
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU16, NonZeroU32};
@@ -169,7 +181,7 @@ pub enum Datapath {
 #[serde(rename_all = "lowercase")]
 pub enum ProxyScope {
     All,
-    /// ClusterIPs are left to kube-proxy.
+    /// `ClusterIPs` are left to kube-proxy.
     External,
 }
 

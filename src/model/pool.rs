@@ -1,4 +1,4 @@
-//! A pool: the addresses that LoadBalancer Services may get, and for whom.
+//! A pool: the addresses that `LoadBalancer` Services may get, and for whom.
 //!
 //! Holds what the operator wrote; which address a Service gets is decided in plan.
 

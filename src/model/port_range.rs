@@ -1,4 +1,4 @@
-//! A span of transport ports, such as the NodePort range.
+//! A span of transport ports, such as the `NodePort` range.
 
 use std::fmt;
 use std::str::FromStr;
@@ -38,7 +38,7 @@ impl PortRange {
         Ok(Self { first, last })
     }
 
-    /// The range Kubernetes gives NodePorts from (kube-apiserver `--service-node-port-range`).
+    /// The range Kubernetes gives `NodePorts` from (kube-apiserver `--service-node-port-range`).
     pub const NODE_PORTS: Self = Self {
         first: 30_000,
         last: 32_767,
