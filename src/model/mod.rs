@@ -1,1 +1,3 @@
 //! Plain data that the other folders share. Knows nobody.
+
+pub mod announcement;
