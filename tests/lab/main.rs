@@ -1,0 +1,10 @@
+//! Tests against this machine's own kernel, each in network namespaces of its own. They need root
+//! and fail without it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod announcer;
