@@ -4,13 +4,13 @@
 
 use std::net::Ipv4Addr;
 
-/// The kernel's longest program (`BPF_MAXINSNS`, linux/bpf_common.h).
+/// The kernel's longest program (`BPF_MAXINSNS`, `linux/bpf_common.h`).
 pub const MAXIMUM_INSTRUCTIONS: usize = 4096;
 
 /// Octets of a passing frame that are kept: an ARP frame is 42 long, what follows is padding.
 pub const ACCEPTED_LENGTH: u32 = 128;
 
-/// One instruction, in the layout of `struct sock_filter` (linux/filter.h).
+/// One instruction, in the layout of `struct sock_filter` (`linux/filter.h`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Instruction {
     /// Operation.
@@ -23,7 +23,7 @@ pub struct Instruction {
     pub constant: u32,
 }
 
-/// Operations used here, from linux/bpf_common.h.
+/// Operations used here, from `linux/bpf_common.h`.
 pub mod code {
     /// `BPF_LD | BPF_W | BPF_ABS`: the accumulator takes 32 bits of the frame.
     pub const LOAD_WORD: u16 = 0x20;
@@ -138,7 +138,7 @@ impl Search {
         self.tree(below, inside)?;
         let distance = self.code.len().checked_sub(far + 1)?;
         *self.code.get_mut(far)? = jump(u32::try_from(distance).ok()?);
-        self.tree(above.get(1..)?, inside ^ (below.len() % 2 == 0))
+        self.tree(above.get(1..)?, inside ^ below.len().is_multiple_of(2))
     }
 
     /// The conditional jumps of one block, then its two exits.
@@ -180,7 +180,7 @@ fn emit_block(
         }
         return Some(());
     };
-    let inside_above = inside ^ (middle % 2 == 0);
+    let inside_above = inside ^ middle.is_multiple_of(2);
     let next = position + 1;
     let leaf = |inside: bool| if inside { exit } else { exit + 1 };
     let to_below = if below.is_empty() { leaf(inside) } else { next };

@@ -133,7 +133,7 @@ impl Announcer {
             problems: seen_problems,
             in_force: seen_in_force,
         };
-        let announcer = Self {
+        let follower = Self {
             settings,
             announced,
             counters,
@@ -142,7 +142,7 @@ impl Announcer {
             responders: BTreeMap::new(),
             tasks: JoinSet::new(),
         };
-        (announcer, view)
+        (follower, view)
     }
 
     /// Announces until the publisher of the set is dropped. An error is a defect: the caller should

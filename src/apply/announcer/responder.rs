@@ -24,6 +24,8 @@ use crate::model::announcement::AnnouncedSet;
 /// that a recreated interface answers again within half a second.
 const FIRST_RETRY: Duration = Duration::from_millis(20);
 const LONGEST_RETRY: Duration = Duration::from_millis(200);
+/// The same while no VIP waits for it.
+const LONGEST_IDLE_RETRY: Duration = Duration::from_secs(2);
 /// Wait after a full send queue.
 const SEND_RETRY: Duration = Duration::from_millis(5);
 /// Gratuitous announcements in one go, so that requests are answered in between.
@@ -118,7 +120,8 @@ impl Responder {
         }
         let before = std::mem::replace(&mut self.vips, vips);
         match set.interfaces.get(&index) {
-            Some(wanted) if !self.vips.is_empty() => {
+            // Also without VIPs: opening takes some 20 ms, which a take-over should not wait for.
+            Some(wanted) => {
                 self.interface.name.clone_from(&wanted.name);
                 // The kernel has the last word on the hardware address: a set with another one only
                 // makes this task look again, once.
@@ -132,7 +135,7 @@ impl Responder {
                     _ => self.open(),
                 }
             }
-            _ => {
+            None => {
                 self.socket = None;
                 self.retry = None;
                 self.solved();
@@ -192,7 +195,12 @@ impl Responder {
     fn fail(&mut self, error: &SocketError) {
         self.socket = None;
         self.retry = Some(Instant::now() + self.retry_interval);
-        self.retry_interval = (self.retry_interval * 2).min(LONGEST_RETRY);
+        let longest = if self.vips.is_empty() {
+            LONGEST_IDLE_RETRY
+        } else {
+            LONGEST_RETRY
+        };
+        self.retry_interval = (self.retry_interval * 2).min(longest);
         self.report(error.to_string());
     }
 
@@ -340,10 +348,10 @@ fn jitter(random: &RandomState) -> f64 {
     f64::from(number) / f64::from(u32::MAX) * 2.0 - 1.0
 }
 
-/// What is in `these` and not in `those`, both ascending.
-fn without(these: &[Ipv4Addr], those: &[Ipv4Addr]) -> Vec<Ipv4Addr> {
-    let missing = |vip: &&Ipv4Addr| those.binary_search(vip).is_err();
-    these.iter().filter(missing).copied().collect()
+/// The VIPs that are not among the others, both ascending.
+fn without(vips: &[Ipv4Addr], others: &[Ipv4Addr]) -> Vec<Ipv4Addr> {
+    let missing = |vip: &&Ipv4Addr| others.binary_search(vip).is_err();
+    vips.iter().filter(missing).copied().collect()
 }
 
 async fn sleep_until(instant: Option<Instant>) {

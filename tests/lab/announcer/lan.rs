@@ -308,20 +308,20 @@ impl Drop for Capture {
 pub struct Publisher {
     sets: Option<watch::Sender<Arc<AnnouncedSet>>>,
     view: AnnouncerView,
-    announcer: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Publisher {
     pub fn start(lan: &Lan, settings: BurstSettings, first: AnnouncedSet) -> Self {
         let (sets, announced) = watch::channel(Arc::new(first));
         let (announcer, view) = Announcer::new(settings, announced);
-        let announcer = within(&lan.announcing.0, move || {
+        let thread = within(&lan.announcing.0, move || {
             runtime().block_on(announcer.run()).unwrap();
         });
         Self {
             sets: Some(sets),
             view,
-            announcer: Some(announcer),
+            thread: Some(thread),
         }
     }
 
@@ -347,7 +347,7 @@ impl Drop for Publisher {
     fn drop(&mut self) {
         // The announcer ends with its publisher.
         self.sets = None;
-        let ended = self.announcer.take().map(JoinHandle::join);
+        let ended = self.thread.take().map(JoinHandle::join);
         if !std::thread::panicking() {
             ended.unwrap().expect("the announcer ended well");
         }
