@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -187,9 +187,43 @@ impl Lan {
         within(&self.client.0, send).join().unwrap();
     }
 
+    /// Sends a frame from the client again and again until the flood is dropped.
+    pub fn flood(&self, frame: Vec<u8>) -> Flood {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let send = move || {
+            let runtime = runtime();
+            let _context = runtime.enter();
+            let socket = ArpSocket::open(0, "eth0", &[]).unwrap();
+            while !stopped.load(Ordering::Relaxed) {
+                // A full queue is fine, as long as it is full.
+                let _ = socket.send(&frame);
+            }
+        };
+        Flood {
+            stop,
+            thread: Some(within(&self.client.0, send)),
+        }
+    }
+
     /// Everything of ARP that the client's end sees from now on.
     pub fn capture(&self) -> Capture {
         Capture::start(&self.client.0)
+    }
+}
+
+/// A running flood.
+pub struct Flood {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 
