@@ -119,27 +119,24 @@ impl Responder {
             info!(%vip, interface = self.interface.name, "withdrew address");
         }
         let before = std::mem::replace(&mut self.vips, vips);
-        match set.interfaces.get(&index) {
-            // Also without VIPs: opening takes some 20 ms, which a take-over should not wait for.
-            Some(wanted) => {
-                self.interface.name.clone_from(&wanted.name);
-                // The kernel has the last word on the hardware address: a set with another one only
-                // makes this task look again, once.
-                let told = std::mem::replace(&mut self.told_mac, wanted.mac);
-                match &self.socket {
-                    Some(socket) if wanted.mac == told || wanted.mac == socket.mac() => {
-                        if before != self.vips {
-                            self.refilter(&before);
-                        }
+        if let Some(wanted) = set.interfaces.get(&index) {
+            self.interface.name.clone_from(&wanted.name);
+            // The kernel has the last word on the hardware address: a set with another one only
+            // makes this task look again, once.
+            let told = std::mem::replace(&mut self.told_mac, wanted.mac);
+            match &self.socket {
+                Some(socket) if wanted.mac == told || wanted.mac == socket.mac() => {
+                    if before != self.vips {
+                        self.refilter(&before);
                     }
-                    _ => self.open(),
                 }
+                // Also without VIPs: opening takes some 20 ms, which a take-over should not wait for.
+                _ => self.open(),
             }
-            None => {
-                self.socket = None;
-                self.retry = None;
-                self.solved();
-            }
+        } else {
+            self.socket = None;
+            self.retry = None;
+            self.solved();
         }
         self.applied.send_replace(Some(set.generation));
     }

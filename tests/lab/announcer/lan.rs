@@ -348,9 +348,9 @@ pub struct Publisher {
 impl Publisher {
     pub fn start(lan: &Lan, settings: BurstSettings, first: AnnouncedSet) -> Self {
         let (sets, announced) = watch::channel(Arc::new(first));
-        let (announcer, view) = Announcer::new(settings, announced);
+        let (follower, view) = Announcer::new(settings, announced);
         let thread = within(&lan.announcing.0, move || {
-            runtime().block_on(announcer.run()).unwrap();
+            runtime().block_on(follower.run()).unwrap();
         });
         Self {
             sets: Some(sets),

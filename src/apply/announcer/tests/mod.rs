@@ -9,6 +9,7 @@
 mod arp;
 mod burst;
 mod filter;
+mod follow;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
