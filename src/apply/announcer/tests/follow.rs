@@ -22,8 +22,8 @@ async fn a_set_is_in_force_even_where_its_interface_is_missing() {
     "no-such-link".clone_into(&mut interface.name);
     set.interfaces.insert(u32::MAX, interface);
     set.generation = 5;
-    let (publisher, published) = watch::channel(Arc::new(set));
-    let (follower, view) = Announcer::new(BurstSettings::default(), published);
+    let (publisher, sets) = watch::channel(Arc::new(set));
+    let (follower, view) = Announcer::new(BurstSettings::default(), sets);
     assert_eq!(view.in_force(), None);
     let running = tokio::spawn(follower.run());
     view.wait_in_force(5).await.unwrap();
