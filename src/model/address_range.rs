@@ -9,39 +9,7 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-/// IPv4 or IPv6.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AddressFamily {
-    Ipv4,
-    Ipv6,
-}
-
-impl AddressFamily {
-    pub const fn of(address: IpAddr) -> Self {
-        match address {
-            IpAddr::V4(_) => Self::Ipv4,
-            IpAddr::V6(_) => Self::Ipv6,
-        }
-    }
-
-    /// `ipv4` or `ipv6`, as a metric label.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Ipv4 => "ipv4",
-            Self::Ipv6 => "ipv6",
-        }
-    }
-}
-
-impl fmt::Display for AddressFamily {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Ipv4 => "IPv4",
-            Self::Ipv6 => "IPv6",
-        })
-    }
-}
+use super::family::Family;
 
 /// First and last address, both included, of one family and in order.
 ///
@@ -75,7 +43,7 @@ pub enum AddressRangeError {
 impl AddressRange {
     /// Both ends included.
     pub fn new(first: IpAddr, last: IpAddr) -> Result<Self, AddressRangeError> {
-        if AddressFamily::of(first) != AddressFamily::of(last) {
+        if Family::of(first) != Family::of(last) {
             return Err(AddressRangeError::MixedFamilies(first, last));
         }
         if first > last {
@@ -92,8 +60,8 @@ impl AddressRange {
         self.last
     }
 
-    pub const fn family(&self) -> AddressFamily {
-        AddressFamily::of(self.first)
+    pub fn family(&self) -> Family {
+        Family::of(self.first)
     }
 
     /// False for any address of the other family.
@@ -143,12 +111,10 @@ fn to_bits(address: IpAddr) -> u128 {
 }
 
 /// The inverse of [`to_bits`]; bits beyond an IPv4 address cannot come from a range of that family.
-fn from_bits(family: AddressFamily, bits: u128) -> IpAddr {
+fn from_bits(family: Family, bits: u128) -> IpAddr {
     match family {
-        AddressFamily::Ipv4 => {
-            IpAddr::V4(Ipv4Addr::from_bits(u32::try_from(bits).unwrap_or(u32::MAX)))
-        }
-        AddressFamily::Ipv6 => IpAddr::V6(Ipv6Addr::from_bits(bits)),
+        Family::V4 => IpAddr::V4(Ipv4Addr::from_bits(u32::try_from(bits).unwrap_or(u32::MAX))),
+        Family::V6 => IpAddr::V6(Ipv6Addr::from_bits(bits)),
     }
 }
 
@@ -342,7 +308,7 @@ mod tests {
         #[test]
         fn display_parses_back(first: u128, last: u128, four: bool) {
             let address = |bits: u128| {
-                let family = if four { AddressFamily::Ipv4 } else { AddressFamily::Ipv6 };
+                let family = if four { Family::V4 } else { Family::V6 };
                 from_bits(family, if four { bits & u128::from(u32::MAX) } else { bits })
             };
             let (first, last) = (address(first).min(address(last)), address(first).max(address(last)));

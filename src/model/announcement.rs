@@ -14,7 +14,8 @@ pub struct AnnouncedSet {
     /// Counts the published sets, so that a publisher can wait until this one is in force. A later
     /// set has a higher number.
     pub generation: u64,
-    /// Interfaces by the kernel's index.
+    /// The announcing interfaces by the kernel's index. One without VIPs is kept ready, so that its
+    /// first VIP is announced at once.
     pub interfaces: BTreeMap<u32, AnnouncedInterface>,
 }
 

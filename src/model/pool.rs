@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-pub use super::address_range::{AddressFamily, AddressRange, AddressRangeError};
+pub use super::address_range::{AddressRange, AddressRangeError};
 use super::interface_pattern::InterfacePattern;
 use super::selector::LabelSelector;
 

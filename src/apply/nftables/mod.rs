@@ -1,4 +1,4 @@
-//! nf_tables by nfnetlink: the table `inet edgelb`, which is ours whole.
+//! `nf_tables` by nfnetlink: the table `inet edgelb`, which is ours whole.
 //!
 //! Chains are fixed; what changes with Services are set and map elements, changed one by one, all
 //! that belongs together in one transaction. Must not touch any other table.
