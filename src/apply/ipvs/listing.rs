@@ -1,17 +1,22 @@
 //! `/proc/net/ip_vs`: all virtual servers with all their real servers in one reading.
 //!
-//! Generic netlink has no dump of all real servers, only one for each virtual server. The file is
-//! an inventory for audits: it lacks statistics and the family of a firewall mark, and a change
-//! made while it is read can make an entry appear twice or not at all. Must not guess: a line
-//! that is not understood is an error.
+//! One cheap look at everything, for people and as a second opinion. It lacks statistics and the
+//! family of a firewall mark, and it is not complete: where other network namespaces have virtual
+//! servers too, Linux 6.12 leaves some out at each page of the file (of 1,000 four were missing
+//! beside 5 foreign ones, 66 beside 105), because it counts the foreign ones only when it goes
+//! on, not when it takes up again. So nothing may be concluded from what is missing here;
+//! [`super::Ipvs::inventory`] is complete. Must not guess: a line not understood is an error.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::types::{Connections, Protocol, RealServerKey};
 
 /// Of this thread's network namespace, which need not be the process'.
 const PATH: &str = "/proc/thread-self/net/ip_vs";
+/// More than the kernel gives at once (a page).
+const PIECE_BYTES: usize = 64 << 10;
 
 /// A virtual server's identity as far as the file tells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,7 +71,20 @@ pub enum ListingError {
 
 /// Reads the listing of this thread's network namespace.
 pub fn read() -> Result<Vec<ListedVirtualServer>, ListingError> {
-    parse(&std::fs::read_to_string(PATH)?)
+    // In large pieces: each new start costs entries, where other namespaces have some too, and the
+    // standard library's own reading begins with a small one.
+    let mut file = File::open(PATH)?;
+    let (mut bytes, mut piece) = (Vec::new(), vec![0; PIECE_BYTES]);
+    loop {
+        let length = match file.read(&mut piece) {
+            Ok(0) => break,
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error.into()),
+        };
+        bytes.extend_from_slice(piece.get(..length).unwrap_or_default());
+    }
+    parse(&String::from_utf8_lossy(&bytes))
 }
 
 /// Parses the text of the file.

@@ -8,6 +8,8 @@ pub mod listing;
 pub mod message;
 pub mod types;
 
+use std::collections::BTreeSet;
+
 use netlink_sys::protocols::NETLINK_GENERIC;
 use nix::errno::Errno;
 
@@ -16,6 +18,11 @@ use message::{Encoder, MalformedReply};
 use types::{
     Capabilities, Change, ObservedRealServer, ObservedVirtualServer, Timeouts, VirtualServerKey,
 };
+
+/// Virtual servers (320 bytes each) that surely come in one datagram of a dump, of 4 KiB at least.
+const ONE_DATAGRAM: usize = 10;
+/// Dumps of virtual servers after which two that agree are no longer waited for.
+const DUMP_ATTEMPTS: usize = 10;
 
 /// Why IPVS could not be used, or a request got no usable reply.
 #[derive(Debug, thiserror::Error)]
@@ -87,13 +94,27 @@ impl Ipvs {
         self.socket.batch(&requests)
     }
 
-    /// All virtual servers, whoever made them.
+    /// All virtual servers, whoever made them, each once. The kernel takes a long dump up again by
+    /// position in a table of all network namespaces, so that a change in any of them makes it
+    /// skip or repeat entries, unmarked: what needs several datagrams counts when two dumps agree.
     pub fn virtual_servers(&mut self) -> Result<Vec<ObservedVirtualServer>, Error> {
-        let replies = self.socket.dump(&self.encoder.get_virtual_servers())?;
-        replies
-            .iter()
-            .map(|reply| Ok(message::virtual_server(&reply.payload)?))
-            .collect()
+        let mut previous: Option<BTreeSet<VirtualServerKey>> = None;
+        for _ in 0..DUMP_ATTEMPTS {
+            let replies = self.socket.dump(&self.encoder.get_virtual_servers())?;
+            let servers: Vec<_> = replies
+                .iter()
+                .map(|reply| message::virtual_server(&reply.payload))
+                .collect::<Result<_, _>>()?;
+            if servers.len() <= ONE_DATAGRAM {
+                return Ok(servers);
+            }
+            let keys: BTreeSet<_> = servers.iter().map(|server| server.key).collect();
+            if keys.len() == servers.len() && previous.as_ref() == Some(&keys) {
+                return Ok(servers);
+            }
+            previous = Some(keys);
+        }
+        Err(Error::Netlink(netlink::Error::DumpInterrupted))
     }
 
     /// One virtual server; `None` where there is none with this key.
@@ -113,7 +134,7 @@ impl Ipvs {
     }
 
     /// The real servers of one virtual server; none where it does not exist (the kernel answers
-    /// a dump for a missing virtual server with nothing). [`listing::read`] has those of all.
+    /// a dump for a missing virtual server with nothing).
     pub fn real_servers(
         &mut self,
         key: &VirtualServerKey,
@@ -121,6 +142,19 @@ impl Ipvs {
         let replies = self.socket.dump(&self.encoder.get_real_servers(key))?;
         let decode = |reply: &Reply| Ok(message::real_server(&reply.payload, key.family())?);
         replies.iter().map(decode).collect()
+    }
+
+    /// All virtual servers with their real servers: a dump for each, one after the other. Complete
+    /// for all that does not change meanwhile, which [`listing::read`] is not.
+    pub fn inventory(
+        &mut self,
+    ) -> Result<Vec<(ObservedVirtualServer, Vec<ObservedRealServer>)>, Error> {
+        let servers = self.virtual_servers()?;
+        let with_real_servers = |server: ObservedVirtualServer| {
+            let real_servers = self.real_servers(&server.key)?;
+            Ok((server, real_servers))
+        };
+        servers.into_iter().map(with_real_servers).collect()
     }
 
     /// Version and table size.

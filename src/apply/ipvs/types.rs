@@ -155,6 +155,7 @@ impl Granularity {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct VirtualServer {
     /// The kernel's name of the scheduler, at most 15 bytes; its module is loaded on demand.
+    /// `none` asks for no scheduler at all: no connection finds a real server.
     pub scheduler: String,
     /// Bits of [`SCHEDULER_FLAGS`].
     pub scheduler_flags: u32,

@@ -84,7 +84,7 @@ impl Encoder {
     pub fn get_real_servers(self, key: &VirtualServerKey) -> Vec<u8> {
         let mut bytes = message(self.family, command::GET_DEST);
         nested(&mut bytes, top::SERVICE, |bytes| {
-            virtual_server_key(bytes, key)
+            virtual_server_key(bytes, key);
         });
         bytes
     }
@@ -126,7 +126,7 @@ impl Encoder {
         let mut bytes = message(self.family, command);
         virtual_server_whole(&mut bytes, virtual_server, None);
         nested(&mut bytes, top::DEST, |bytes| {
-            real_server(bytes, key, server)
+            real_server(bytes, key, server);
         });
         bytes
     }
@@ -269,7 +269,7 @@ fn number(bytes: &mut Vec<u8>, kind: u16, value: u32) {
 }
 
 /// A string with its final zero. The kernel refuses one that is too long for its field with
-/// `ERANGE`; one that no attribute can hold is cut to a length that is refused likewise.
+/// `EINVAL`; one that no attribute can hold is cut to a length that is refused likewise.
 fn text(bytes: &mut Vec<u8>, kind: u16, value: &str) {
     let mut value: Vec<u8> = value.bytes().take(LONGEST_TEXT).collect();
     value.push(0);

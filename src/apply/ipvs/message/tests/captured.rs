@@ -46,7 +46,7 @@ pub(super) fn messages(datagrams: &[Vec<u8>]) -> Vec<Message<'_>> {
     messages
 }
 
-pub(super) fn data<'a>(datagrams: &'a [Vec<u8>], command: u8) -> Vec<&'a [u8]> {
+pub(super) fn data(datagrams: &[Vec<u8>], command: u8) -> Vec<&[u8]> {
     let all = messages(datagrams).into_iter();
     let of_command = all.filter(|message| {
         message.kind() == Ok(Kind::Data) && message.payload.first() == Some(&command)
@@ -55,7 +55,9 @@ pub(super) fn data<'a>(datagrams: &'a [Vec<u8>], command: u8) -> Vec<&'a [u8]> {
 }
 
 pub(super) fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes
+        .iter()
+        .fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 pub(super) fn tcp(address: &str, port: u16) -> VirtualServerKey {
