@@ -8,4 +8,5 @@
 )]
 
 mod announcer;
+mod ipvs;
 mod netlink;
