@@ -31,7 +31,7 @@ impl LabDirectory {
     /// Makes a new directory, readable by this user only, and removes those of dead labs.
     pub fn create() -> Result<Self, LabError> {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
-        let base = env::var_os(VARIABLE).map_or_else(env::temp_dir, PathBuf::from);
+        let base = Self::given_by_parent().unwrap_or_else(env::temp_dir);
         remove_abandoned(&base);
         loop {
             let number = COUNTER.fetch_add(1, Ordering::Relaxed);
@@ -47,6 +47,11 @@ impl LabDirectory {
     /// The directory.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The directory in which the parent process wants this one's labs, if it does.
+    pub(super) fn given_by_parent() -> Option<PathBuf> {
+        env::var_os(VARIABLE).map(PathBuf::from)
     }
 
     /// The variable that makes a child process build its labs inside of this directory.

@@ -3,18 +3,19 @@
 //!
 //! When the inner process ends, in whatever way, the kernel ends every process that it started: that
 //! is what a PID namespace promises (pid_namespaces(7)). When the outer process ends, the inner one
-//! is killed. So no daemon of a lab survives it, and nothing inside can reach the machine's network.
+//! does so at once. So no daemon of a lab survives it, not even `kill -9` of either process, and
+//! nothing inside can reach the machine's network.
 
+use std::env;
 use std::fs;
-use std::io;
-use std::os::fd::AsFd;
+use std::io::{self, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
+use std::thread;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::SignalFd;
 use nix::unistd::{Pid, getegid, geteuid, getpid};
@@ -27,6 +28,9 @@ use super::directory::LabDirectory;
 const VARIABLE: &str = "EDGELB_SANDBOX";
 /// Ends the sandbox in an orderly way when the outer process gets one.
 const FORWARDED: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
+
+/// The exit code of a process that was killed, as a shell shows it.
+const KILLED: i32 = 137;
 
 /// On which side of the sandbox this process is.
 #[derive(Debug)]
@@ -72,7 +76,7 @@ pub enum SandboxError {
 /// threads cannot enter a user namespace. It returns [`Entered::Inside`] in the inner process, and
 /// in the outer one only when the inner one has ended.
 pub fn enter() -> Result<Entered, SandboxError> {
-    if std::env::var_os(VARIABLE).is_some() && getpid() == Pid::from_raw(1) {
+    if env::var_os(VARIABLE).is_some() && getpid() == Pid::from_raw(1) {
         settle_inside().map_err(|source| SandboxError::Process { what: "settle", source })?;
         return Ok(Entered::Inside);
     }
@@ -99,18 +103,27 @@ pub fn in_user_namespace() -> bool {
         .is_ok_and(|map| map.split_whitespace().collect::<Vec<_>>() != ["0", "0", "4294967295"])
 }
 
+/// The file of this program, to start it once more.
+pub fn own_program() -> PathBuf {
+    // A file that was replaced or removed meanwhile still exists under the second name.
+    env::current_exe().ok().filter(|path| path.exists()).unwrap_or_else(|| PathBuf::from("/proc/self/exe"))
+}
+
 fn settle_inside() -> io::Result<()> {
-    set_pdeathsig(Signal::SIGKILL)?;
-    // The outer process may have died before the line above; then the pipe it left is hung up.
-    let stdin = io::stdin();
-    let mut pipe = [PollFd::new(stdin.as_fd(), PollFlags::empty())];
-    poll(&mut pipe, PollTimeout::ZERO)?;
-    let [pipe] = pipe;
-    if pipe.revents().is_some_and(|events| events.contains(PollFlags::POLLHUP)) {
-        return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the outer process has gone"));
-    }
     // The outer process blocks signals to read them; a child inherits that.
     SigSet::all().thread_unblock()?;
+    let directory = LabDirectory::given_by_parent()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the outer process gave no directory"))?;
+    // The pipe hangs up when the outer process ends, even if that was before this line. A parent death
+    // signal would leave no time to remove the directory.
+    thread::Builder::new().name("lifeline".to_owned()).spawn(move || {
+        // Nothing is ever written: whatever this returns, the outer process has gone.
+        let _ = io::stdin().lock().read(&mut [0]);
+        // All processes of this PID namespace but this one, so that none still writes files.
+        let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
+        let _ = fs::remove_dir_all(&directory);
+        std::process::exit(KILLED)
+    })?;
     Ok(())
 }
 
@@ -148,10 +161,10 @@ fn supervise(directory: &LabDirectory) -> Result<u8, SandboxError> {
     mask.thread_block().map_err(|errno| failed("watch")(errno.into()))?;
     let signals = SignalFd::new(&mask).map_err(|errno| failed("watch")(errno.into()))?;
 
-    let mut arguments = std::env::args_os();
+    let mut arguments = env::args_os();
     let name = arguments.next().unwrap_or_else(|| "edgelb".into());
     let (variable, path) = directory.variable_for_child();
-    let mut child = Command::new("/proc/self/exe")
+    let mut child = Command::new(own_program())
         .arg0(name)
         .args(arguments)
         .env(VARIABLE, std::process::id().to_string())
