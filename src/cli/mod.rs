@@ -1,6 +1,7 @@
 //! The command line: one module a command; results on stdout, errors on stderr, exit codes by contract.
 
 mod check;
+pub mod demo;
 pub mod exit;
 pub mod output;
 

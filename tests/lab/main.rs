@@ -9,4 +9,5 @@
 
 mod announcer;
 mod ipvs;
+mod lab_itself;
 mod netlink;

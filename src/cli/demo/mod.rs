@@ -1,0 +1,170 @@
+//! `edgelb demo`: the whole thing on this machine, without a cluster.
+//!
+//! This file has the arguments, the frame around the story (sandbox, Ctrl-C, exit code) and its two
+//! renderings; `story` has what happens. The network, the daemons and the files go away with the
+//! sandbox and the lab, whatever path leads out of here.
+
+mod interrupt;
+mod report;
+mod story;
+mod view;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+
+use crate::lab::sandbox::{self, Entered, SandboxError};
+use crate::lab::{LabError, address_plan};
+
+use interrupt::Interrupt;
+use report::DemoReport;
+use story::Story;
+
+/// What `edgelb demo` takes.
+#[derive(Debug, Clone, Args)]
+pub struct DemoArguments {
+    /// Edge nodes in the LAN
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=MOST_NODES))]
+    pub nodes: u16,
+    /// Workloads behind the Services
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=MOST_WORKLOADS))]
+    pub workloads: u16,
+    /// How the daemons shall forward
+    #[arg(long, value_enum, default_value_t = Datapath::Auto)]
+    pub datapath: Datapath,
+    /// Leave everything up at the end, and print how to look around, until Ctrl-C
+    #[arg(long)]
+    pub keep: bool,
+    /// How to print the result
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    /// The edgelb program to run in the nodes; this one by default
+    #[arg(long, hide = true)]
+    pub program: Option<PathBuf>,
+}
+
+/// The kernel's way of forwarding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Datapath {
+    /// IPVS where the kernel has it, else nftables.
+    Auto,
+    /// IPVS.
+    Ipvs,
+    /// nftables.
+    Nftables,
+}
+
+/// For whom the result is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people, as it happens.
+    Table,
+    /// For programs: one object at the end.
+    Json,
+}
+
+const MOST_NODES: i64 = address_plan::MAXIMUM_NODES as i64;
+/// More would take longer to start than the demo may last.
+const MOST_WORKLOADS: i64 = 100;
+
+const PROBLEM: u8 = 1;
+const FORBIDDEN: u8 = 4;
+
+impl Datapath {
+    /// The value of `proxy.datapath`.
+    fn key(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Ipvs => "ipvs",
+            Self::Nftables => "nftables",
+        }
+    }
+}
+
+/// Runs the demo. It must be called before the program has any other thread: it starts the program
+/// once more in a sandbox, for an ordinary user in a user namespace.
+pub fn run(arguments: &DemoArguments) -> ExitCode {
+    match sandbox::enter() {
+        Ok(Entered::Finished(code)) => ExitCode::from(code),
+        Ok(Entered::Inside) => run_inside(arguments),
+        Err(error) => {
+            let code = if matches!(error, SandboxError::Forbidden { .. }) {
+                FORBIDDEN
+            } else {
+                PROBLEM
+            };
+            complain(&anyhow::Error::new(error));
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn run_inside(arguments: &DemoArguments) -> ExitCode {
+    let interrupt = match Interrupt::watch() {
+        Ok(interrupt) => interrupt,
+        Err(error) => {
+            complain(&anyhow::Error::new(error).context("cannot watch for signals"));
+            return ExitCode::from(PROBLEM);
+        }
+    };
+    let mut nowhere = io::sink();
+    let mut stdout = io::stdout().lock();
+    let lines: &mut dyn Write = match arguments.output {
+        Output::Table => &mut stdout,
+        Output::Json => &mut nowhere,
+    };
+    let mut story = Story::new(arguments, &interrupt, lines);
+    let mut result = story.tell();
+    if let Err(error) = &result {
+        complain(error);
+        // The error of a daemon that failed has its log already.
+        if !matches!(error.downcast_ref(), Some(LabError::Daemon { .. })) {
+            // There is nowhere to tell that stderr is closed.
+            let _ = io::stderr().write_all(story.log_tails().as_bytes());
+        }
+    }
+    if arguments.keep {
+        // People read this in either output, so it goes to stderr beside a JSON object.
+        result = result.and(story.keep(&mut io::stderr()));
+    }
+    let (report, ended) = story.end(result.as_ref().err());
+    if arguments.output == Output::Json
+        && let Err(error) = print_json(&mut stdout, &report)
+    {
+        complain(&error);
+        return ExitCode::from(PROBLEM);
+    }
+    match (result, ended) {
+        (Ok(()), Ok(())) => ExitCode::SUCCESS,
+        (Err(error), _) => ExitCode::from(exit_code(&error)),
+        (Ok(()), Err(error)) => {
+            complain(&error);
+            ExitCode::from(PROBLEM)
+        }
+    }
+}
+
+fn print_json(stdout: &mut impl Write, report: &DemoReport) -> anyhow::Result<()> {
+    serde_json::to_writer_pretty(&mut *stdout, report)?;
+    writeln!(stdout)?;
+    Ok(())
+}
+
+/// A kernel that refuses network namespaces is a missing privilege; everything else is a problem.
+fn exit_code(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref::<LabError>() {
+        Some(LabError::Namespace { source, .. })
+            if source.kind() == io::ErrorKind::PermissionDenied =>
+        {
+            FORBIDDEN
+        }
+        _ => PROBLEM,
+    }
+}
+
+fn complain(error: &anyhow::Error) {
+    // There is nowhere to tell that stderr is closed.
+    let _ = writeln!(io::stderr(), "edgelb demo: {error:#}");
+}
