@@ -7,21 +7,10 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
+pub use crate::apply::Failure;
 use crate::config::Config;
 use crate::plan::{Inputs, Plan};
 use crate::source::SourceStatus;
-
-/// Something that a pass could not apply; it is tried again with back-off.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Failure {
-    /// What kind of object: `table`, `route`, `virtual_server`, `sysctl`, `state_directory`,
-    /// `announcement`. The metric label.
-    pub kind: &'static str,
-    /// Which one, in the words of `nft`, `ip` or `ipvsadm`.
-    pub object: String,
-    /// Why, with the remedy where one is known.
-    pub message: String,
-}
 
 /// What a pass did.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]

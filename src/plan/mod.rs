@@ -3,6 +3,7 @@
 
 pub mod address;
 pub mod announcement;
+pub mod drain;
 pub mod endpoints;
 pub mod forwarding;
 pub mod ipam;

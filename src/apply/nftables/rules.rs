@@ -209,6 +209,8 @@ fn guard() -> Chain {
         vec![Step::NewConnection(false), Step::Verdict(Verdict::Accept)],
     )];
     for family in Family::BOTH {
+        // Before IPVS, which would answer with an ICMP error under the kernel's rate limit.
+        rules.extend(closed(family));
         rules.push(rule(
             "pods are not outside",
             Some(family),
@@ -236,6 +238,25 @@ fn guard() -> Chain {
         hook: hook(PREROUTING, -110, "filter"),
         rules,
     }
+}
+
+/// Frontends and node ports that have nothing for anybody.
+fn closed(family: Family) -> [Rule; 2] {
+    [
+        rule(
+            "closed frontends",
+            Some(family),
+            vec![map(&FRONTEND, Table::Closed, family)],
+        ),
+        rule(
+            "closed node ports",
+            Some(family),
+            vec![
+                in_set(Load::DestinationAddress, Table::NodeAddresses, family),
+                map(&NODE_PORT, Table::NodePortsClosed, family),
+            ],
+        ),
+    ]
 }
 
 /// Sends each frontend to the chain that chooses one of its endpoints.
@@ -284,19 +305,7 @@ fn translate(name: &'static str, number: u32, outside: bool) -> Chain {
 fn input() -> Chain {
     let mut rules = Vec::new();
     for family in Family::BOTH {
-        rules.push(rule(
-            "closed frontends",
-            Some(family),
-            vec![map(&FRONTEND, Table::Closed, family)],
-        ));
-        rules.push(rule(
-            "closed node ports",
-            Some(family),
-            vec![
-                in_set(Load::DestinationAddress, Table::NodeAddresses, family),
-                map(&NODE_PORT, Table::NodePortsClosed, family),
-            ],
-        ));
+        rules.extend(closed(family));
         rules.push(rule(
             "held addresses",
             Some(family),

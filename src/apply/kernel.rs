@@ -1,0 +1,254 @@
+//! Everything of ours in the kernel, changed in the one order that is safe.
+//!
+//! For something new: filter and forwarding first, then the address. For something going: the
+//! address first, then forwarding and filter, so that no packet for it ever meets a socket of this
+//! node. Announcing comes after all this and ends before it; that is the caller's part.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::Failure;
+use super::ipvs::types::Timeouts;
+use super::ipvs::{self, Ipvs};
+use super::nftables::{self, Nftables};
+use super::route::Routes;
+use super::state_directory::StateDirectory;
+use super::sysctl::Sysctls;
+use super::virtual_servers::{self, SYSCTLS, VirtualServers};
+use crate::config::{Config, Datapath};
+use crate::model::node_state::NodeState;
+
+/// Why the kernel cannot be used at all.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// `proxy.datapath` says IPVS, and there is none.
+    #[error("proxy.datapath is \"ipvs\": {0}")]
+    Ipvs(#[source] ipvs::Error),
+    #[error(transparent)]
+    Nftables(#[from] nftables::Error),
+    #[error("cannot open a route socket")]
+    Routes(#[source] super::netlink::Error),
+    #[error(transparent)]
+    State(#[from] super::state_directory::Error),
+}
+
+/// What one call did.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Edits by object and operation.
+    pub changes: BTreeMap<(&'static str, &'static str), usize>,
+    /// What could not be applied.
+    pub failures: Vec<Failure>,
+    /// Whether filter and forwarding of everything new are in place: only then may it be announced.
+    pub forwards: bool,
+}
+
+/// Our part of the kernel in this network namespace.
+pub struct Kernel {
+    nftables: Nftables,
+    virtual_servers: Option<VirtualServers>,
+    routes: Routes,
+    sysctls: Sysctls,
+}
+
+impl Kernel {
+    /// Opens the sockets and chooses the datapath; changes nothing yet.
+    pub fn open(datapath: Datapath, state: &StateDirectory) -> Result<Self, OpenError> {
+        let ipvs = match (datapath, Ipvs::open()) {
+            (Datapath::Nftables, _) => None,
+            (_, Ok(ipvs)) => Some(ipvs),
+            (Datapath::Ipvs, Err(error)) => return Err(OpenError::Ipvs(error)),
+            (Datapath::Auto, Err(error)) => {
+                tracing::info!(reason = %error, "ipvs cannot be used, nftables forwards");
+                None
+            }
+        };
+        let virtual_servers = match ipvs {
+            Some(ipvs) => Some(VirtualServers::new(ipvs, state.journal()?)),
+            None => None,
+        };
+        Ok(Self {
+            nftables: Nftables::open(virtual_servers.is_none())?,
+            virtual_servers,
+            routes: Routes::open().map_err(OpenError::Routes)?,
+            sysctls: Sysctls::open(state)?,
+        })
+    }
+
+    /// `ipvs` or `nftables`.
+    pub fn datapath(&self) -> &'static str {
+        if self.virtual_servers.is_some() { "ipvs" } else { "nftables" }
+    }
+
+    /// The netlink ports of our sockets: notifications that carry one are about our own changes.
+    pub fn ports(&self) -> Vec<u32> {
+        vec![self.nftables.port(), self.routes.port()]
+    }
+
+    /// Netlink messages sent so far, over all sockets.
+    pub fn messages(&self) -> u64 {
+        self.nftables.counters().messages
+            + self.routes.counters().messages
+            + self.virtual_servers.as_ref().map_or(0, |servers| servers.counters().messages)
+    }
+
+    /// Virtual servers and real servers in IPVS; zero on the nftables datapath.
+    pub fn totals(&self) -> (usize, usize) {
+        self.virtual_servers.as_ref().map_or((0, 0), VirtualServers::totals)
+    }
+
+    /// Sends the difference between two states, at the price of what differs.
+    pub fn apply(&mut self, old: &NodeState, new: &NodeState, now: Instant) -> Report {
+        let mut report = Report::default();
+        if old.sysctls != new.sysctls {
+            self.set_sysctls(new, &mut report);
+        }
+        // What stays held in between: what was and will be.
+        let mut between = old.clone();
+        between.held = old
+            .held
+            .iter()
+            .filter(|(address, _)| new.held.contains_key(*address))
+            .map(|(address, held)| (*address, *held))
+            .collect();
+        between.service_ranges =
+            old.service_ranges.iter().filter(|range| new.service_ranges.contains(*range)).copied().collect();
+        if old.held.ptr_eq(&new.held) && old.service_ranges == new.service_ranges {
+            between = old.clone();
+        }
+        report.routes(self.routes.apply(old, &between));
+        let table = self.nftables.apply(old, new);
+        if !report.table(table) {
+            // An address without its filter would open this node's own ports on it.
+            return report;
+        }
+        if let Some(virtual_servers) = &mut self.virtual_servers {
+            report.virtual_servers(virtual_servers.apply(old, new, now));
+        }
+        report.routes(self.routes.apply(&between, new));
+        report.forwards = true;
+        report
+    }
+
+    /// Compares everything with the state and repairs what differs.
+    pub fn repair(&mut self, state: &NodeState, now: Instant) -> Report {
+        let mut report = Report::default();
+        self.set_sysctls(state, &mut report);
+        report.routes(self.routes.prune(state));
+        let table = self.nftables.repair(state);
+        if !report.table(table) {
+            return report;
+        }
+        if let Some(virtual_servers) = &mut self.virtual_servers {
+            report.virtual_servers(virtual_servers.repair(state, now));
+        }
+        report.routes(self.routes.repair(state));
+        report.forwards = true;
+        report
+    }
+
+    fn set_sysctls(&mut self, state: &NodeState, report: &mut Report) {
+        let mut wanted = state.sysctls.clone();
+        if self.virtual_servers.is_some() {
+            wanted.extend(SYSCTLS.map(|(path, value)| (path.to_owned(), value.to_owned())));
+        }
+        let (changed, failures) = self.sysctls.repair(&wanted);
+        report.count("sysctl", "change", changed);
+        report.failures.extend(failures);
+    }
+
+    /// Sets the timeouts of idle connections in IPVS.
+    pub fn set_timeouts(&mut self, config: &Config) -> Result<(), ipvs::Error> {
+        let seconds = |duration: Duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
+        if let Some(virtual_servers) = &mut self.virtual_servers {
+            virtual_servers.set_timeouts(Timeouts {
+                tcp: seconds(config.proxy.tcp_timeout),
+                tcp_fin: seconds(config.proxy.tcp_fin_timeout),
+                udp: seconds(config.proxy.udp_timeout),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Whether real servers with weight 0 wait for their connections.
+    pub fn drains(&self) -> bool {
+        self.virtual_servers.as_ref().is_some_and(VirtualServers::drains)
+    }
+
+    /// Removes the draining real servers that `finished` lets go; it is told age and connections.
+    pub fn drain(&mut self, now: Instant, finished: impl Fn(Duration, u32) -> bool) -> Report {
+        let mut report = Report { forwards: true, ..Report::default() };
+        let Some(virtual_servers) = &mut self.virtual_servers else { return report };
+        match virtual_servers.draining() {
+            Ok(draining) => {
+                let gone: Vec<_> = draining
+                    .into_iter()
+                    .filter(|draining| finished(now.saturating_duration_since(draining.since), draining.connections))
+                    .collect();
+                if !gone.is_empty() {
+                    report.virtual_servers(virtual_servers.remove_drained(&gone));
+                }
+            }
+            Err(error) => report.failures.push(Failure::new("virtual_server", "draining", &error)),
+        }
+        report
+    }
+
+    /// Removes everything of ours and puts sysctls back.
+    pub fn remove_all(&mut self) -> Report {
+        let mut report = Report::default();
+        report.routes(self.routes.remove_all());
+        if let Some(virtual_servers) = &mut self.virtual_servers {
+            report.virtual_servers(virtual_servers.remove_all());
+        }
+        match self.nftables.remove() {
+            Ok(removed) => report.count("table", "remove", usize::from(removed)),
+            Err(error) => report.failures.push(Failure::new("table", "inet edgelb", &error)),
+        }
+        let (restored, failures) = self.sysctls.restore();
+        report.count("sysctl", "change", restored);
+        report.failures.extend(failures);
+        report
+    }
+}
+
+impl Report {
+    fn count(&mut self, object: &'static str, operation: &'static str, number: usize) {
+        if number > 0 {
+            *self.changes.entry((object, operation)).or_default() += number;
+        }
+    }
+
+    /// Takes in what the table did; false where it failed.
+    fn table(&mut self, result: Result<nftables::Changes, nftables::Error>) -> bool {
+        match result {
+            Ok(changes) => {
+                self.count("element", "add", changes.added);
+                self.count("element", "remove", changes.removed);
+                self.count("table", "add", usize::from(changes.rebuilt));
+                true
+            }
+            Err(error) => {
+                self.failures.push(Failure::new("table", "inet edgelb", &error));
+                false
+            }
+        }
+    }
+
+    fn virtual_servers(&mut self, outcome: virtual_servers::Outcome) {
+        self.count("virtual_server", "add", outcome.virtual_servers_added);
+        self.count("virtual_server", "change", outcome.virtual_servers_changed);
+        self.count("virtual_server", "remove", outcome.virtual_servers_removed);
+        self.count("real_server", "add", outcome.real_servers_added);
+        self.count("real_server", "change", outcome.real_servers_changed);
+        self.count("real_server", "remove", outcome.real_servers_removed);
+        self.failures.extend(outcome.failures);
+    }
+
+    fn routes(&mut self, outcome: super::route::Outcome) {
+        self.count("route", "add", outcome.added);
+        self.count("route", "change", outcome.changed);
+        self.count("route", "remove", outcome.removed);
+        self.failures.extend(outcome.failures);
+    }
+}

@@ -1,0 +1,322 @@
+//! One pass: what changed → plan → kernel → announcement. Owns the only mutable state of the daemon;
+//! it and `daemon.rs` are the only places that see both what decides and what applies.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::watch;
+
+use crate::admin::snapshot::{Failure, PassSummary, Snapshot};
+use crate::apply::announcer::AnnouncerView;
+use crate::apply::kernel::{Kernel, Report};
+use crate::apply::state_directory::StateDirectory;
+use crate::config::Config;
+use crate::model::allocation::Allocations;
+use crate::model::announcement::{AnnouncedInterface, AnnouncedSet};
+use crate::model::host::Host;
+use crate::plan::drain::{Draining, finished};
+use crate::plan::{Inputs, Plan, Scope, replan};
+use crate::source::{SourceEvent, SourceStatus};
+
+/// How long a withdrawal may take to be in force before the rest of the pass goes on.
+const WITHDRAW_PATIENCE: Duration = Duration::from_secs(1);
+/// The first retry after a failure; doubled up to [`LONGEST_RETRY`].
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
+/// How often draining real servers are looked at.
+const DRAIN_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The daemon's state and what it needs to act on it.
+pub struct Reconciler {
+    config: Arc<Config>,
+    config_problem: Option<String>,
+    inputs: Inputs,
+    plan: Plan,
+    scope: Scope,
+    source: SourceStatus,
+    /// The first complete list of the source is here: before it nothing is touched (RUN-1).
+    complete: bool,
+    /// The kernel may differ from the plan: compare instead of sending the difference.
+    repair: bool,
+    /// When the oldest event that no pass has seen came in.
+    waiting_since: Option<Instant>,
+    retry: Option<(Instant, Duration)>,
+    next_drain: Option<Instant>,
+    kernel: Kernel,
+    state: StateDirectory,
+    announced: watch::Sender<Arc<AnnouncedSet>>,
+    announcer: AnnouncerView,
+    started: SystemTime,
+    pass: PassSummary,
+    ready: bool,
+}
+
+impl Reconciler {
+    /// Starts from what was given out before; touches nothing yet.
+    pub fn new(
+        config: Arc<Config>,
+        host: Host,
+        kernel: Kernel,
+        state: StateDirectory,
+        allocations: Allocations,
+        announced: watch::Sender<Arc<AnnouncedSet>>,
+        announcer: AnnouncerView,
+    ) -> Self {
+        let inputs = Inputs { node: config.node.name.clone(), host, allocations, ..Inputs::default() };
+        Self {
+            config,
+            config_problem: None,
+            inputs,
+            plan: Plan::default(),
+            scope: Scope::Everything,
+            source: SourceStatus::default(),
+            complete: false,
+            repair: true,
+            waiting_since: None,
+            retry: None,
+            next_drain: None,
+            kernel,
+            state,
+            announced,
+            announcer,
+            started: SystemTime::now(),
+            pass: PassSummary::default(),
+            ready: false,
+        }
+    }
+
+    /// Takes in what a source sent.
+    pub fn source(&mut self, event: SourceEvent, now: Instant) {
+        match event {
+            SourceEvent::Changes(changes) => {
+                for change in changes {
+                    for dirty in self.inputs.cluster.apply(change) {
+                        self.scope.add(dirty);
+                    }
+                }
+            }
+            SourceEvent::Complete => {
+                self.complete = true;
+                self.scope = Scope::Everything;
+            }
+        }
+        self.wait(now);
+    }
+
+    /// Takes in how the source is.
+    pub fn source_status(&mut self, status: SourceStatus) {
+        self.source = status;
+    }
+
+    /// Takes in what this host looks like now.
+    pub fn host(&mut self, host: Host, now: Instant) {
+        if self.inputs.host != host {
+            self.inputs.host = host;
+            self.scope = Scope::Everything;
+            self.wait(now);
+        }
+    }
+
+    /// Takes a new configuration in force.
+    pub fn configure(&mut self, config: Arc<Config>, now: Instant) {
+        self.config = config;
+        self.config_problem = None;
+        self.scope = Scope::Everything;
+        self.repair = true;
+        self.wait(now);
+    }
+
+    /// The newest configuration cannot be used; the one in force stays.
+    pub fn refuse_configuration(&mut self, problem: String) {
+        self.config_problem = Some(problem);
+    }
+
+    /// Somebody else changed what is ours, or it is time to look whether somebody did.
+    pub fn distrust_kernel(&mut self, now: Instant) {
+        self.repair = true;
+        self.wait(now);
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
+    fn wait(&mut self, now: Instant) {
+        self.waiting_since.get_or_insert(now);
+    }
+
+    /// When the next pass is due, if any: at once, or when a retry or a look at draining is.
+    pub fn due(&self, now: Instant) -> Option<Instant> {
+        if !self.complete {
+            return None;
+        }
+        let event = self.waiting_since.map(|_| now);
+        [event, self.retry.map(|(at, _)| at), self.next_drain].into_iter().flatten().min()
+    }
+
+    /// Whether a pass is to be made, and not only a look at what drains.
+    fn wants_pass(&self, now: Instant) -> bool {
+        self.waiting_since.is_some() || self.retry.is_some_and(|(at, _)| at <= now)
+    }
+
+    /// Makes one pass, or looks at what drains, whichever is due.
+    pub async fn run(&mut self, now: Instant) {
+        if !self.complete {
+            return;
+        }
+        if self.wants_pass(now) {
+            self.pass(now).await;
+        }
+        if self.next_drain.is_some_and(|at| at <= now) || (self.next_drain.is_none() && self.kernel.drains()) {
+            let deadline = self.config.proxy.drain_deadline;
+            let report =
+                self.kernel.drain(now, |age, connections| finished(Draining { age, connections }, deadline));
+            for failure in &report.failures {
+                warn(failure);
+                self.repair = true;
+            }
+            self.next_drain = self.kernel.drains().then(|| now + DRAIN_INTERVAL);
+        }
+    }
+
+    async fn pass(&mut self, now: Instant) {
+        let scope = std::mem::replace(&mut self.scope, Scope::nothing());
+        let repair = std::mem::replace(&mut self.repair, false) || self.retry.is_some();
+        let waiting_since = self.waiting_since.take();
+        let plan = if scope.is_empty() {
+            self.plan.clone()
+        } else {
+            replan(&self.config, &self.inputs, &self.plan, &scope)
+        };
+        let mut failures = Vec::new();
+        if plan.allocations != self.inputs.allocations {
+            // What was given out is on disk before anybody can see it.
+            if let Err(error) = self.state.write_allocations(&plan.allocations) {
+                failures.push(Failure::new("state_directory", "allocations.json", &error));
+            }
+            self.inputs.allocations = plan.allocations.clone();
+        }
+        self.log_ownership(&plan);
+        self.withdraw(&plan).await;
+        let mut report = if repair {
+            self.kernel.repair(&plan.state, now)
+        } else {
+            self.kernel.apply(&self.plan.state, &plan.state, now)
+        };
+        failures.append(&mut report.failures);
+        if report.forwards {
+            self.publish(plan.state.announced.clone());
+        }
+        self.plan = plan;
+        self.finish(now, waiting_since, report, failures);
+    }
+
+    /// Books the pass and sets the next try where something failed.
+    fn finish(&mut self, now: Instant, waiting_since: Option<Instant>, report: Report, failures: Vec<Failure>) {
+        self.retry = if failures.is_empty() {
+            None
+        } else {
+            let delay = self.retry.map_or(FIRST_RETRY, |(_, delay)| (delay * 2).min(LONGEST_RETRY));
+            Some((Instant::now() + delay, delay))
+        };
+        for failure in &failures {
+            warn(failure);
+        }
+        let finished = Instant::now();
+        self.pass = PassSummary {
+            number: self.pass.number + 1,
+            finished: Some(SystemTime::now()),
+            duration: finished.saturating_duration_since(now),
+            latency: waiting_since.map(|since| finished.saturating_duration_since(since)),
+            changes: report.changes,
+            failures,
+        };
+        self.ready |= self.pass.failures.is_empty();
+        tracing::debug!(
+            number = self.pass.number,
+            duration_ms = self.pass.duration.as_secs_f64() * 1000.0,
+            failures = self.pass.failures.len(),
+            "pass finished"
+        );
+    }
+
+    /// Stops announcing what goes, and waits until nobody is answered any more.
+    async fn withdraw(&mut self, plan: &Plan) {
+        let current = Arc::clone(&self.announced.borrow());
+        let mut staying = current.interfaces.clone();
+        for (index, interface) in &mut staying {
+            let wanted = plan.state.announced.get(index);
+            interface.addresses.retain(|vip| wanted.is_some_and(|wanted| wanted.addresses.contains(vip)));
+        }
+        if staying == current.interfaces {
+            return;
+        }
+        let generation = self.publish(staying);
+        if tokio::time::timeout(WITHDRAW_PATIENCE, self.announcer.wait_in_force(generation)).await.is_err() {
+            tracing::warn!("the announcer is slow to withdraw");
+        }
+    }
+
+    /// Publishes what is to be announced from now on; returns its generation.
+    fn publish(&mut self, interfaces: std::collections::BTreeMap<u32, AnnouncedInterface>) -> u64 {
+        let current = Arc::clone(&self.announced.borrow());
+        if current.interfaces == interfaces {
+            return current.generation;
+        }
+        let generation = current.generation + 1;
+        // The announcer ends only with the daemon.
+        let _ = self.announced.send(Arc::new(AnnouncedSet { generation, interfaces }));
+        generation
+    }
+
+    fn log_ownership(&self, plan: &Plan) {
+        use imbl::ordmap::DiffItem;
+        let owner = |ownership: &crate::plan::ownership::Ownership| ownership.owner.clone().unwrap_or_default();
+        for difference in self.plan.ownership.diff(&plan.ownership) {
+            let (vip, before, after): (&IpAddr, String, String) = match difference {
+                DiffItem::Add(vip, new) => (vip, String::new(), owner(new)),
+                DiffItem::Update { old, new } => (old.0, owner(old.1), owner(new.1)),
+                DiffItem::Remove(vip, old) => (vip, owner(old), String::new()),
+            };
+            if before != after {
+                tracing::info!(%vip, from = before, to = after, "vip changed its owner");
+            }
+        }
+    }
+
+    /// The picture that admin tells from.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            config: Arc::clone(&self.config),
+            config_problem: self.config_problem.clone(),
+            datapath: self.kernel.datapath(),
+            started: self.started,
+            inputs: Arc::new(self.inputs.clone()),
+            plan: Arc::new(self.plan.clone()),
+            source: self.source.clone(),
+            pass: self.pass.clone(),
+            ready: self.ready,
+        }
+    }
+
+    /// The last pass.
+    pub fn last_pass(&self) -> &PassSummary {
+        &self.pass
+    }
+
+    /// Whether a pass without failures has been made.
+    pub fn is_ready(&self) -> bool {
+        self.ready
+    }
+}
+
+fn warn(failure: &Failure) {
+    tracing::warn!(
+        kind = failure.kind,
+        object = failure.object,
+        error = failure.message,
+        "could not be applied, will be tried again"
+    );
+}
