@@ -2,14 +2,14 @@
 //!
 //! | what | IPv4 | IPv6 |
 //! | --- | --- | --- |
-//! | LAN | 192.0.2.0/24 | fd00:2::/64 |
-//! | router, if there is one | 192.0.2.1 | fd00:2::1 |
-//! | edge nodes | 192.0.2.11 and up | fd00:2::11 and up |
-//! | clients | 192.0.2.50 and up | fd00:2::50 and up |
-//! | VIP pool | 192.0.2.200-192.0.2.219 | fd00:2::200-fd00:2::219 |
-//! | pods of node N | 10.244.N.0/24 | fd00:244:N::/64 |
-//! | `ClusterIPs` | 10.96.0.0/16 | fd00:96::/112 |
-//! | behind the router | 198.51.100.0/24 | fd00:51::/64 |
+//! | LAN | `192.0.2.0/24` | `fd00:2::/64` |
+//! | router, if there is one | `192.0.2.1` | `fd00:2::1` |
+//! | edge nodes | `192.0.2.11` and up | `fd00:2::11` and up |
+//! | clients | `192.0.2.50` and up | `fd00:2::50` and up |
+//! | VIP pool | `192.0.2.200-192.0.2.219` | `fd00:2::200-fd00:2::219` |
+//! | pods of node N | `10.244.N.0/24` | `fd00:244:N::/64` |
+//! | `ClusterIPs` | `10.96.0.0/16` | `fd00:96::/112` |
+//! | behind the router | `198.51.100.0/24` | `fd00:51::/64` |
 //!
 //! IPv6 host parts are written with the decimal digits of their IPv4 twin.
 
@@ -61,23 +61,37 @@ pub const MAXIMUM_WORKLOADS_OF_NODE: usize = 250;
 pub const VIP_POOL: [&str; 2] = ["192.0.2.200-192.0.2.219", "fd00:2::200-fd00:2::219"];
 
 /// The router's address on the LAN.
-pub const ROUTER: DualStack =
-    DualStack { ipv4: Ipv4Addr::new(192, 0, 2, 1), ipv6: Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 1) };
+pub const ROUTER: DualStack = DualStack {
+    ipv4: Ipv4Addr::new(192, 0, 2, 1),
+    ipv6: Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 1),
+};
 /// The router's address on the far side.
-pub const ROUTER_FAR: DualStack =
-    DualStack { ipv4: Ipv4Addr::new(198, 51, 100, 1), ipv6: Ipv6Addr::new(0xfd00, 0x51, 0, 0, 0, 0, 0, 1) };
+pub const ROUTER_FAR: DualStack = DualStack {
+    ipv4: Ipv4Addr::new(198, 51, 100, 1),
+    ipv6: Ipv6Addr::new(0xfd00, 0x51, 0, 0, 0, 0, 0, 1),
+};
 /// The client behind the router.
-pub const REMOTE_CLIENT: DualStack =
-    DualStack { ipv4: Ipv4Addr::new(198, 51, 100, 50), ipv6: Ipv6Addr::new(0xfd00, 0x51, 0, 0, 0, 0, 0, 0x50) };
+pub const REMOTE_CLIENT: DualStack = DualStack {
+    ipv4: Ipv4Addr::new(198, 51, 100, 50),
+    ipv6: Ipv6Addr::new(0xfd00, 0x51, 0, 0, 0, 0, 0, 0x50),
+};
 
-/// Everything: 0.0.0.0/0 and ::/0.
+/// Everything: `0.0.0.0/0` and `::/0`.
 pub fn default_routes() -> [IpNet; 2] {
-    DualStack { ipv4: Ipv4Addr::UNSPECIFIED, ipv6: Ipv6Addr::UNSPECIFIED }.with_prefixes(0, 0)
+    DualStack {
+        ipv4: Ipv4Addr::UNSPECIFIED,
+        ipv6: Ipv6Addr::UNSPECIFIED,
+    }
+    .with_prefixes(0, 0)
 }
 
 /// The ranges from which the lab's Services take `ClusterIPs`.
 pub fn cluster_ip_ranges() -> [IpNet; 2] {
-    DualStack { ipv4: Ipv4Addr::new(10, 96, 0, 0), ipv6: Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, 0) }.with_prefixes(16, 112)
+    DualStack {
+        ipv4: Ipv4Addr::new(10, 96, 0, 0),
+        ipv6: Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, 0),
+    }
+    .with_prefixes(16, 112)
 }
 
 /// A node's address on the LAN; `index` counts from 0.
@@ -111,14 +125,26 @@ pub fn node_name(index: usize) -> String {
 }
 
 fn lan_address(host: u8) -> DualStack {
-    DualStack { ipv4: Ipv4Addr::new(192, 0, 2, host), ipv6: Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, decimal_as_hexadecimal(host)) }
+    DualStack {
+        ipv4: Ipv4Addr::new(192, 0, 2, host),
+        ipv6: Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, decimal_as_hexadecimal(host)),
+    }
 }
 
 fn pod_network_address(node: usize, host: u8) -> DualStack {
     let number = octet(node).saturating_add(1);
     DualStack {
         ipv4: Ipv4Addr::new(10, 244, number, host),
-        ipv6: Ipv6Addr::new(0xfd00, 0x244, decimal_as_hexadecimal(number), 0, 0, 0, 0, decimal_as_hexadecimal(host)),
+        ipv6: Ipv6Addr::new(
+            0xfd00,
+            0x244,
+            decimal_as_hexadecimal(number),
+            0,
+            0,
+            0,
+            0,
+            decimal_as_hexadecimal(host),
+        ),
     }
 }
 
@@ -144,8 +170,14 @@ mod tests {
         assert_eq!(client_address(0).ipv6.to_string(), "fd00:2::50");
         assert_eq!(pod_address(0, 0).ipv4.to_string(), "10.244.1.2");
         assert_eq!(pod_address(11, 249).ipv6.to_string(), "fd00:244:12::251");
-        assert_eq!(pod_ranges(1).map(|range| range.to_string()), ["10.244.2.0/24", "fd00:244:2::/64"]);
-        assert_eq!(cluster_ip_ranges().map(|range| range.to_string()), ["10.96.0.0/16", "fd00:96::/112"]);
+        assert_eq!(
+            pod_ranges(1).map(|range| range.to_string()),
+            ["10.244.2.0/24", "fd00:244:2::/64"]
+        );
+        assert_eq!(
+            cluster_ip_ranges().map(|range| range.to_string()),
+            ["10.96.0.0/16", "fd00:96::/112"]
+        );
         assert_eq!(node_name(25), "edge-z");
     }
 
@@ -155,8 +187,18 @@ mod tests {
         let nodes = (0..MAXIMUM_NODES).map(node_address);
         let clients = (0..MAXIMUM_CLIENTS).map(client_address);
         let pods = (0..MAXIMUM_WORKLOADS_OF_NODE).map(|slot| pod_address(MAXIMUM_NODES - 1, slot));
-        for address in nodes.chain(clients).chain(pods).chain([ROUTER, pod_gateway(MAXIMUM_NODES - 1)]) {
-            assert!(address.both().into_iter().all(|address| seen.insert(address)), "{address:?} is used twice");
+        for address in nodes
+            .chain(clients)
+            .chain(pods)
+            .chain([ROUTER, pod_gateway(MAXIMUM_NODES - 1)])
+        {
+            assert!(
+                address
+                    .both()
+                    .into_iter()
+                    .all(|address| seen.insert(address)),
+                "{address:?} is used twice"
+            );
         }
     }
 }

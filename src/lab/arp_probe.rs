@@ -8,30 +8,47 @@ use std::time::{Duration, Instant};
 
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{LinkAddr, bind};
-use smoltcp::wire::{ArpHardware, ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr};
+use smoltcp::wire::{
+    ArpHardware, ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame,
+    EthernetProtocol, EthernetRepr,
+};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::client::client_error;
 use super::{LabError, MacAddress, Namespace};
 
-/// The EtherType of ARP (RFC 826) as socket(2) wants it for a packet socket: in network byte order.
+/// The `EtherType` of ARP (RFC 826) as socket(2) wants it for a packet socket: in network byte order.
 const ARP_ONLY: i32 = 0x0806_u16.to_be() as i32;
 
 /// Broadcasts one request for `address` on `link` and collects the Ethernet addresses of all that
 /// answer within `window`. It always waits the whole window: a second answer is what it looks for.
-pub fn arp_probe(from: &Namespace, link: &str, source: Ipv4Addr, address: Ipv4Addr, window: Duration) -> Result<Vec<MacAddress>, LabError> {
-    from.try_run(|| probe(link, source, address, window)).map_err(|error| client_error(from, error))
+pub fn arp_probe(
+    from: &Namespace,
+    link: &str,
+    source: Ipv4Addr,
+    address: Ipv4Addr,
+    window: Duration,
+) -> Result<Vec<MacAddress>, LabError> {
+    from.try_run(|| probe(link, source, address, window))
+        .map_err(|error| client_error(from, error))
 }
 
-fn probe(link: &str, source: Ipv4Addr, address: Ipv4Addr, window: Duration) -> io::Result<Vec<MacAddress>> {
+fn probe(
+    link: &str,
+    source: Ipv4Addr,
+    address: Ipv4Addr,
+    window: Duration,
+) -> io::Result<Vec<MacAddress>> {
     let mut socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(ARP_ONLY)))?;
     let link_address = link_address(link)?;
     // The address of getifaddrs(3) names the link and no protocol: the socket keeps its own (packet(7)).
     bind(socket.as_raw_fd(), &link_address)?;
-    let own = link_address
-        .addr()
-        .map(EthernetAddress)
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, format!("{link} has no Ethernet address")))?;
+    let own = link_address.addr().map(EthernetAddress).ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("{link} has no Ethernet address"),
+        )
+    })?;
 
     let deadline = Instant::now() + window;
     socket.send(&request(own, source, address))?;
@@ -44,8 +61,18 @@ fn probe(link: &str, source: Ipv4Addr, address: Ipv4Addr, window: Duration) -> i
         }
         socket.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
         match socket.read(&mut buffer) {
-            Ok(length) => answers.extend(buffer.get(..length).and_then(|frame| answer(frame, own, address))),
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted) => {}
+            Ok(length) => answers.extend(
+                buffer
+                    .get(..length)
+                    .and_then(|frame| answer(frame, own, address)),
+            ),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock
+                        | io::ErrorKind::TimedOut
+                        | io::ErrorKind::Interrupted
+                ) => {}
             Err(error) => return Err(error),
         }
     }
@@ -55,7 +82,12 @@ fn probe(link: &str, source: Ipv4Addr, address: Ipv4Addr, window: Duration) -> i
 fn link_address(link: &str) -> io::Result<LinkAddr> {
     getifaddrs()?
         .filter(|interface| interface.interface_name == link)
-        .find_map(|interface| interface.address.as_ref().and_then(|address| address.as_link_addr().copied()))
+        .find_map(|interface| {
+            interface
+                .address
+                .as_ref()
+                .and_then(|address| address.as_link_addr().copied())
+        })
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no link {link}")))
 }
 
@@ -67,7 +99,11 @@ fn request(own: EthernetAddress, source: Ipv4Addr, address: Ipv4Addr) -> Vec<u8>
         target_hardware_addr: EthernetAddress::default(),
         target_protocol_addr: address,
     };
-    let ethernet = EthernetRepr { src_addr: own, dst_addr: EthernetAddress::BROADCAST, ethertype: EthernetProtocol::Arp };
+    let ethernet = EthernetRepr {
+        src_addr: own,
+        dst_addr: EthernetAddress::BROADCAST,
+        ethertype: EthernetProtocol::Arp,
+    };
     let mut frame = EthernetFrame::new_unchecked(vec![0; ethernet.buffer_len() + arp.buffer_len()]);
     ethernet.emit(&mut frame);
     arp.emit(&mut ArpPacket::new_unchecked(frame.payload_mut()));
@@ -86,11 +122,12 @@ fn answer(frame: &[u8], own: EthernetAddress, address: Ipv4Addr) -> Option<MacAd
         return None;
     }
     match ArpRepr::parse(&packet).ok()? {
-        ArpRepr::EthernetIpv4 { operation: ArpOperation::Reply, source_hardware_addr, source_protocol_addr, .. }
-            if source_protocol_addr == address =>
-        {
-            Some(MacAddress(source_hardware_addr.0))
-        }
+        ArpRepr::EthernetIpv4 {
+            operation: ArpOperation::Reply,
+            source_hardware_addr,
+            source_protocol_addr,
+            ..
+        } if source_protocol_addr == address => Some(MacAddress(source_hardware_addr.0)),
         _ => None,
     }
 }

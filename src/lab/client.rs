@@ -76,7 +76,9 @@ impl From<io::Error> for RequestError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::ConnectionRefused => Self::Refused,
-            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionAborted => Self::Reset,
+            io::ErrorKind::ConnectionReset
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionAborted => Self::Reset,
             io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Self::TimedOut,
             io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => Self::Unreachable,
             io::ErrorKind::UnexpectedEof => Self::Closed,
@@ -100,17 +102,31 @@ pub struct RequestOptions {
 
 impl Default for RequestOptions {
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(1), source_address: None, source_port: 0, text: "hello".to_owned() }
+        Self {
+            timeout: Duration::from_secs(1),
+            source_address: None,
+            source_port: 0,
+            text: "hello".to_owned(),
+        }
     }
 }
 
 /// Sends one request from the namespace with the default options.
-pub fn request(from: &Namespace, to: SocketAddr, protocol: Protocol) -> Result<Answer, RequestError> {
+pub fn request(
+    from: &Namespace,
+    to: SocketAddr,
+    protocol: Protocol,
+) -> Result<Answer, RequestError> {
     request_with(from, to, protocol, &RequestOptions::default())
 }
 
 /// Sends one request from the namespace.
-pub fn request_with(from: &Namespace, to: SocketAddr, protocol: Protocol, options: &RequestOptions) -> Result<Answer, RequestError> {
+pub fn request_with(
+    from: &Namespace,
+    to: SocketAddr,
+    protocol: Protocol,
+    options: &RequestOptions,
+) -> Result<Answer, RequestError> {
     match protocol {
         Protocol::Tcp => {
             let start = Instant::now();
@@ -143,7 +159,11 @@ pub fn open_stream(from: &Namespace, to: SocketAddr) -> Result<Stream, RequestEr
 }
 
 /// Opens a connection from the namespace; the timeout also holds for each answer.
-pub fn open_stream_with(from: &Namespace, to: SocketAddr, options: &RequestOptions) -> Result<Stream, RequestError> {
+pub fn open_stream_with(
+    from: &Namespace,
+    to: SocketAddr,
+    options: &RequestOptions,
+) -> Result<Stream, RequestError> {
     let socket = from.try_run(|| {
         let socket = bound_socket(to, Type::STREAM, options)?;
         // std's and socket2's error for their own timeout has the kind `TimedOut`.
@@ -155,14 +175,19 @@ pub fn open_stream_with(from: &Namespace, to: SocketAddr, options: &RequestOptio
     stream.set_read_timeout(Some(options.timeout))?;
     stream.set_write_timeout(Some(options.timeout))?;
     let local = stream.local_addr()?;
-    Ok(Stream { reader: BufReader::new(stream), local })
+    Ok(Stream {
+        reader: BufReader::new(stream),
+        local,
+    })
 }
 
 impl Stream {
     /// Sends a line and waits for its answer.
     pub fn send(&mut self, text: &str) -> Result<Answer, RequestError> {
         let start = Instant::now();
-        self.reader.get_mut().write_all(format!("{text}\n").as_bytes())?;
+        self.reader
+            .get_mut()
+            .write_all(format!("{text}\n").as_bytes())?;
         let mut line = Vec::new();
         self.reader.read_until(b'\n', &mut line)?;
         if line.is_empty() {
@@ -181,17 +206,33 @@ impl Stream {
 pub(super) fn parse_answer(line: &[u8], elapsed: Duration) -> Result<Answer, RequestError> {
     let line = String::from_utf8_lossy(line);
     let mut words = line.trim_end_matches('\n').splitn(3, ' ');
-    let parsed = || Some((words.next()?.to_owned(), SocketAddr::from_str(words.next()?).ok()?, words.next()?.to_owned()));
+    let parsed = || {
+        Some((
+            words.next()?.to_owned(),
+            SocketAddr::from_str(words.next()?).ok()?,
+            words.next()?.to_owned(),
+        ))
+    };
     let mut parsed = parsed;
     match parsed() {
-        Some((workload, seen, text)) if !workload.is_empty() => Ok(Answer { workload, seen, text, elapsed }),
-        _ => Err(RequestError::Unintelligible(line.chars().take(100).collect())),
+        Some((workload, seen, text)) if !workload.is_empty() => Ok(Answer {
+            workload,
+            seen,
+            text,
+            elapsed,
+        }),
+        _ => Err(RequestError::Unintelligible(
+            line.chars().take(100).collect(),
+        )),
     }
 }
 
 /// The error of a client thread that could not even start.
 pub(super) fn client_error(namespace: &Namespace, source: io::Error) -> LabError {
-    LabError::Client { namespace: namespace.name().to_owned(), source }
+    LabError::Client {
+        namespace: namespace.name().to_owned(),
+        source,
+    }
 }
 
 fn open_datagram_socket(to: SocketAddr, options: &RequestOptions) -> io::Result<UdpSocket> {
@@ -204,10 +245,16 @@ fn open_datagram_socket(to: SocketAddr, options: &RequestOptions) -> io::Result<
 fn bound_socket(to: SocketAddr, kind: Type, options: &RequestOptions) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(to), kind, None)?;
     if options.source_port != 0 || options.source_address.is_some() {
-        let any = if to.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+        let any = if to.is_ipv4() {
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+        } else {
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+        };
         // A port that an earlier connection used may still wait for stray packets.
         socket.set_reuse_address(true)?;
-        socket.bind(&SocketAddr::new(options.source_address.unwrap_or(any), options.source_port).into())?;
+        socket.bind(
+            &SocketAddr::new(options.source_address.unwrap_or(any), options.source_port).into(),
+        )?;
     }
     Ok(socket)
 }
@@ -227,8 +274,18 @@ mod tests {
 
     #[test]
     fn what_a_stranger_says_is_no_answer() {
-        for stranger in [&b"HTTP/1.1 400 Bad Request\r\n"[..], b"", b"\n", b"web-1 nobody x\n", b" 1.2.3.4:5 x\n", &[0xff; 3000]] {
-            assert!(matches!(parse_answer(stranger, Duration::ZERO), Err(RequestError::Unintelligible(_))));
+        for stranger in [
+            &b"HTTP/1.1 400 Bad Request\r\n"[..],
+            b"",
+            b"\n",
+            b"web-1 nobody x\n",
+            b" 1.2.3.4:5 x\n",
+            &[0xff; 3000],
+        ] {
+            assert!(matches!(
+                parse_answer(stranger, Duration::ZERO),
+                Err(RequestError::Unintelligible(_))
+            ));
         }
     }
 }

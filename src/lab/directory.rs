@@ -39,7 +39,13 @@ impl LabDirectory {
             match DirBuilder::new().mode(0o700).create(&path) {
                 Ok(()) => return Self::lock(path),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(source) => return Err(LabError::File { what: "create", path, source }),
+                Err(source) => {
+                    return Err(LabError::File {
+                        what: "create",
+                        path,
+                        source,
+                    });
+                }
             }
         }
     }
@@ -65,7 +71,11 @@ impl LabDirectory {
             Ok(lock) => Ok(Self { path, _lock: lock }),
             Err(source) => {
                 let _ = fs::remove_dir_all(&path);
-                Err(LabError::File { what: "lock", path, source })
+                Err(LabError::File {
+                    what: "lock",
+                    path,
+                    source,
+                })
             }
         }
     }
@@ -81,7 +91,9 @@ impl Drop for LabDirectory {
 
 /// Best effort: what cannot be read or removed belongs to somebody else.
 fn remove_abandoned(base: &Path) {
-    let Ok(entries) = fs::read_dir(base) else { return };
+    let Ok(entries) = fs::read_dir(base) else {
+        return;
+    };
     for entry in entries.flatten() {
         if entry.file_name().to_string_lossy().starts_with(PREFIX) && is_abandoned(&entry.path()) {
             let _ = fs::remove_dir_all(entry.path());
@@ -90,8 +102,14 @@ fn remove_abandoned(base: &Path) {
 }
 
 fn is_abandoned(path: &Path) -> bool {
-    let Ok(metadata) = fs::symlink_metadata(path) else { return false };
-    let settled = metadata.modified().ok().and_then(|time| time.elapsed().ok()).is_some_and(|age| age > SETTLING);
+    let Ok(metadata) = fs::symlink_metadata(path) else {
+        return false;
+    };
+    let settled = metadata
+        .modified()
+        .ok()
+        .and_then(|time| time.elapsed().ok())
+        .is_some_and(|age| age > SETTLING);
     metadata.is_dir()
         && metadata.uid() == nix::unistd::geteuid().as_raw()
         && settled

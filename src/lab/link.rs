@@ -7,12 +7,15 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
+};
 use netlink_packet_route::link::{
     InfoBridge, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+    RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -24,8 +27,11 @@ pub struct MacAddress(pub [u8; 6]);
 
 impl fmt::Display for MacAddress {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, f] = self.0;
-        write!(formatter, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+        for (index, octet) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { ":" };
+            write!(formatter, "{separator}{octet:02x}")?;
+        }
+        Ok(())
     }
 }
 
@@ -33,7 +39,10 @@ impl FromStr for MacAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let octets: Result<Vec<u8>, _> = text.split(':').map(|octet| u8::from_str_radix(octet, 16)).collect();
+        let octets: Result<Vec<u8>, _> = text
+            .split(':')
+            .map(|octet| u8::from_str_radix(octet, 16))
+            .collect();
         octets
             .ok()
             .and_then(|octets| <[u8; 6]>::try_from(octets).ok())
@@ -72,17 +81,30 @@ impl Namespace {
     }
 
     /// Creates a pair of virtual Ethernet links: `name` here, `peer_name` in `peer`. Both are down.
-    pub fn create_veth(&self, name: &str, peer: &Namespace, peer_name: &str) -> Result<(), LabError> {
+    pub fn create_veth(
+        &self,
+        name: &str,
+        peer: &Namespace,
+        peer_name: &str,
+    ) -> Result<(), LabError> {
         let mut peer_message = LinkMessage::default();
-        peer_message.attributes =
-            vec![LinkAttribute::IfName(peer_name.to_owned()), LinkAttribute::NetNsFd(peer.descriptor())];
+        peer_message.attributes = vec![
+            LinkAttribute::IfName(peer_name.to_owned()),
+            LinkAttribute::NetNsFd(peer.descriptor()),
+        ];
         let data = InfoData::Veth(InfoVeth::Peer(peer_message));
         let mut message = LinkMessage::default();
         message.attributes = vec![
             LinkAttribute::IfName(name.to_owned()),
             LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(data)]),
         ];
-        self.create_link(&format!("create link {name} with peer {peer_name} in {}", peer.name()), message)
+        self.create_link(
+            &format!(
+                "create link {name} with peer {peer_name} in {}",
+                peer.name()
+            ),
+            message,
+        )
     }
 
     /// Makes `link` a port of `bridge`.
@@ -90,7 +112,11 @@ impl Namespace {
         let mut message = LinkMessage::default();
         message.header.index = self.link_index(link)?;
         message.attributes = vec![LinkAttribute::Controller(self.link_index(bridge)?)];
-        self.acknowledged(&format!("put link {link} on bridge {bridge}"), RouteNetlinkMessage::SetLink(message), 0)
+        self.acknowledged(
+            &format!("put link {link} on bridge {bridge}"),
+            RouteNetlinkMessage::SetLink(message),
+            0,
+        )
     }
 
     /// Sets the link up.
@@ -107,7 +133,11 @@ impl Namespace {
     pub fn remove_link(&self, link: &str) -> Result<(), LabError> {
         let mut message = LinkMessage::default();
         message.header.index = self.link_index(link)?;
-        self.acknowledged(&format!("remove link {link}"), RouteNetlinkMessage::DelLink(message), 0)
+        self.acknowledged(
+            &format!("remove link {link}"),
+            RouteNetlinkMessage::DelLink(message),
+            0,
+        )
     }
 
     /// The kernel's index of the link.
@@ -146,10 +176,15 @@ impl Namespace {
         Ok(replies
             .into_iter()
             .filter_map(|reply| match reply {
-                RouteNetlinkMessage::NewLink(message) => message.attributes.into_iter().find_map(|attribute| match attribute {
-                    LinkAttribute::IfName(name) => Some(name),
-                    _ => None,
-                }),
+                RouteNetlinkMessage::NewLink(message) => {
+                    message
+                        .attributes
+                        .into_iter()
+                        .find_map(|attribute| match attribute {
+                            LinkAttribute::IfName(name) => Some(name),
+                            _ => None,
+                        })
+                }
                 _ => None,
             })
             .collect())
@@ -158,7 +193,11 @@ impl Namespace {
     /// Adds an address with its prefix. IPv6 addresses are usable at once (`nodad`).
     pub fn add_address(&self, link: &str, address: IpNet) -> Result<(), LabError> {
         let request = RouteNetlinkMessage::NewAddress(self.address_message(link, address)?);
-        self.acknowledged(&format!("add address {address} to {link}"), request, NLM_F_CREATE | NLM_F_EXCL)
+        self.acknowledged(
+            &format!("add address {address} to {link}"),
+            request,
+            NLM_F_CREATE | NLM_F_EXCL,
+        )
     }
 
     /// Removes an address.
@@ -180,7 +219,11 @@ impl Namespace {
     }
 
     fn create_link(&self, what: &str, message: LinkMessage) -> Result<(), LabError> {
-        self.acknowledged(what, RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
+        self.acknowledged(
+            what,
+            RouteNetlinkMessage::NewLink(message),
+            NLM_F_CREATE | NLM_F_EXCL,
+        )
     }
 
     fn set_link_flag(&self, link: &str, flags: LinkFlags, word: &str) -> Result<(), LabError> {
@@ -188,13 +231,21 @@ impl Namespace {
         message.header.index = self.link_index(link)?;
         message.header.flags = flags;
         message.header.change_mask = LinkFlags::Up;
-        self.acknowledged(&format!("set link {link} {word}"), RouteNetlinkMessage::SetLink(message), 0)
+        self.acknowledged(
+            &format!("set link {link} {word}"),
+            RouteNetlinkMessage::SetLink(message),
+            0,
+        )
     }
 
     fn read_link(&self, link: &str) -> Result<LinkMessage, LabError> {
         let mut message = LinkMessage::default();
         message.attributes = vec![LinkAttribute::IfName(link.to_owned())];
-        let replies = self.request(&format!("read link {link}"), RouteNetlinkMessage::GetLink(message), NLM_F_ACK)?;
+        let replies = self.request(
+            &format!("read link {link}"),
+            RouteNetlinkMessage::GetLink(message),
+            NLM_F_ACK,
+        )?;
         replies
             .into_iter()
             .find_map(|reply| match reply {
@@ -209,15 +260,22 @@ impl Namespace {
         message.header.index = self.link_index(link)?;
         message.header.family = family(address.addr());
         message.header.prefix_len = address.prefix_len();
-        message.attributes = vec![AddressAttribute::Local(address.addr()), AddressAttribute::Address(address.addr())];
+        message.attributes = vec![
+            AddressAttribute::Local(address.addr()),
+            AddressAttribute::Address(address.addr()),
+        ];
         match address {
             IpNet::V4(network) if network.prefix_len() < 31 => {
-                message.attributes.push(AddressAttribute::Broadcast(network.broadcast()));
+                message
+                    .attributes
+                    .push(AddressAttribute::Broadcast(network.broadcast()));
             }
             IpNet::V4(_) => {}
             IpNet::V6(_) => {
                 message.header.flags = AddressHeaderFlags::Nodad;
-                message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+                message
+                    .attributes
+                    .push(AddressAttribute::Flags(AddressFlags::Nodad));
             }
         }
         Ok(message)
@@ -240,17 +298,30 @@ impl Namespace {
             ..RouteHeader::default()
         };
         if route.destination.prefix_len() > 0 {
-            message.attributes.push(RouteAttribute::Destination(RouteAddress::from(route.destination.network())));
+            message
+                .attributes
+                .push(RouteAttribute::Destination(RouteAddress::from(
+                    route.destination.network(),
+                )));
         }
         if let Some(gateway) = route.gateway {
             message.header.flags = RouteFlags::Onlink;
-            message.attributes.push(RouteAttribute::Gateway(RouteAddress::from(gateway)));
+            message
+                .attributes
+                .push(RouteAttribute::Gateway(RouteAddress::from(gateway)));
         }
-        message.attributes.push(RouteAttribute::Oif(self.link_index(route.link)?));
+        message
+            .attributes
+            .push(RouteAttribute::Oif(self.link_index(route.link)?));
         Ok(message)
     }
 
-    fn acknowledged(&self, what: &str, message: RouteNetlinkMessage, flags: u16) -> Result<(), LabError> {
+    fn acknowledged(
+        &self,
+        what: &str,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<(), LabError> {
         self.request(what, message, NLM_F_ACK | flags).map(|_| ())
     }
 
@@ -264,12 +335,19 @@ impl Namespace {
 }
 
 fn family(address: IpAddr) -> AddressFamily {
-    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+    if address.is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    }
 }
 
 fn describe(verb: &str, route: &Route<'_>) -> String {
     match route.gateway {
-        Some(gateway) => format!("{verb} route {} via {gateway} on {}", route.destination, route.link),
+        Some(gateway) => format!(
+            "{verb} route {} via {gateway} on {}",
+            route.destination, route.link
+        ),
         None => format!("{verb} route {} on {}", route.destination, route.link),
     }
 }

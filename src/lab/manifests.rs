@@ -56,7 +56,11 @@ pub struct ServicePort {
 impl ManifestDirectory {
     /// Makes the directory.
     pub fn create(path: &Path) -> Result<Self, LabError> {
-        fs::create_dir_all(path).map_err(|source| LabError::File { what: "create", path: path.to_owned(), source })?;
+        fs::create_dir_all(path).map_err(|source| LabError::File {
+            what: "create",
+            path: path.to_owned(),
+            source,
+        })?;
         Ok(Self(path.to_owned()))
     }
 
@@ -67,15 +71,26 @@ impl ManifestDirectory {
 
     /// Writes a Service.
     pub fn write_service(&self, service: &ServiceManifest) -> Result<(), LabError> {
-        self.write(&format!("service-{}.yaml", service.name), &service_text(service))
+        self.write(
+            &format!("service-{}.yaml", service.name),
+            &service_text(service),
+        )
     }
 
     /// Writes the `EndpointSlices` of a Service, one for each family, with these workloads as ready
     /// endpoints. `nodes` are the lab's.
-    pub fn write_endpoints(&self, service: &ServiceManifest, workloads: &[&Workload], nodes: &[Node]) -> Result<(), LabError> {
-        let text = slice_text(service, "IPv4", workloads, nodes, |address| IpAddr::V4(address.ipv4))
-            + "---\n"
-            + &slice_text(service, "IPv6", workloads, nodes, |address| IpAddr::V6(address.ipv6));
+    pub fn write_endpoints(
+        &self,
+        service: &ServiceManifest,
+        workloads: &[&Workload],
+        nodes: &[Node],
+    ) -> Result<(), LabError> {
+        let text = slice_text(service, "IPv4", workloads, nodes, |address| {
+            IpAddr::V4(address.ipv4)
+        }) + "---\n"
+            + &slice_text(service, "IPv6", workloads, nodes, |address| {
+                IpAddr::V6(address.ipv6)
+            });
         self.write(&format!("endpoints-{}.yaml", service.name), &text)
     }
 
@@ -95,14 +110,22 @@ impl ManifestDirectory {
         let draft = self.0.join(format!(".{file}.draft"));
         fs::write(&draft, text)
             .and_then(|()| fs::rename(&draft, &path))
-            .map_err(|source| LabError::File { what: "write", path, source })
+            .map_err(|source| LabError::File {
+                what: "write",
+                path,
+                source,
+            })
     }
 
     /// Removes a file; one that is not there is fine.
     pub fn remove(&self, file: &str) -> Result<(), LabError> {
         let path = self.0.join(file);
         match fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(LabError::File { what: "remove", path, source }),
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(LabError::File {
+                what: "remove",
+                path,
+                source,
+            }),
             _ => Ok(()),
         }
     }
@@ -160,7 +183,10 @@ fn service_text(service: &ServiceManifest) -> String {
     }
     let policy = match service.kind {
         "ClusterIP" => String::new(),
-        _ => format!("  externalTrafficPolicy: {}\n", service.external_traffic_policy),
+        _ => format!(
+            "  externalTrafficPolicy: {}\n",
+            service.external_traffic_policy
+        ),
     };
     format!(
         "apiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\n  namespace: {NAMESPACE}\n{annotations}\
@@ -187,19 +213,38 @@ fn slice_text(
         slice = quoted(&format!("{}-{}", service.name, family.to_lowercase())),
         name = quoted(&service.name),
     );
-    text.push_str(if workloads.is_empty() { "endpoints: []\n" } else { "endpoints:\n" });
+    text.push_str(if workloads.is_empty() {
+        "endpoints: []\n"
+    } else {
+        "endpoints:\n"
+    });
     for workload in workloads {
-        let _ = writeln!(text, "- addresses:\n  - {}", quoted(&address(workload.address).to_string()));
-        text.push_str("  conditions:\n    ready: true\n    serving: true\n    terminating: false\n");
+        let _ = writeln!(
+            text,
+            "- addresses:\n  - {}",
+            quoted(&address(workload.address).to_string())
+        );
+        text.push_str(
+            "  conditions:\n    ready: true\n    serving: true\n    terminating: false\n",
+        );
         if let Some(node) = nodes.get(workload.node) {
             let _ = writeln!(text, "  nodeName: {}", quoted(&node.name));
         }
-        let _ = writeln!(text, "  targetRef:\n    kind: Pod\n    namespace: {NAMESPACE}\n    name: {}", quoted(&workload.name));
+        let _ = writeln!(
+            text,
+            "  targetRef:\n    kind: Pod\n    namespace: {NAMESPACE}\n    name: {}",
+            quoted(&workload.name)
+        );
     }
     text.push_str("ports:\n");
     for port in &service.ports {
         let _ = writeln!(text, "- name: {}", quoted(&port.name));
-        let _ = writeln!(text, "  protocol: {}\n  port: {}", protocol_name(port.protocol), port.target_port);
+        let _ = writeln!(
+            text,
+            "  protocol: {}\n  port: {}",
+            protocol_name(port.protocol),
+            port.target_port
+        );
     }
     text
 }

@@ -14,6 +14,7 @@
 pub mod address_plan;
 pub mod arp_probe;
 pub mod client;
+mod configuration;
 pub mod daemon;
 
 pub mod directory;
@@ -152,7 +153,9 @@ impl Lab {
 
     /// The first client, 192.0.2.50.
     pub fn client(&self) -> Result<&Host, LabError> {
-        self.clients.first().ok_or_else(|| LabError::Shape("the lab has no client".to_owned()))
+        self.clients
+            .first()
+            .ok_or_else(|| LabError::Shape("the lab has no client".to_owned()))
     }
 
     /// The edge nodes in the order of their names.
@@ -162,7 +165,12 @@ impl Lab {
 
     /// The node at `index`.
     pub fn node(&self, index: usize) -> Result<&Node, LabError> {
-        self.nodes.get(index).ok_or_else(|| LabError::Shape(format!("the lab has no node {index}, only {}", self.nodes.len())))
+        self.nodes.get(index).ok_or_else(|| {
+            LabError::Shape(format!(
+                "the lab has no node {index}, only {}",
+                self.nodes.len()
+            ))
+        })
     }
 
     /// The workloads in the order of their making.

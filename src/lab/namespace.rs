@@ -55,16 +55,32 @@ const INITIAL_SETTINGS: &[(&str, &str)] = &[
 impl Namespace {
     /// Creates an empty namespace whose loopback interface is up. `name` is for messages only.
     pub fn create(name: &str) -> Result<Self, LabError> {
-        let failed = |source| LabError::Namespace { name: name.to_owned(), source };
+        let failed = |source| LabError::Namespace {
+            name: name.to_owned(),
+            source,
+        };
         let (descriptor, route_socket) = thread::scope(|scope| {
-            let worker = thread::Builder::new().name(format!("new {name}")).spawn_scoped(scope, || {
-                unshare(CloneFlags::CLONE_NEWNET).map_err(io::Error::from)?;
-                Ok::<_, io::Error>((File::open("/proc/thread-self/ns/net")?, RouteSocket::open()?))
-            });
-            worker.and_then(|worker| worker.join().unwrap_or_else(|_| Err(io::Error::other("the worker thread panicked"))))
+            let worker = thread::Builder::new()
+                .name(format!("new {name}"))
+                .spawn_scoped(scope, || {
+                    unshare(CloneFlags::CLONE_NEWNET).map_err(io::Error::from)?;
+                    Ok::<_, io::Error>((
+                        File::open("/proc/thread-self/ns/net")?,
+                        RouteSocket::open()?,
+                    ))
+                });
+            worker.and_then(|worker| {
+                worker
+                    .join()
+                    .unwrap_or_else(|_| Err(io::Error::other("the worker thread panicked")))
+            })
         })
         .map_err(failed)?;
-        let namespace = Self(Arc::new(Inner { name: name.to_owned(), descriptor, route_socket: Mutex::new(route_socket) }));
+        let namespace = Self(Arc::new(Inner {
+            name: name.to_owned(),
+            descriptor,
+            route_socket: Mutex::new(route_socket),
+        }));
         for (setting, value) in INITIAL_SETTINGS {
             namespace.set_sysctl_if_present(setting, value)?;
         }
@@ -86,10 +102,17 @@ impl Namespace {
     /// in the caller. Sockets opened by `work` stay in the namespace wherever they are used later.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, LabError> {
         let entered = thread::scope(|scope| {
-            let worker = thread::Builder::new().name(self.0.name.clone()).spawn_scoped(scope, || self.enter().map(|()| work()))?;
-            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            let worker = thread::Builder::new()
+                .name(self.0.name.clone())
+                .spawn_scoped(scope, || self.enter().map(|()| work()))?;
+            worker
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         });
-        entered.map_err(|source| LabError::Namespace { name: self.0.name.clone(), source })
+        entered.map_err(|source| LabError::Namespace {
+            name: self.0.name.clone(),
+            source,
+        })
     }
 
     /// Like [`Self::run`] for work that can fail: both failures come back as the work's error.
@@ -104,7 +127,9 @@ impl Namespace {
         work: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> io::Result<JoinHandle<io::Result<T>>> {
         let namespace = self.clone();
-        thread::Builder::new().name(self.0.name.clone()).spawn(move || namespace.enter().and_then(|()| work()))
+        thread::Builder::new()
+            .name(self.0.name.clone())
+            .spawn(move || namespace.enter().and_then(|()| work()))
     }
 
     /// Starts a child process inside the namespace: a child inherits the namespaces of the thread
@@ -117,13 +142,16 @@ impl Namespace {
     /// `net/ipv4/ip_forward`. Settings below `net/` act on the writing thread's namespace.
     pub fn set_sysctl(&self, setting: &str, value: &str) -> Result<(), LabError> {
         let path = Path::new("/proc/sys").join(setting);
-        self.run(|| std::fs::write(&path, value))?.map_err(|source| self.sysctl_error(setting, source))
+        self.run(|| std::fs::write(&path, value))?
+            .map_err(|source| self.sysctl_error(setting, source))
     }
 
     /// Like [`Self::set_sysctl`], but a kernel that does not have the setting at all is fine.
     pub fn set_sysctl_if_present(&self, setting: &str, value: &str) -> Result<(), LabError> {
         match self.set_sysctl(setting, value) {
-            Err(LabError::Sysctl { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(LabError::Sysctl { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Ok(())
+            }
             result => result,
         }
     }
@@ -131,15 +159,32 @@ impl Namespace {
     /// Reads a kernel setting, without the line feed at its end.
     pub fn sysctl(&self, setting: &str) -> Result<String, LabError> {
         let path = Path::new("/proc/sys").join(setting);
-        let text = self.run(|| std::fs::read_to_string(&path))?.map_err(|source| self.sysctl_error(setting, source))?;
+        let text = self
+            .run(|| std::fs::read_to_string(&path))?
+            .map_err(|source| self.sysctl_error(setting, source))?;
         Ok(text.trim_end().to_owned())
     }
 
     /// Sends one rtnetlink request and gives its replies; `what` names it in the error.
-    pub(super) fn request(&self, what: &str, message: RouteNetlinkMessage, flags: u16) -> Result<Vec<RouteNetlinkMessage>, LabError> {
+    pub(super) fn request(
+        &self,
+        what: &str,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<Vec<RouteNetlinkMessage>, LabError> {
         // A panic elsewhere leaves the socket usable: replies are told apart by sequence number.
-        let mut socket = self.0.route_socket.lock().unwrap_or_else(PoisonError::into_inner);
-        socket.request(message, flags).map_err(|source| LabError::Netlink { what: what.to_owned(), namespace: self.0.name.clone(), source })
+        let mut socket = self
+            .0
+            .route_socket
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        socket
+            .request(message, flags)
+            .map_err(|source| LabError::Netlink {
+                what: what.to_owned(),
+                namespace: self.0.name.clone(),
+                source,
+            })
     }
 
     fn enter(&self) -> io::Result<()> {
@@ -147,7 +192,11 @@ impl Namespace {
     }
 
     fn sysctl_error(&self, setting: &str, source: io::Error) -> LabError {
-        LabError::Sysctl { setting: setting.to_owned(), namespace: self.0.name.clone(), source }
+        LabError::Sysctl {
+            setting: setting.to_owned(),
+            namespace: self.0.name.clone(),
+            source,
+        }
     }
 }
 
@@ -155,13 +204,23 @@ impl Namespace {
 /// another eye, such as `ipvsadm -Ln`. A program that is missing or fails is an error that holds
 /// what it said on stderr.
 pub fn tool(namespace: &Namespace, program: &str, arguments: &[&str]) -> Result<String, LabError> {
-    let failed = |reason: String| LabError::Tool { program: program.to_owned(), namespace: namespace.name().to_owned(), reason };
+    let failed = |reason: String| LabError::Tool {
+        program: program.to_owned(),
+        namespace: namespace.name().to_owned(),
+        reason,
+    };
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null());
-    let output = namespace.try_run(|| command.output()).map_err(|error| failed(error.to_string()))?;
+    let output = namespace
+        .try_run(|| command.output())
+        .map_err(|error| failed(error.to_string()))?;
     if output.status.success() {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     } else {
-        Err(failed(format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim())))
+        Err(failed(format!(
+            "{}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        )))
     }
 }

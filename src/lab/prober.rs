@@ -32,7 +32,10 @@ pub struct ProberOptions {
 
 impl Default for ProberOptions {
     fn default() -> Self {
-        Self { interval: Duration::from_millis(5), timeout: Duration::from_millis(250) }
+        Self {
+            interval: Duration::from_millis(5),
+            timeout: Duration::from_millis(250),
+        }
     }
 }
 
@@ -71,31 +74,53 @@ struct Tally {
 
 impl Prober {
     /// Starts to send requests from the namespace.
-    pub fn start(from: &Namespace, to: SocketAddr, protocol: Protocol, options: ProberOptions) -> Result<Self, LabError> {
+    pub fn start(
+        from: &Namespace,
+        to: SocketAddr,
+        protocol: Protocol,
+        options: ProberOptions,
+    ) -> Result<Self, LabError> {
         let start = Instant::now();
-        let state = Arc::new(Mutex::new(Tally { report: ProbeReport::default(), start, last: start }));
+        let state = Arc::new(Mutex::new(Tally {
+            report: ProbeReport::default(),
+            start,
+            last: start,
+        }));
         let (stop, stopped) = oneshot::channel();
         let tally = Arc::clone(&state);
         let thread = from
             .spawn_thread(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()?;
                 runtime.block_on(probe(to, protocol, options, tally, stopped));
                 Ok(())
             })
             .map_err(|source| client_error(from, source))?;
-        Ok(Self { state, stop: Some(stop), thread: Some(thread) })
+        Ok(Self {
+            state,
+            stop: Some(stop),
+            thread: Some(thread),
+        })
     }
 
     /// What was seen so far.
     pub fn report(&self) -> ProbeReport {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).report(Instant::now())
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .report(Instant::now())
     }
 
     /// Forgets everything seen so far; a gap is measured from now at the earliest.
     pub fn reset(&self) {
         let mut tally = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        *tally = Tally { report: ProbeReport::default(), start: now, last: now };
+        *tally = Tally {
+            report: ProbeReport::default(),
+            start: now,
+            last: now,
+        };
     }
 
     /// Stops, and gives what was seen. Requests still on their way count neither way.
@@ -107,7 +132,9 @@ impl Prober {
     fn end(&mut self) -> io::Result<()> {
         self.stop = None;
         match self.thread.take() {
-            Some(thread) => thread.join().unwrap_or_else(|_| Err(io::Error::other("the prober panicked"))),
+            Some(thread) => thread
+                .join()
+                .unwrap_or_else(|_| Err(io::Error::other("the prober panicked"))),
             None => Ok(()),
         }
     }
@@ -133,7 +160,8 @@ impl Tally {
             Ok(answer) => {
                 self.report.answered += 1;
                 *self.report.by_workload.entry(answer.workload).or_default() += 1;
-                self.report.longest_gap = self.report.longest_gap.max(now.duration_since(self.last));
+                self.report.longest_gap =
+                    self.report.longest_gap.max(now.duration_since(self.last));
                 self.report.last_answer = Some(now.duration_since(self.start));
                 self.last = now;
             }
@@ -154,7 +182,13 @@ fn reason(error: &RequestError) -> &'static str {
     }
 }
 
-async fn probe(to: SocketAddr, protocol: Protocol, options: ProberOptions, tally: Arc<Mutex<Tally>>, mut stopped: oneshot::Receiver<()>) {
+async fn probe(
+    to: SocketAddr,
+    protocol: Protocol,
+    options: ProberOptions,
+    tally: Arc<Mutex<Tally>>,
+    mut stopped: oneshot::Receiver<()>,
+) {
     let mut ticks = tokio::time::interval(options.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut running = JoinSet::new();
@@ -186,11 +220,21 @@ async fn send(to: SocketAddr, protocol: Protocol) -> Result<Answer, RequestError
             stream.set_zero_linger()?;
             stream.write_all(b"probe\n").await?;
             let mut line = Vec::new();
-            BufReader::new(&mut stream).read_until(b'\n', &mut line).await?;
-            if line.is_empty() { Err(RequestError::Closed) } else { parse_answer(&line, start.elapsed()) }
+            BufReader::new(&mut stream)
+                .read_until(b'\n', &mut line)
+                .await?;
+            if line.is_empty() {
+                Err(RequestError::Closed)
+            } else {
+                parse_answer(&line, start.elapsed())
+            }
         }
         Protocol::Udp => {
-            let any: SocketAddr = if to.is_ipv4() { ([0; 4], 0).into() } else { ([0_u16; 8], 0).into() };
+            let any: SocketAddr = if to.is_ipv4() {
+                ([0; 4], 0).into()
+            } else {
+                ([0_u16; 8], 0).into()
+            };
             let socket = UdpSocket::bind(any).await?;
             socket.connect(to).await?;
             socket.send(b"probe").await?;

@@ -2,7 +2,7 @@
 //! its own; for an ordinary user also of a user namespace, in which it is root.
 //!
 //! When the inner process ends, in whatever way, the kernel ends every process that it started: that
-//! is what a PID namespace promises (pid_namespaces(7)). When the outer process ends, the inner one
+//! is what a PID namespace promises (`pid_namespaces(7)`). When the outer process ends, the inner one
 //! does so at once. So no daemon of a lab survives it, not even `kill -9` of either process, and
 //! nothing inside can reach the machine's network.
 
@@ -27,7 +27,12 @@ use super::directory::LabDirectory;
 /// Tells the inner process that it is one, and which process of the machine started it.
 const VARIABLE: &str = "EDGELB_SANDBOX";
 /// Ends the sandbox in an orderly way when the outer process gets one.
-const FORWARDED: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
+const FORWARDED: [Signal; 4] = [
+    Signal::SIGINT,
+    Signal::SIGTERM,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+];
 
 /// The exit code of a process that was killed, as a shell shows it.
 const KILLED: i32 = 137;
@@ -77,7 +82,10 @@ pub enum SandboxError {
 /// in the outer one only when the inner one has ended.
 pub fn enter() -> Result<Entered, SandboxError> {
     if env::var_os(VARIABLE).is_some() && getpid() == Pid::from_raw(1) {
-        settle_inside().map_err(|source| SandboxError::Process { what: "settle", source })?;
+        settle_inside().map_err(|source| SandboxError::Process {
+            what: "settle",
+            source,
+        })?;
         return Ok(Entered::Inside);
     }
     let directory = LabDirectory::create()?;
@@ -106,31 +114,45 @@ pub fn in_user_namespace() -> bool {
 /// The file of this program, to start it once more.
 pub fn own_program() -> PathBuf {
     // A file that was replaced or removed meanwhile still exists under the second name.
-    env::current_exe().ok().filter(|path| path.exists()).unwrap_or_else(|| PathBuf::from("/proc/self/exe"))
+    env::current_exe()
+        .ok()
+        .filter(|path| path.exists())
+        .unwrap_or_else(|| PathBuf::from("/proc/self/exe"))
 }
 
 fn settle_inside() -> io::Result<()> {
     // The outer process blocks signals to read them; a child inherits that.
     SigSet::all().thread_unblock()?;
-    let directory = LabDirectory::given_by_parent()
-        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the outer process gave no directory"))?;
+    let directory = LabDirectory::given_by_parent().ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::NotFound,
+            "the outer process gave no directory",
+        )
+    })?;
     // The pipe hangs up when the outer process ends, even if that was before this line. A parent death
     // signal would leave no time to remove the directory.
-    thread::Builder::new().name("lifeline".to_owned()).spawn(move || {
-        // Nothing is ever written: whatever this returns, the outer process has gone.
-        let _ = io::stdin().lock().read(&mut [0]);
-        // All processes of this PID namespace but this one, so that none still writes files.
-        let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
-        let _ = fs::remove_dir_all(&directory);
-        std::process::exit(KILLED)
-    })?;
+    thread::Builder::new()
+        .name("lifeline".to_owned())
+        .spawn(move || {
+            // Nothing is ever written: whatever this returns, the outer process has gone.
+            let _ = io::stdin().lock().read(&mut [0]);
+            // All processes of this PID namespace but this one, so that none still writes files.
+            let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
+            let _ = fs::remove_dir_all(&directory);
+            std::process::exit(KILLED)
+        })?;
     Ok(())
 }
 
 /// The namespaces that the next child process will live in.
 fn isolate() -> Result<(), SandboxError> {
     let own = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNET;
-    let forbidden = |what| move |errno: Errno| SandboxError::Forbidden { what, source: errno.into() };
+    let forbidden = |what| {
+        move |errno: Errno| SandboxError::Forbidden {
+            what,
+            source: errno.into(),
+        }
+    };
     if geteuid().is_root() {
         match unshare(own) {
             // Root of a container may lack the capability; it has the chance of an ordinary user.
@@ -140,14 +162,17 @@ fn isolate() -> Result<(), SandboxError> {
     }
     let (user, group) = (geteuid(), getegid());
     unshare(own | CloneFlags::CLONE_NEWUSER).map_err(forbidden("a user namespace"))?;
-    // Groups can be mapped only after setgroups(2) is given up (user_namespaces(7)).
+    // Groups can be mapped only after setgroups(2) is given up (`user_namespaces(7)`).
     let maps = [
         ("/proc/self/setgroups", "deny".to_owned()),
         ("/proc/self/gid_map", format!("0 {group} 1")),
         ("/proc/self/uid_map", format!("0 {user} 1")),
     ];
     for (path, text) in maps {
-        fs::write(path, text).map_err(|source| SandboxError::Forbidden { what: "a user namespace with a root user", source })?;
+        fs::write(path, text).map_err(|source| SandboxError::Forbidden {
+            what: "a user namespace with a root user",
+            source,
+        })?;
     }
     Ok(())
 }
@@ -158,7 +183,8 @@ fn supervise(directory: &LabDirectory) -> Result<u8, SandboxError> {
     let mut mask: SigSet = FORWARDED.into_iter().collect();
     mask.add(Signal::SIGCHLD);
     // Blocked before the start, so that no signal comes between.
-    mask.thread_block().map_err(|errno| failed("watch")(errno.into()))?;
+    mask.thread_block()
+        .map_err(|errno| failed("watch")(errno.into()))?;
     let signals = SignalFd::new(&mask).map_err(|errno| failed("watch")(errno.into()))?;
 
     let mut arguments = env::args_os();
@@ -172,10 +198,14 @@ fn supervise(directory: &LabDirectory) -> Result<u8, SandboxError> {
         .stdin(Stdio::piped())
         .spawn()
         .map_err(failed("start"))?;
-    let pid = i32::try_from(child.id()).map(Pid::from_raw).map_err(|error| failed("start")(io::Error::other(error)))?;
+    let pid = i32::try_from(child.id())
+        .map(Pid::from_raw)
+        .map_err(|error| failed("start")(io::Error::other(error)))?;
     loop {
         let signal = match signals.read_signal() {
-            Ok(Some(information)) => i32::try_from(information.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok()),
+            Ok(Some(information)) => i32::try_from(information.ssi_signo)
+                .ok()
+                .and_then(|number| Signal::try_from(number).ok()),
             Ok(None) | Err(Errno::EINTR) => None,
             Err(errno) => return Err(failed("watch")(errno.into())),
         };
@@ -189,9 +219,11 @@ fn supervise(directory: &LabDirectory) -> Result<u8, SandboxError> {
     }
 }
 
-
 /// A process killed by signal N ends as a shell shows it: 128 + N.
 fn exit_code(status: ExitStatus) -> u8 {
-    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+    let code = status
+        .code()
+        .or_else(|| status.signal().map(|signal| 128 + signal))
+        .unwrap_or(1);
     u8::try_from(code).unwrap_or(1)
 }

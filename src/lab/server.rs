@@ -42,12 +42,18 @@ pub struct Listen {
 impl Listen {
     /// A TCP port.
     pub const fn tcp(port: u16) -> Self {
-        Self { protocol: Protocol::Tcp, port }
+        Self {
+            protocol: Protocol::Tcp,
+            port,
+        }
     }
 
     /// A UDP port.
     pub const fn udp(port: u16) -> Self {
-        Self { protocol: Protocol::Udp, port }
+        Self {
+            protocol: Protocol::Udp,
+            port,
+        }
     }
 }
 
@@ -70,23 +76,34 @@ struct Request {
 impl Server {
     /// Starts a server in the namespace; it listens on every port when this returns.
     pub fn start(namespace: &Namespace, name: &str, listen: &[Listen]) -> Result<Self, LabError> {
-        let failed = |source| LabError::Server { name: name.to_owned(), what: "start its thread".to_owned(), source };
-        let (sender, receiver) = requests::unbounded_channel();
-        let served = Arc::new(AtomicU64::new(0));
-        let responder = Responder {
+        let failed = |source| LabError::Server {
+            name: name.to_owned(),
+            what: "start its thread".to_owned(),
+            source,
+        };
+        let (requests, received) = requests::unbounded_channel();
+        let count = Arc::new(AtomicU64::new(0));
+        let voice = Voice {
             name: Arc::from(name),
-            served: Arc::clone(&served),
+            served: Arc::clone(&count),
             connections: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
         };
         let thread = namespace
             .spawn_thread(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                runtime.block_on(serve(receiver, responder));
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()?;
+                runtime.block_on(serve(received, voice));
                 // Dropping the runtime drops its tasks, and with them every connection.
                 Ok(())
             })
             .map_err(failed)?;
-        let server = Self { name: name.to_owned(), requests: Some(sender), thread: Some(thread), served };
+        let server = Self {
+            name: name.to_owned(),
+            requests: Some(requests),
+            thread: Some(thread),
+            served: count,
+        };
         listen.iter().try_for_each(|listen| server.open(*listen))?;
         Ok(server)
     }
@@ -109,11 +126,28 @@ impl Server {
     fn ask(&self, listen: Listen, open: bool) -> Result<(), LabError> {
         let (reply, answer) = mpsc::channel();
         let gone = || io::Error::new(io::ErrorKind::BrokenPipe, "the server's thread has ended");
-        let sent = self.requests.as_ref().is_some_and(|requests| requests.send(Request { listen, open, reply }).is_ok());
-        let result = if sent { answer.recv().unwrap_or_else(|_| Err(gone())) } else { Err(gone()) };
+        let sent = self.requests.as_ref().is_some_and(|requests| {
+            requests
+                .send(Request {
+                    listen,
+                    open,
+                    reply,
+                })
+                .is_ok()
+        });
+        let result = if sent {
+            answer.recv().unwrap_or_else(|_| Err(gone()))
+        } else {
+            Err(gone())
+        };
         result.map_err(|source| LabError::Server {
             name: self.name.clone(),
-            what: format!("{} {} {}", if open { "listen on" } else { "close" }, listen.protocol, listen.port),
+            what: format!(
+                "{} {} {}",
+                if open { "listen on" } else { "close" },
+                listen.protocol,
+                listen.port
+            ),
             source,
         })
     }
@@ -123,7 +157,9 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.requests = None;
         if let Some(thread) = self.thread.take()
-            && let Err(error) = thread.join().unwrap_or_else(|_| Err(io::Error::other("the server panicked")))
+            && let Err(error) = thread
+                .join()
+                .unwrap_or_else(|_| Err(io::Error::other("the server panicked")))
         {
             tracing::warn!(server = %self.name, %error, "lab server failed");
         }
@@ -131,19 +167,27 @@ impl Drop for Server {
 }
 
 #[derive(Debug, Clone)]
-struct Responder {
+struct Voice {
     name: Arc<str>,
     served: Arc<AtomicU64>,
     connections: Arc<Semaphore>,
 }
 
-async fn serve(mut requests: requests::UnboundedReceiver<Request>, responder: Responder) {
+async fn serve(mut requests: requests::UnboundedReceiver<Request>, voice: Voice) {
     let mut listeners: HashMap<Listen, Vec<Task<()>>> = HashMap::new();
-    while let Some(Request { listen, open, reply }) = requests.recv().await {
+    while let Some(Request {
+        listen,
+        open,
+        reply,
+    }) = requests.recv().await
+    {
         let result = if open && listeners.contains_key(&listen) {
-            Err(io::Error::new(io::ErrorKind::AddrInUse, "already listening"))
+            Err(io::Error::new(
+                io::ErrorKind::AddrInUse,
+                "already listening",
+            ))
         } else if open {
-            start_listeners(listen, &responder).map(|tasks| {
+            start_listeners(listen, &voice).map(|tasks| {
                 listeners.insert(listen, tasks);
             })
         } else {
@@ -164,24 +208,32 @@ async fn stop_listeners(tasks: Option<Vec<Task<()>>>) -> io::Result<()> {
     Ok(())
 }
 
-fn start_listeners(listen: Listen, responder: &Responder) -> io::Result<Vec<Task<()>>> {
+fn start_listeners(listen: Listen, voice: &Voice) -> io::Result<Vec<Task<()>>> {
     let mut tasks = Vec::new();
-    for address in [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)] {
-        let responder = responder.clone();
+    for address in [
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    ] {
+        let voice = voice.clone();
         let socket = match open_socket(listen.protocol, SocketAddr::new(address, listen.port)) {
             Ok(socket) => socket,
             // A kernel without IPv6 still serves IPv4.
-            Err(error) if address.is_ipv6() && error.raw_os_error() == Some(nix::errno::Errno::EAFNOSUPPORT as i32) => continue,
+            Err(error)
+                if address.is_ipv6()
+                    && error.raw_os_error() == Some(nix::errno::Errno::EAFNOSUPPORT as i32) =>
+            {
+                continue;
+            }
             Err(error) => return Err(error),
         };
         match listen.protocol {
             Protocol::Tcp => {
                 let listener = TcpListener::from_std(socket.into())?;
-                tasks.push(tokio::spawn(accept(listener, responder)));
+                tasks.push(tokio::spawn(accept(listener, voice)));
             }
             Protocol::Udp => {
                 let socket = UdpSocket::from_std(socket.into())?;
-                tasks.push(tokio::spawn(answer_datagrams(socket, responder)));
+                tasks.push(tokio::spawn(answer_datagrams(socket, voice)));
             }
         }
     }
@@ -209,50 +261,64 @@ fn open_socket(protocol: Protocol, address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-async fn accept(listener: TcpListener, responder: Responder) {
+async fn accept(listener: TcpListener, voice: Voice) {
     loop {
-        let Ok(permit) = Arc::clone(&responder.connections).acquire_owned().await else { return };
+        let Ok(permit) = Arc::clone(&voice.connections).acquire_owned().await else {
+            return;
+        };
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let responder = responder.clone();
+                let voice = voice.clone();
                 tokio::spawn(async move {
                     // A connection that breaks is the client's to notice.
-                    let _ = answer_lines(stream, peer, &responder).await;
+                    let _ = answer_lines(stream, peer, &voice).await;
                     drop(permit);
                 });
             }
             Err(error) => {
-                tracing::debug!(server = %responder.name, %error, "lab server cannot accept");
+                tracing::debug!(server = %voice.name, %error, "lab server cannot accept");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 }
 
-async fn answer_lines(mut stream: TcpStream, peer: SocketAddr, responder: &Responder) -> io::Result<()> {
+async fn answer_lines(mut stream: TcpStream, peer: SocketAddr, voice: &Voice) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let (reader, mut writer) = stream.split();
     let mut reader = BufReader::new(reader);
     let mut line = Vec::new();
     loop {
         line.clear();
-        (&mut reader).take(LONGEST_LINE).read_until(b'\n', &mut line).await?;
-        let Some(text) = line.strip_suffix(b"\n") else { return Ok(()) };
-        writer.write_all(&responder.answer(peer, text)).await?;
+        (&mut reader)
+            .take(LONGEST_LINE)
+            .read_until(b'\n', &mut line)
+            .await?;
+        let Some(text) = line.strip_suffix(b"\n") else {
+            return Ok(());
+        };
+        writer.write_all(&voice.answer(peer, text)).await?;
     }
 }
 
-async fn answer_datagrams(socket: UdpSocket, responder: Responder) {
+async fn answer_datagrams(socket: UdpSocket, voice: Voice) {
     let mut buffer = [0; 2048];
     loop {
         // An error here is an ICMP message about an earlier answer, or passing memory shortage.
-        let Ok((length, peer)) = socket.recv_from(&mut buffer).await else { continue };
+        let Ok((length, peer)) = socket.recv_from(&mut buffer).await else {
+            continue;
+        };
         let text = buffer.get(..length).unwrap_or_default();
-        let _ = socket.send_to(&responder.answer(peer, text.strip_suffix(b"\n").unwrap_or(text)), peer).await;
+        let _ = socket
+            .send_to(
+                &voice.answer(peer, text.strip_suffix(b"\n").unwrap_or(text)),
+                peer,
+            )
+            .await;
     }
 }
 
-impl Responder {
+impl Voice {
     fn answer(&self, peer: SocketAddr, text: &[u8]) -> Vec<u8> {
         self.served.fetch_add(1, Ordering::Relaxed);
         let mut answer = format!("{} {peer} ", self.name).into_bytes();

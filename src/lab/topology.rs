@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::address_plan::{
-    DualStack, MAXIMUM_CLIENTS, MAXIMUM_NODES, MAXIMUM_WORKLOADS_OF_NODE, REMOTE_CLIENT, ROUTER, ROUTER_FAR, client_address,
-    cluster_ip_ranges, default_routes, node_address, node_name, pod_address, pod_gateway, pod_ranges,
+    DualStack, MAXIMUM_CLIENTS, MAXIMUM_NODES, MAXIMUM_WORKLOADS_OF_NODE, REMOTE_CLIENT, ROUTER,
+    ROUTER_FAR, client_address, cluster_ip_ranges, default_routes, node_address, node_name,
+    pod_address, pod_gateway, pod_ranges,
 };
 use super::directory::LabDirectory;
 use super::server::Server;
@@ -73,25 +74,51 @@ impl Lab {
         outside.set_up(&node_link)?;
         namespace.set_up(UPLINK)?;
         for destination in address.hosts() {
-            outside.add_route(&Route { destination, gateway: None, link: &node_link })?;
+            outside.add_route(&Route {
+                destination,
+                gateway: None,
+                link: &node_link,
+            })?;
         }
-        for ((destination, default), via) in gateway.hosts().into_iter().zip(default_routes()).zip(gateway.both()) {
-            namespace.add_route(&Route { destination, gateway: None, link: UPLINK })?;
-            namespace.add_route(&Route { destination: default, gateway: Some(via), link: UPLINK })?;
+        for ((destination, default), via) in gateway
+            .hosts()
+            .into_iter()
+            .zip(default_routes())
+            .zip(gateway.both())
+        {
+            namespace.add_route(&Route {
+                destination,
+                gateway: None,
+                link: UPLINK,
+            })?;
+            namespace.add_route(&Route {
+                destination: default,
+                gateway: Some(via),
+                link: UPLINK,
+            })?;
         }
         let server = Server::start(&namespace, &name, &self.options.listen)?;
         if let Some(node) = self.nodes.get_mut(node) {
             node.pods += 1;
         }
         self.workloads_made = number;
-        self.workloads.push(Workload { name: name.clone(), node, namespace, address, server, node_link });
+        self.workloads.push(Workload {
+            name: name.clone(),
+            node,
+            namespace,
+            address,
+            server,
+            node_link,
+        });
         self.workload(&name)
     }
 
     /// Takes a workload away: its server, its cable and its namespace.
     pub fn remove_workload(&mut self, name: &str) -> Result<(), LabError> {
         let workload = self.workload(name)?;
-        self.node(workload.node)?.namespace.remove_link(&workload.node_link)?;
+        self.node(workload.node)?
+            .namespace
+            .remove_link(&workload.node_link)?;
         self.workloads.retain(|workload| workload.name != name);
         Ok(())
     }
@@ -99,7 +126,9 @@ impl Lab {
     /// Gives the clients routes to the `ClusterIP` ranges by way of a node.
     pub fn route_cluster_ips(&self, node: usize) -> Result<(), LabError> {
         let via = self.node(node)?.address.both();
-        self.clients.iter().try_for_each(|client| add_routes(&client.namespace, cluster_ip_ranges(), via))
+        self.clients
+            .iter()
+            .try_for_each(|client| add_routes(&client.namespace, cluster_ip_ranges(), via))
     }
 
     /// Connects a new namespace to the bridge by a cable whose end there is `eth0` and whose end on
@@ -122,7 +151,13 @@ impl Lab {
         if self.options.router {
             add_routes(&namespace, default_routes(), ROUTER.both())?;
         }
-        Ok(Node { name, namespace, address, pod_ranges: pod_ranges(index), pods: 0 })
+        Ok(Node {
+            name,
+            namespace,
+            address,
+            pod_ranges: pod_ranges(index),
+            pods: 0,
+        })
     }
 
     fn build_client(&self, index: usize) -> Result<Host, LabError> {
@@ -137,7 +172,11 @@ impl Lab {
                 add_routes(&namespace, node.pod_ranges, node.address.both())?;
             }
         }
-        Ok(Host { name, namespace, address })
+        Ok(Host {
+            name,
+            namespace,
+            address,
+        })
     }
 
     fn build_router(&self) -> Result<Router, LabError> {
@@ -150,8 +189,15 @@ impl Lab {
         namespace.set_up("eth1")?;
         remote.set_up(UPLINK)?;
         add_routes(&remote, default_routes(), ROUTER_FAR.both())?;
-        let remote_client = Host { name: "remote-client".to_owned(), namespace: remote, address: REMOTE_CLIENT };
-        Ok(Router { namespace, remote_client })
+        let remote_client = Host {
+            name: "remote-client".to_owned(),
+            namespace: remote,
+            address: REMOTE_CLIENT,
+        };
+        Ok(Router {
+            namespace,
+            remote_client,
+        })
     }
 
     fn route_pods_between_nodes(&self) -> Result<(), LabError> {
@@ -168,7 +214,9 @@ fn check_size(what: &str, number: usize, maximum: usize) -> Result<(), LabError>
     if (1..=maximum).contains(&number) {
         Ok(())
     } else {
-        Err(LabError::Shape(format!("a lab has 1 to {maximum} {what}, not {number}")))
+        Err(LabError::Shape(format!(
+            "a lab has 1 to {maximum} {what}, not {number}"
+        )))
     }
 }
 
@@ -178,12 +226,24 @@ fn set_forwarding(namespace: &Namespace) -> Result<(), LabError> {
 }
 
 fn add_addresses(namespace: &Namespace, link: &str, addresses: [IpNet; 2]) -> Result<(), LabError> {
-    addresses.into_iter().try_for_each(|address| namespace.add_address(link, address))
+    addresses
+        .into_iter()
+        .try_for_each(|address| namespace.add_address(link, address))
 }
 
-fn add_routes(namespace: &Namespace, destinations: [IpNet; 2], gateways: [IpAddr; 2]) -> Result<(), LabError> {
+fn add_routes(
+    namespace: &Namespace,
+    destinations: [IpNet; 2],
+    gateways: [IpAddr; 2],
+) -> Result<(), LabError> {
     destinations
         .into_iter()
         .zip(gateways)
-        .try_for_each(|(destination, gateway)| namespace.add_route(&Route { destination, gateway: Some(gateway), link: UPLINK }))
+        .try_for_each(|(destination, gateway)| {
+            namespace.add_route(&Route {
+                destination,
+                gateway: Some(gateway),
+                link: UPLINK,
+            })
+        })
 }

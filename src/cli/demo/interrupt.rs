@@ -21,24 +21,28 @@ impl Interrupt {
     pub(super) fn watch() -> io::Result<Self> {
         let interrupt = Self(Arc::new(AtomicBool::new(false)));
         let flag = Arc::clone(&interrupt.0);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         let entered = runtime.enter();
         let mut ctrl_c = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut hang_up = signal(SignalKind::hangup())?;
         let mut quit = signal(SignalKind::quit())?;
         drop(entered);
-        thread::Builder::new().name("signals".to_owned()).spawn(move || {
-            runtime.block_on(async {
-                tokio::select! {
-                    _ = ctrl_c.recv() => {}
-                    _ = terminate.recv() => {}
-                    _ = hang_up.recv() => {}
-                    _ = quit.recv() => {}
-                }
-            });
-            flag.store(true, Ordering::Relaxed);
-        })?;
+        thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(move || {
+                runtime.block_on(async {
+                    tokio::select! {
+                        _ = ctrl_c.recv() => {}
+                        _ = terminate.recv() => {}
+                        _ = hang_up.recv() => {}
+                        _ = quit.recv() => {}
+                    }
+                });
+                flag.store(true, Ordering::Relaxed);
+            })?;
         Ok(interrupt)
     }
 

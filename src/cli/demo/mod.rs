@@ -6,7 +6,9 @@
 
 mod interrupt;
 mod report;
+mod scene;
 mod story;
+mod takeover;
 mod view;
 
 use std::io::{self, Write};
@@ -15,8 +17,8 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
+use crate::lab::LabError;
 use crate::lab::sandbox::{self, Entered, SandboxError};
-use crate::lab::{LabError, address_plan};
 
 use interrupt::Interrupt;
 use report::DemoReport;
@@ -65,7 +67,8 @@ pub enum Output {
     Json,
 }
 
-const MOST_NODES: i64 = address_plan::MAXIMUM_NODES as i64;
+/// The lab has no more names and addresses.
+const MOST_NODES: i64 = 26;
 /// More would take longer to start than the demo may last.
 const MOST_WORKLOADS: i64 = 100;
 
@@ -90,7 +93,11 @@ pub fn run(arguments: &DemoArguments) -> ExitCode {
         Ok(Entered::Finished(code)) => ExitCode::from(code),
         Ok(Entered::Inside) => run_inside(arguments),
         Err(error) => {
-            let code = if matches!(error, SandboxError::Forbidden { .. }) { FORBIDDEN } else { PROBLEM };
+            let code = if matches!(error, SandboxError::Forbidden { .. }) {
+                FORBIDDEN
+            } else {
+                PROBLEM
+            };
             complain(&anyhow::Error::new(error));
             ExitCode::from(code)
         }
@@ -148,10 +155,19 @@ fn print_json(stdout: &mut impl Write, report: &DemoReport) -> anyhow::Result<()
     Ok(())
 }
 
-/// A kernel that refuses network namespaces is a missing privilege; everything else is a problem.
+/// A kernel that refuses network namespaces, or lacks what a daemon needs, is code 4 by contract;
+/// everything else is a problem.
 fn exit_code(error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<LabError>() {
-        Some(LabError::Namespace { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => FORBIDDEN,
+        Some(LabError::Namespace { source, .. })
+            if source.kind() == io::ErrorKind::PermissionDenied =>
+        {
+            FORBIDDEN
+        }
+        Some(LabError::Daemon {
+            exit_code: Some(code),
+            ..
+        }) if *code == i32::from(FORBIDDEN) => FORBIDDEN,
         _ => PROBLEM,
     }
 }

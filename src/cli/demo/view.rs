@@ -12,20 +12,43 @@ use crate::lab::daemon::Daemon;
 
 /// The VIP that the daemon shows for the Service, from `edgelb services -o json`: the first IPv4
 /// address under a key `vip` or `vips` of the object whose `name` is NAME or NAMESPACE/NAME.
-pub(super) fn vip(daemon: &Daemon, namespace: &str, name: &str) -> anyhow::Result<Option<Ipv4Addr>> {
-    let Some(answer) = ask(daemon, "services")? else { return Ok(None) };
+pub(super) fn vip(
+    daemon: &Daemon,
+    namespace: &str,
+    name: &str,
+) -> anyhow::Result<Option<Ipv4Addr>> {
+    let Some(answer) = ask(daemon, "services")? else {
+        return Ok(None);
+    };
     Ok(find(&answer, &|value| {
         let named = value.get("name").and_then(Value::as_str)?;
         let this = named == format!("{namespace}/{name}")
-            || (named == name && value.get("namespace").and_then(Value::as_str).is_none_or(|found| found == namespace));
-        if this { ["vip", "vips"].iter().find_map(|key| first_ipv4(value.get(key)?)) } else { None }
+            || (named == name
+                && value
+                    .get("namespace")
+                    .and_then(Value::as_str)
+                    .is_none_or(|found| found == namespace));
+        if this {
+            ["vip", "vips"]
+                .iter()
+                .find_map(|key| first_ipv4(value.get(key)?))
+        } else {
+            None
+        }
     }))
 }
 
 /// The datapath in use, from `edgelb status -o json`: the first text under a key `datapath`.
 pub(super) fn datapath(daemon: &Daemon) -> anyhow::Result<Option<String>> {
-    let Some(answer) = ask(daemon, "status")? else { return Ok(None) };
-    Ok(find(&answer, &|value| value.get("datapath").and_then(Value::as_str).map(str::to_owned)))
+    let Some(answer) = ask(daemon, "status")? else {
+        return Ok(None);
+    };
+    Ok(find(&answer, &|value| {
+        value
+            .get("datapath")
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+    }))
 }
 
 /// The answer to one command, or nothing while no daemon answers (exit code 3).
@@ -34,11 +57,21 @@ fn ask(daemon: &Daemon, command: &str) -> anyhow::Result<Option<Value>> {
     match output.status.code() {
         Some(0) => {}
         Some(3) => return Ok(None),
-        _ => bail!("edgelb {command} on {}: {}: {}", daemon.node(), output.status, String::from_utf8_lossy(&output.stderr).trim()),
+        _ => bail!(
+            "edgelb {command} on {}: {}: {}",
+            daemon.node(),
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        ),
     }
     serde_json::from_slice(&output.stdout)
         .map(Some)
-        .with_context(|| format!("edgelb {command} -o json on {} printed no JSON", daemon.node()))
+        .with_context(|| {
+            format!(
+                "edgelb {command} -o json on {} printed no JSON",
+                daemon.node()
+            )
+        })
 }
 
 /// The first hit in the value or, depth first, in what it holds.
@@ -51,7 +84,9 @@ fn find<T>(value: &Value, look: &impl Fn(&Value) -> Option<T>) -> Option<T> {
 }
 
 fn first_ipv4(value: &Value) -> Option<Ipv4Addr> {
-    find(value, &|value| value.as_str().and_then(|text| text.parse().ok()))
+    find(value, &|value| {
+        value.as_str().and_then(|text| text.parse().ok())
+    })
 }
 
 #[cfg(test)]
@@ -62,7 +97,11 @@ mod tests {
     #[test]
     fn an_address_is_found_however_deep() {
         let address = Some(Ipv4Addr::new(192, 0, 2, 200));
-        for value in [json!("192.0.2.200"), json!(["fd00:2::200", "192.0.2.200"]), json!([{"address": "192.0.2.200", "owner": "edge-a"}])] {
+        for value in [
+            json!("192.0.2.200"),
+            json!(["fd00:2::200", "192.0.2.200"]),
+            json!([{"address": "192.0.2.200", "owner": "edge-a"}]),
+        ] {
             assert_eq!(first_ipv4(&value), address);
         }
         assert_eq!(first_ipv4(&json!([null, 7, "pending", {}])), None);
