@@ -1,4 +1,5 @@
-//! Tests on this machine's kernel: they need root, or at least the right to create network namespaces.
+//! Tests against this machine's own kernel, each in network namespaces of its own. They need root
+//! and fail without it.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -6,5 +7,8 @@
     clippy::indexing_slicing
 )]
 
+mod announcer;
 mod demo;
+mod ipvs;
 mod lab_itself;
+mod netlink;

@@ -1,0 +1,65 @@
+//! One consistent picture of the daemon, published after each pass. Everything that admin tells is
+//! derived from it, when somebody asks.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+use crate::config::Config;
+use crate::plan::{Inputs, Plan};
+use crate::source::SourceStatus;
+
+/// Something that a pass could not apply; it is tried again with back-off.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Failure {
+    /// What kind of object: `table`, `route`, `virtual_server`, `sysctl`, `state_directory`,
+    /// `announcement`. The metric label.
+    pub kind: &'static str,
+    /// Which one, in the words of `nft`, `ip` or `ipvsadm`.
+    pub object: String,
+    /// Why, with the remedy where one is known.
+    pub message: String,
+}
+
+/// What a pass did.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct PassSummary {
+    /// Counts the passes since the start.
+    pub number: u64,
+    /// When it ended.
+    pub finished: Option<SystemTime>,
+    /// How long it took.
+    pub duration: Duration,
+    /// From the first event that it took in to the kernel holding it; absent on a resync.
+    pub latency: Option<Duration>,
+    /// Edits to the kernel, by object (`element`, `route`, `virtual_server`, `real_server`, `sysctl`)
+    /// and operation (`add`, `change`, `remove`).
+    pub changes: BTreeMap<(&'static str, &'static str), usize>,
+    /// What could not be applied.
+    pub failures: Vec<Failure>,
+}
+
+/// The daemon at one moment. Cloning shares everything large.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// The configuration in force.
+    pub config: Arc<Config>,
+    /// Why the newest configuration file is not in force, if it is not.
+    pub config_problem: Option<String>,
+    /// `ipvs` or `nftables`.
+    pub datapath: &'static str,
+    /// When the daemon started.
+    pub started: SystemTime,
+    /// What the last pass worked from.
+    pub inputs: Arc<Inputs>,
+    /// What it decided.
+    pub plan: Arc<Plan>,
+    /// The state of the source.
+    pub source: SourceStatus,
+    /// What the last pass did.
+    pub pass: PassSummary,
+    /// Whether a complete pass without failures has been made: the daemon is ready.
+    pub ready: bool,
+}

@@ -1,0 +1,251 @@
+//! Builds the classic BPF program that lets only the ARP frames that concern our VIPs out of the
+//! kernel, so that a busy LAN costs this process nothing. Pure. It only saves work: each frame that
+//! passes is judged again by [`super::arp::answer`].
+
+use std::net::Ipv4Addr;
+
+/// The kernel's longest program (`BPF_MAXINSNS`, `linux/bpf_common.h`).
+pub const MAXIMUM_INSTRUCTIONS: usize = 4096;
+
+/// Octets of a passing frame that are kept: an ARP frame is 42 long, what follows is padding.
+pub const ACCEPTED_LENGTH: u32 = 128;
+
+/// One instruction, in the layout of `struct sock_filter` (`linux/filter.h`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Instruction {
+    /// Operation.
+    pub code: u16,
+    /// Instructions to skip when the condition holds.
+    pub jump_true: u8,
+    /// Instructions to skip when it does not.
+    pub jump_false: u8,
+    /// Constant operand.
+    pub constant: u32,
+}
+
+/// Operations used here, from `linux/bpf_common.h`.
+pub mod code {
+    /// `BPF_LD | BPF_W | BPF_ABS`: the accumulator takes 32 bits of the frame.
+    pub const LOAD_WORD: u16 = 0x20;
+    /// `BPF_JMP | BPF_JA`: skips `constant` instructions.
+    pub const JUMP: u16 = 0x05;
+    /// `BPF_JMP | BPF_JEQ | BPF_K`.
+    pub const JUMP_IF_EQUAL: u16 = 0x15;
+    /// `BPF_JMP | BPF_JGE | BPF_K`, unsigned.
+    pub const JUMP_IF_AT_LEAST: u16 = 0x35;
+    /// `BPF_RET | BPF_K`: accepts that many octets of the frame; zero drops it.
+    pub const RETURN: u16 = 0x06;
+}
+
+/// `SKF_AD_OFF + SKF_AD_PKTTYPE`: loads who the frame is addressed to instead of its octets.
+pub const PACKET_TYPE_OFFSET: u32 = 0xffff_f000 + 4;
+/// `PACKET_OTHERHOST`: not for this host, among them frames of a VLAN that has no interface here,
+/// whose tag is already taken off and which must not be answered on the untagged network.
+pub const PACKET_OTHERHOST: u32 = 3;
+/// `PACKET_OUTGOING`: sent by this host.
+pub const PACKET_OUTGOING: u32 = 4;
+
+const SENDER_ADDRESS_OFFSET: u32 = 28;
+const TARGET_ADDRESS_OFFSET: u32 = 38;
+
+/// Boundaries per block: a block's two exits must be in reach of its first conditional jump (255).
+const BLOCK_BOUNDARIES: usize = 120;
+
+/// Drops everything.
+pub fn reject_all() -> Vec<Instruction> {
+    vec![ret(0)]
+}
+
+/// Passes all ARP frames of other hosts that are addressed to this host or broadcast. For the case
+/// that the VIPs do not fit into a program.
+pub fn accept_all() -> Vec<Instruction> {
+    let mut program = packet_type_check();
+    program.push(ret(ACCEPTED_LENGTH));
+    program
+}
+
+/// Passes the ARP frames of other hosts whose target or sender protocol address is one of `vips`;
+/// none, where there are too many scattered VIPs for one program.
+///
+/// Runs of neighbouring addresses count as one: some 950 runs fit.
+pub fn accept_vips(vips: impl IntoIterator<Item = Ipv4Addr>) -> Option<Vec<Instruction>> {
+    let boundaries = boundaries(vips);
+    if boundaries.is_empty() {
+        return Some(reject_all());
+    }
+    let mut program = packet_type_check();
+    for offset in [TARGET_ADDRESS_OFFSET, SENDER_ADDRESS_OFFSET] {
+        program.push(Instruction {
+            code: code::LOAD_WORD,
+            jump_true: 0,
+            jump_false: 0,
+            constant: offset,
+        });
+        program.extend(search(&boundaries)?);
+    }
+    program.push(ret(0));
+    (program.len() <= MAXIMUM_INSTRUCTIONS).then_some(program)
+}
+
+/// Where membership changes, ascending: an address is a VIP when an odd number of boundaries is at
+/// most as large as it is.
+fn boundaries(vips: impl IntoIterator<Item = Ipv4Addr>) -> Vec<u32> {
+    let mut numbers: Vec<u32> = vips.into_iter().map(u32::from).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    let mut boundaries: Vec<u32> = Vec::new();
+    for number in numbers {
+        if boundaries.last() == Some(&number) {
+            boundaries.pop();
+        } else {
+            boundaries.push(number);
+        }
+        // Above 255.255.255.255 there is no address left, so that run needs no end.
+        if let Some(end) = number.checked_add(1) {
+            boundaries.push(end);
+        }
+    }
+    boundaries
+}
+
+/// Returns acceptance when the accumulator is a VIP, else goes on behind the last instruction.
+fn search(boundaries: &[u32]) -> Option<Vec<Instruction>> {
+    let mut search = Search {
+        code: Vec::new(),
+        misses: Vec::new(),
+    };
+    search.tree(boundaries, false)?;
+    search.finish()
+}
+
+/// A binary search under construction.
+struct Search {
+    code: Vec<Instruction>,
+    /// Positions of jumps that must lead behind the last instruction.
+    misses: Vec<usize>,
+}
+
+impl Search {
+    /// A subtree over `boundaries`; `inside` says whether an address below them all is a VIP.
+    fn tree(&mut self, boundaries: &[u32], inside: bool) -> Option<()> {
+        if boundaries.len() <= BLOCK_BOUNDARIES {
+            return self.block(boundaries, inside);
+        }
+        let (below, above) = boundaries.split_at(boundaries.len() / 2);
+        self.code.push(at_least(*above.first()?, 0, 1));
+        let far = self.code.len();
+        self.code.push(jump(0));
+        self.tree(below, inside)?;
+        let distance = self.code.len().checked_sub(far + 1)?;
+        *self.code.get_mut(far)? = jump(u32::try_from(distance).ok()?);
+        self.tree(above.get(1..)?, inside ^ below.len().is_multiple_of(2))
+    }
+
+    /// The conditional jumps of one block, then its two exits.
+    fn block(&mut self, boundaries: &[u32], inside: bool) -> Option<()> {
+        let exit = boundaries.len();
+        emit_block(&mut self.code, boundaries, inside, 0, exit)?;
+        self.code.push(ret(ACCEPTED_LENGTH));
+        self.misses.push(self.code.len());
+        self.code.push(jump(0));
+        Some(())
+    }
+
+    fn finish(mut self) -> Option<Vec<Instruction>> {
+        let end = self.code.len();
+        for miss in self.misses {
+            let distance = u32::try_from(end.checked_sub(miss + 1)?).ok()?;
+            *self.code.get_mut(miss)? = jump(distance);
+        }
+        Some(self.code)
+    }
+}
+
+/// Emits a balanced tree at `position` of a block whose accepting exit stands at `exit` and whose
+/// other exit follows it. A boundary is one instruction, so that positions are known beforehand: the
+/// root, then the boundaries below it, then those above.
+fn emit_block(
+    code: &mut Vec<Instruction>,
+    boundaries: &[u32],
+    inside: bool,
+    position: usize,
+    exit: usize,
+) -> Option<()> {
+    let middle = boundaries.len() / 2;
+    let (below, rest) = boundaries.split_at(middle);
+    let Some((root, above)) = rest.split_first() else {
+        // An empty tree is only reached as a whole block: nothing was emitted, so choose the exit.
+        if !inside {
+            code.push(jump(1));
+        }
+        return Some(());
+    };
+    let inside_above = inside ^ middle.is_multiple_of(2);
+    let next = position + 1;
+    let leaf = |inside: bool| if inside { exit } else { exit + 1 };
+    let to_below = if below.is_empty() { leaf(inside) } else { next };
+    let to_above = if above.is_empty() {
+        leaf(inside_above)
+    } else {
+        next + below.len()
+    };
+    code.push(at_least(
+        *root,
+        u8::try_from(to_above - next).ok()?,
+        u8::try_from(to_below - next).ok()?,
+    ));
+    if !below.is_empty() {
+        emit_block(code, below, inside, next, exit)?;
+    }
+    if !above.is_empty() {
+        emit_block(code, above, inside_above, next + below.len(), exit)?;
+    }
+    Some(())
+}
+
+fn packet_type_check() -> Vec<Instruction> {
+    let is = |constant, jump_true, jump_false| Instruction {
+        code: code::JUMP_IF_EQUAL,
+        jump_true,
+        jump_false,
+        constant,
+    };
+    vec![
+        Instruction {
+            code: code::LOAD_WORD,
+            jump_true: 0,
+            jump_false: 0,
+            constant: PACKET_TYPE_OFFSET,
+        },
+        is(PACKET_OUTGOING, 1, 0),
+        is(PACKET_OTHERHOST, 0, 1),
+        ret(0),
+    ]
+}
+
+const fn ret(constant: u32) -> Instruction {
+    Instruction {
+        code: code::RETURN,
+        jump_true: 0,
+        jump_false: 0,
+        constant,
+    }
+}
+
+const fn jump(constant: u32) -> Instruction {
+    Instruction {
+        code: code::JUMP,
+        jump_true: 0,
+        jump_false: 0,
+        constant,
+    }
+}
+
+const fn at_least(constant: u32, jump_true: u8, jump_false: u8) -> Instruction {
+    Instruction {
+        code: code::JUMP_IF_AT_LEAST,
+        jump_true,
+        jump_false,
+        constant,
+    }
+}

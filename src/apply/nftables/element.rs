@@ -1,0 +1,302 @@
+//! Set and map elements, and what a frontend or a host needs of them. Pure.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::expression::Verdict;
+use super::rules::{
+    MASQUERADE_ALL, MASQUERADE_NODE, MASQUERADE_UNLESS_POD, OUTSIDE_INDEX, Pick, REFUSE,
+};
+use super::sets::Table;
+use crate::model::family::Family;
+use crate::model::frontend::{
+    Frontend, FrontendAddress, FrontendPort, RealServer, SourceClass, Verdict as Decision,
+};
+use crate::model::node_state::NodeState;
+
+/// Bytes of a key or of data, at most the longest key: IPv6 address, protocol, port, index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Bytes {
+    bytes: [u8; Self::LONGEST],
+    length: u8,
+}
+
+impl Bytes {
+    const LONGEST: usize = 32;
+
+    fn empty() -> Self {
+        Self {
+            bytes: [0; Self::LONGEST],
+            length: 0,
+        }
+    }
+
+    /// From what the kernel sent; `None` where it is longer than any key of ours.
+    pub(super) fn from_slice(slice: &[u8]) -> Option<Self> {
+        let mut bytes = Self::empty();
+        bytes.bytes.get_mut(..slice.len())?.copy_from_slice(slice);
+        bytes.length = u8::try_from(slice.len()).ok()?;
+        Some(bytes)
+    }
+
+    pub(super) fn as_slice(&self) -> &[u8] {
+        self.bytes
+            .get(..usize::from(self.length))
+            .unwrap_or_default()
+    }
+
+    /// Appends one part, in whole words.
+    fn push(mut self, part: &[u8]) -> Self {
+        let start = usize::from(self.length);
+        if let Some(slot) = self.bytes.get_mut(start..start + part.len()) {
+            slot.copy_from_slice(part);
+            self.length = u8::try_from((start + part.len()).next_multiple_of(4)).unwrap_or(u8::MAX);
+        }
+        self
+    }
+
+    fn address(self, address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => self.push(&address.octets()),
+            IpAddr::V6(address) => self.push(&address.octets()),
+        }
+    }
+
+    fn port(self, port: u16) -> Self {
+        self.push(&port.to_be_bytes())
+    }
+}
+
+/// A set of ours, in one family, and a key in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ElementKey {
+    pub table: Table,
+    pub family: Family,
+    pub key: Bytes,
+}
+
+/// What stands behind a key.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Value {
+    Nothing,
+    Verdict(Verdict),
+    Endpoint(Bytes),
+    /// The end of a range: the first address that is not in it.
+    RangeEnd,
+}
+
+/// Elements by key.
+pub(super) type Elements = BTreeMap<ElementKey, Value>;
+
+/// Everything that one frontend needs. `translation` says whether nftables does the forwarding.
+pub(super) fn of_frontend(
+    port: FrontendPort,
+    frontend: &Frontend,
+    translation: bool,
+    elements: &mut Elements,
+) {
+    let family = port.address.family();
+    let protocol = [port.protocol.number()];
+    let (base, node_port) = match port.address {
+        FrontendAddress::Address(address) => {
+            (Bytes::empty().address(address).push(&protocol), false)
+        }
+        FrontendAddress::NodePort(_) => (Bytes::empty().push(&protocol), true),
+    };
+    let base = base.port(port.port);
+    let table = |vip: Table, node: Table| if node_port { node } else { vip };
+    let mut put = |table: Table, key: Bytes, value: Value| {
+        elements.insert(ElementKey { table, family, key }, value);
+    };
+
+    let inside = frontend.real_servers(SourceClass::Pod);
+    let outside = frontend.real_servers(SourceClass::Outside);
+    if translation {
+        let mut list = |real_servers: &[RealServer], outside: bool, table_of_choice: Table| {
+            let count = real_servers.len().min(OUTSIDE_INDEX as usize - 1);
+            let first = if outside { OUTSIDE_INDEX } else { 0 };
+            for (index, real_server) in (first..).zip(real_servers.iter().take(count)) {
+                let data = Bytes::empty()
+                    .address(real_server.address)
+                    .port(real_server.port);
+                let key = base.push(&index.to_ne_bytes());
+                put(
+                    table(Table::Endpoints, Table::NodePortEndpoints),
+                    key,
+                    Value::Endpoint(data),
+                );
+            }
+            if let Some(count) = u32::try_from(count).ok().filter(|count| *count > 0) {
+                let pick = Pick {
+                    family,
+                    node_port,
+                    outside,
+                    count,
+                };
+                put(
+                    table_of_choice,
+                    base,
+                    Value::Verdict(Verdict::Goto(pick.name())),
+                );
+            }
+        };
+        list(inside, false, table(Table::Frontends, Table::NodePorts));
+        // Where outside clients get nothing at all, the guard ends it before any translation.
+        if outside != inside && !outside.is_empty() {
+            list(
+                outside,
+                true,
+                table(Table::Outside, Table::NodePortsOutside),
+            );
+        }
+    }
+    let closing = |class: SourceClass| match frontend.treatment(class).verdict {
+        Decision::Forward(_) => None,
+        Decision::Refuse => Some(Verdict::Goto(REFUSE.to_owned())),
+        Decision::Drop => Some(Verdict::Drop),
+    };
+    let (inside_closed, outside_closed) =
+        (closing(SourceClass::Pod), closing(SourceClass::Outside));
+    if let Some(verdict) = &inside_closed {
+        put(
+            table(Table::Closed, Table::NodePortsClosed),
+            base,
+            Value::Verdict(verdict.clone()),
+        );
+    }
+    if let Some(verdict) = outside_closed.filter(|verdict| inside_closed.as_ref() != Some(verdict))
+    {
+        put(
+            table(Table::OutsideClosed, Table::NodePortsOutsideClosed),
+            base,
+            Value::Verdict(verdict),
+        );
+    }
+    if let Some(chain) = masquerade_chain(frontend) {
+        let verdict = Value::Verdict(Verdict::Goto(chain.to_owned()));
+        put(
+            table(Table::Masquerade, Table::NodePortMasquerade),
+            base,
+            verdict,
+        );
+    }
+}
+
+/// The narrowest chain that replaces the source of every class that needs it.
+fn masquerade_chain(frontend: &Frontend) -> Option<&'static str> {
+    let masquerade = |class| frontend.treatment(class).masquerade;
+    match (
+        masquerade(SourceClass::Outside),
+        masquerade(SourceClass::Pod),
+        masquerade(SourceClass::Node),
+    ) {
+        (false, false, false) => None,
+        (false, false, true) => Some(MASQUERADE_NODE),
+        (true, false, _) => Some(MASQUERADE_UNLESS_POD),
+        (_, true, _) => Some(MASQUERADE_ALL),
+    }
+}
+
+/// Single-address sets of a node.
+pub(super) fn of_address(table: Table, address: IpAddr) -> ElementKey {
+    ElementKey {
+        table,
+        family: Family::of(address),
+        key: Bytes::empty().address(address),
+    }
+}
+
+/// A hairpin endpoint: as source and as destination.
+pub(super) fn of_hairpin(address: IpAddr) -> ElementKey {
+    let key = Bytes::empty().address(address).address(address);
+    ElementKey {
+        table: Table::Hairpin,
+        family: Family::of(address),
+        key,
+    }
+}
+
+/// Ranges, merged so that none overlaps another: the kernel refuses overlaps (SR-8).
+pub(super) fn of_ranges<'a>(
+    table: Table,
+    ranges: impl Iterator<Item = &'a IpNet>,
+    elements: &mut Elements,
+) {
+    let mut ends: BTreeMap<(Family, Bytes), ()> = BTreeMap::new();
+    for range in IpNet::aggregate(&ranges.map(IpNet::trunc).collect()) {
+        let family = Family::of(range.addr());
+        let start = Bytes::empty().address(range.network());
+        elements.insert(
+            ElementKey {
+                table,
+                family,
+                key: start,
+            },
+            Value::Nothing,
+        );
+        if let Some(end) = after(range.broadcast()) {
+            ends.insert((family, Bytes::empty().address(end)), ());
+        }
+    }
+    for (family, key) in ends.into_keys() {
+        // A range that begins where another ends needs no mark between them.
+        elements
+            .entry(ElementKey { table, family, key })
+            .or_insert(Value::RangeEnd);
+    }
+}
+
+fn after(address: IpAddr) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(address) => address
+            .to_bits()
+            .checked_add(1)
+            .map(|bits| std::net::Ipv4Addr::from_bits(bits).into()),
+        IpAddr::V6(address) => address
+            .to_bits()
+            .checked_add(1)
+            .map(|bits| std::net::Ipv6Addr::from_bits(bits).into()),
+    }
+}
+
+/// Everything of a node's state that is not a frontend's.
+pub(super) fn of_node(state: &NodeState, elements: &mut Elements) {
+    elements.extend(
+        state
+            .held
+            .keys()
+            .map(|address| (of_address(Table::Held, *address), Value::Nothing)),
+    );
+    elements.extend(
+        state
+            .answering
+            .iter()
+            .map(|address| (of_address(Table::Answering, *address), Value::Nothing)),
+    );
+    elements.extend(
+        state
+            .node_addresses
+            .iter()
+            .map(|address| (of_address(Table::NodeAddresses, *address), Value::Nothing)),
+    );
+    elements.extend(
+        state
+            .hairpin
+            .iter()
+            .map(|address| (of_hairpin(*address), Value::Nothing)),
+    );
+    of_ranges(Table::PodRanges, state.pod_ranges.iter(), elements);
+    of_ranges(Table::ServiceRanges, state.service_ranges.iter(), elements);
+}
+
+/// The whole content of every set.
+pub(super) fn of_state(state: &NodeState, translation: bool) -> Elements {
+    let mut elements = Elements::new();
+    for (port, frontend) in &state.frontends {
+        of_frontend(*port, frontend, translation, &mut elements);
+    }
+    of_node(state, &mut elements);
+    elements
+}

@@ -1,0 +1,293 @@
+//! The expressions of our rules, in the encoding of `linux/netfilter/nf_tables.h`. A rule is a row of
+//! them; registers are numbered in words of 32 bits (`NFT_REG32_00` and up).
+
+use super::encode::Request;
+use crate::model::family::Family;
+
+/// The first 32-bit register; keys and data of all our rules begin here.
+const FIRST_REGISTER: u32 = 8;
+/// `NFT_REG_VERDICT`
+const VERDICT_REGISTER: u32 = 0;
+
+/// What a packet or connection is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Load {
+    /// Source address of the packet.
+    SourceAddress,
+    /// Destination address of the packet.
+    DestinationAddress,
+    /// Transport protocol.
+    Protocol,
+    /// Destination port of the packet.
+    DestinationPort,
+    /// Destination address of the connection's first packet.
+    OriginalDestination,
+    /// Destination port of the connection's first packet.
+    OriginalPort,
+    /// A random number below `modulus`, plus `offset`.
+    Random { modulus: u32, offset: u32 },
+}
+
+/// One step of a rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Only packets of this family go on. Comes first in rules that load addresses.
+    Family(Family),
+    /// Only packets of this transport protocol go on.
+    Protocol(u8),
+    /// Only packets that open a connection go on; the negation lets all others go on.
+    NewConnection(bool),
+    /// Only packets of connections that are established, or related to one, go on.
+    EstablishedOrRelated,
+    /// Only packets whose ICMP type is this go on.
+    IcmpType(u8),
+    /// Only packets whose source address is one of this node's go on.
+    LocalSource,
+    /// Goes on where the loaded key is (or is not) in the set.
+    In {
+        key: Vec<Load>,
+        set: &'static str,
+        inverted: bool,
+    },
+    /// Looks the key up in a verdict map; goes on where it is not there.
+    VerdictMap { key: Vec<Load>, map: &'static str },
+    /// Translates the destination to what the map holds for the key.
+    DestinationNat { key: Vec<Load>, map: &'static str },
+    /// Replaces the source by the outgoing interface's address.
+    Masquerade,
+    /// Ends with a verdict.
+    Verdict(Verdict),
+    /// Refuses TCP with a reset, which no rate limit of the kernel holds back.
+    RejectWithReset,
+    /// Refuses with port unreachable.
+    RejectUnreachable,
+}
+
+/// The end of a rule, or what a verdict map holds.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Verdict {
+    Accept,
+    Drop,
+    Return,
+    Goto(String),
+}
+
+impl Verdict {
+    /// The verdict data attribute, into an open `NFTA_*_DATA` nest.
+    pub(super) fn encode(&self, request: &mut Request) {
+        let nest = request.open(2);
+        match self {
+            Self::Drop => request.number(1, 0),
+            Self::Accept => request.number(1, 1),
+            Self::Return => request.number(1, (-5i32).cast_unsigned()),
+            Self::Goto(chain) => {
+                request.number(1, (-4i32).cast_unsigned());
+                request.string(2, chain);
+            }
+        }
+        request.close(nest);
+    }
+}
+
+/// Appends `NFTA_RULE_EXPRESSIONS` with these steps.
+pub(super) fn encode(request: &mut Request, steps: &[Step]) {
+    let list = request.open(4);
+    let mut family = None;
+    for step in steps {
+        if let Step::Family(rule_family) = step {
+            family = Some(*rule_family);
+        }
+        encode_step(request, step, family);
+    }
+    request.close(list);
+}
+
+fn encode_step(request: &mut Request, step: &Step, family: Option<Family>) {
+    match step {
+        Step::Family(family) => {
+            meta(request, 15, FIRST_REGISTER);
+            compare(request, false, &[nfproto(*family)]);
+        }
+        Step::Protocol(protocol) => {
+            meta(request, 16, FIRST_REGISTER);
+            compare(request, false, &[*protocol]);
+        }
+        Step::NewConnection(wanted) => state(request, 8, !wanted),
+        // NF_CT_STATE_BIT(IP_CT_ESTABLISHED) | NF_CT_STATE_BIT(IP_CT_RELATED)
+        Step::EstablishedOrRelated => state(request, 2 | 4, false),
+        Step::IcmpType(kind) => {
+            payload(request, 2, 0, 1, FIRST_REGISTER);
+            compare(request, false, &[*kind]);
+        }
+        Step::LocalSource => {
+            expression(request, "fib", |request| {
+                request.number(1, FIRST_REGISTER);
+                request.number(2, 3); // NFT_FIB_RESULT_ADDRTYPE
+                request.number(3, 1); // NFTA_FIB_F_SADDR
+            });
+            compare(request, false, &2u32.to_ne_bytes()); // RTN_LOCAL
+        }
+        Step::In { key, set, inverted } => {
+            load(request, key, family);
+            lookup(request, set, None, *inverted);
+        }
+        Step::VerdictMap { key, map } => {
+            load(request, key, family);
+            lookup(request, map, Some(VERDICT_REGISTER), false);
+        }
+        Step::DestinationNat { key, map } => {
+            load(request, key, family);
+            lookup(request, map, Some(FIRST_REGISTER), false);
+            let words = family.map_or(1, address_words);
+            expression(request, "nat", |request| {
+                request.number(1, 1); // NFT_NAT_DNAT
+                request.number(2, u32::from(family.map_or(0, nfproto)));
+                request.number(3, FIRST_REGISTER);
+                request.number(5, FIRST_REGISTER + words);
+            });
+        }
+        Step::Masquerade => expression(request, "masq", |request| {
+            request.number(1, 1 << 4); // NF_NAT_RANGE_PROTO_RANDOM_FULLY
+        }),
+        Step::Verdict(verdict) => expression(request, "immediate", |request| {
+            request.number(1, VERDICT_REGISTER);
+            let data = request.open(2);
+            verdict.encode(request);
+            request.close(data);
+        }),
+        Step::RejectWithReset => expression(request, "reject", |request| {
+            request.number(1, 1); // NFT_REJECT_TCP_RST
+            request.bytes(2, &[0]);
+        }),
+        Step::RejectUnreachable => expression(request, "reject", |request| {
+            request.number(1, 2); // NFT_REJECT_ICMPX_UNREACH
+            request.bytes(2, &[1]); // NFT_REJECT_ICMPX_PORT_UNREACH
+        }),
+    }
+}
+
+/// Loads the parts of a key into neighbouring registers, each in whole words.
+fn load(request: &mut Request, key: &[Load], family: Option<Family>) {
+    let address = family.map_or(1, address_words);
+    let mut register = FIRST_REGISTER;
+    for part in key {
+        match part {
+            Load::SourceAddress => {
+                let offset = if address == 1 { 12 } else { 8 };
+                payload(request, 1, offset, address * 4, register);
+            }
+            Load::DestinationAddress => {
+                let offset = if address == 1 { 16 } else { 24 };
+                payload(request, 1, offset, address * 4, register);
+            }
+            Load::Protocol => meta(request, 16, register),
+            Load::DestinationPort => payload(request, 2, 2, 2, register),
+            // NFT_CT_DST_IP, NFT_CT_DST_IP6
+            Load::OriginalDestination => {
+                original(request, if address == 1 { 20 } else { 22 }, register)
+            }
+            // NFT_CT_PROTO_DST
+            Load::OriginalPort => original(request, 12, register),
+            Load::Random { modulus, offset } => expression(request, "numgen", |request| {
+                request.number(1, register);
+                request.number(2, *modulus);
+                request.number(3, 1); // NFT_NG_RANDOM
+                request.number(4, *offset);
+            }),
+        }
+        register += match part {
+            Load::SourceAddress | Load::DestinationAddress | Load::OriginalDestination => address,
+            _ => 1,
+        };
+    }
+}
+
+fn expression(request: &mut Request, name: &str, data: impl FnOnce(&mut Request)) {
+    let element = request.open(1);
+    request.string(1, name);
+    let nest = request.open(2);
+    data(request);
+    request.close(nest);
+    request.close(element);
+}
+
+fn meta(request: &mut Request, key: u32, register: u32) {
+    expression(request, "meta", |request| {
+        request.number(1, register);
+        request.number(2, key);
+    });
+}
+
+fn payload(request: &mut Request, base: u32, offset: u32, length: u32, register: u32) {
+    expression(request, "payload", |request| {
+        request.number(1, register);
+        request.number(2, base);
+        request.number(3, offset);
+        request.number(4, length);
+    });
+}
+
+fn original(request: &mut Request, key: u32, register: u32) {
+    expression(request, "ct", |request| {
+        request.number(1, register);
+        request.number(2, key);
+        request.bytes(3, &[0]); // IP_CT_DIR_ORIGINAL
+    });
+}
+
+/// Goes on where one of `bits` is set in the connection's state (`none`: where none is).
+fn state(request: &mut Request, bits: u32, none: bool) {
+    expression(request, "ct", |request| {
+        request.number(1, FIRST_REGISTER);
+        request.number(2, 0); // NFT_CT_STATE
+    });
+    expression(request, "bitwise", |request| {
+        request.number(1, FIRST_REGISTER);
+        request.number(2, FIRST_REGISTER);
+        request.number(3, 4);
+        for (kind, value) in [(4, bits), (5, 0)] {
+            let nest = request.open(kind);
+            request.bytes(1, &value.to_ne_bytes());
+            request.close(nest);
+        }
+    });
+    compare(request, !none, &0u32.to_ne_bytes());
+}
+
+fn compare(request: &mut Request, different: bool, value: &[u8]) {
+    expression(request, "cmp", |request| {
+        request.number(1, FIRST_REGISTER);
+        request.number(2, u32::from(different));
+        let data = request.open(3);
+        request.bytes(1, value);
+        request.close(data);
+    });
+}
+
+fn lookup(request: &mut Request, set: &str, destination: Option<u32>, inverted: bool) {
+    expression(request, "lookup", |request| {
+        request.string(1, set);
+        request.number(2, FIRST_REGISTER);
+        if let Some(register) = destination {
+            request.number(3, register);
+        }
+        if inverted {
+            request.number(5, 1); // NFT_LOOKUP_F_INV
+        }
+    });
+}
+
+/// `NFPROTO_IPV4`, `NFPROTO_IPV6`
+fn nfproto(family: Family) -> u8 {
+    match family {
+        Family::V4 => 2,
+        Family::V6 => 10,
+    }
+}
+
+fn address_words(family: Family) -> u32 {
+    match family {
+        Family::V4 => 1,
+        Family::V6 => 4,
+    }
+}

@@ -1,0 +1,224 @@
+//! Reads our table back from the kernel: chains with their rules' comments, sets, elements.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::element::{Bytes, ElementKey, Elements, Value};
+use super::encode::{Request, message};
+use super::expression::Verdict;
+use super::sets::{Maps, Table};
+use super::{Error, TABLE, parse_pick};
+use crate::apply::netlink::{self, NetlinkSocket};
+use crate::model::family::Family;
+
+/// Bytes of `struct nfgenmsg` before the attributes.
+const HEADER: usize = 4;
+/// `NLA_TYPE_MASK`: without the marks for nests and byte order.
+const KIND_MASK: u16 = 0x3fff;
+
+/// Our table as the kernel has it.
+#[derive(Debug, Default)]
+pub struct Observed {
+    /// The comments of each chain's rules, in order.
+    pub(super) chains: BTreeMap<String, Vec<String>>,
+    pub(super) sets: BTreeSet<String>,
+    pub(super) elements: Elements,
+}
+
+impl Observed {
+    pub(super) fn picks(&self) -> BTreeSet<String> {
+        self.chains
+            .keys()
+            .filter(|name| parse_pick(name).is_some())
+            .cloned()
+            .collect()
+    }
+}
+
+/// Whether our table exists.
+pub(super) fn table_exists(socket: &mut NetlinkSocket) -> Result<bool, Error> {
+    let mut request = Request::new(message::GET_TABLE, 0);
+    request.string(1, TABLE);
+    match socket.request(request.as_ref()) {
+        Ok(_) => Ok(true),
+        Err(netlink::Error::Refused(error)) if error.errno == nix::errno::Errno::ENOENT as i32 => {
+            Ok(false)
+        }
+        Err(error) => Err(Error::Observe(error)),
+    }
+}
+
+/// Everything in our table, or `None` where it does not exist.
+pub(super) fn observe(socket: &mut NetlinkSocket) -> Result<Option<Observed>, Error> {
+    if !table_exists(socket)? {
+        return Ok(None);
+    }
+    let mut observed = Observed::default();
+    for chain in dump(socket, message::GET_CHAIN)? {
+        let attributes = Attributes::of(&chain)?;
+        if attributes.string(1)? == Some(TABLE) {
+            let name = attributes
+                .string(3)?
+                .ok_or(Error::Malformed("a chain without a name"))?;
+            observed.chains.entry(name.to_owned()).or_default();
+        }
+    }
+    for rule in dump(socket, message::GET_RULE)? {
+        let attributes = Attributes::of(&rule)?;
+        if attributes.string(1)? == Some(TABLE) {
+            let chain = attributes
+                .string(2)?
+                .ok_or(Error::Malformed("a rule without a chain"))?;
+            let comment = attributes.get(7).map(comment).unwrap_or_default();
+            observed
+                .chains
+                .entry(chain.to_owned())
+                .or_default()
+                .push(comment);
+        }
+    }
+    for set in dump(socket, message::GET_SET)? {
+        let attributes = Attributes::of(&set)?;
+        if attributes.string(1)? == Some(TABLE) {
+            let name = attributes
+                .string(2)?
+                .ok_or(Error::Malformed("a set without a name"))?;
+            observed.sets.insert(name.to_owned());
+        }
+    }
+    for table in Table::ALL {
+        for family in Family::BOTH {
+            if observed.sets.contains(table.name(family)) {
+                elements(socket, table, family, &mut observed.elements)?;
+            }
+        }
+    }
+    Ok(Some(observed))
+}
+
+fn dump(socket: &mut NetlinkSocket, kind: u16) -> Result<Vec<Vec<u8>>, Error> {
+    let mut request = Request::new(kind, 0);
+    request.string(1, TABLE);
+    let replies = socket.dump(request.as_ref()).map_err(Error::Observe)?;
+    Ok(replies.into_iter().map(|reply| reply.payload).collect())
+}
+
+fn elements(
+    socket: &mut NetlinkSocket,
+    table: Table,
+    family: Family,
+    into: &mut Elements,
+) -> Result<(), Error> {
+    let mut request = Request::new(message::GET_ELEMENT, 0);
+    request.string(1, TABLE);
+    request.string(2, table.name(family));
+    for reply in socket.dump(request.as_ref()).map_err(Error::Observe)? {
+        let attributes = Attributes::of(&reply.payload)?;
+        let Some(list) = attributes.get(3) else {
+            continue;
+        };
+        for (_, element) in Attributes(list).iter() {
+            let element = Attributes(element);
+            let key = element
+                .nested(1)
+                .and_then(|key| key.get(1))
+                .and_then(Bytes::from_slice)
+                .ok_or(Error::Malformed("an element without a key of ours"))?;
+            let end = element
+                .get(3)
+                .is_some_and(|flags| flags == 1u32.to_be_bytes());
+            let value = match (end, table.shape().maps) {
+                (true, _) => Value::RangeEnd,
+                (false, Maps::Nothing) => Value::Nothing,
+                (false, Maps::Verdict) => Value::Verdict(verdict(&element)?),
+                (false, Maps::Endpoint) => Value::Endpoint(
+                    element
+                        .nested(2)
+                        .and_then(|data| data.get(1))
+                        .and_then(Bytes::from_slice)
+                        .ok_or(Error::Malformed("an endpoint without data"))?,
+                ),
+            };
+            into.insert(ElementKey { table, family, key }, value);
+        }
+    }
+    Ok(())
+}
+
+fn verdict(element: &Attributes<'_>) -> Result<Verdict, Error> {
+    let verdict = element
+        .nested(2)
+        .and_then(|data| data.nested(2))
+        .ok_or(Error::Malformed("a verdict map without a verdict"))?;
+    let code = verdict
+        .get(1)
+        .and_then(|bytes| Some(i32::from_be_bytes(bytes.try_into().ok()?)))
+        .ok_or(Error::Malformed("a verdict without a code"))?;
+    Ok(match code {
+        0 => Verdict::Drop,
+        1 => Verdict::Accept,
+        -4 => Verdict::Goto(verdict.string(2)?.unwrap_or_default().to_owned()),
+        // Anything else is nobody's that we know: it differs from all that we want.
+        _ => Verdict::Return,
+    })
+}
+
+/// The comment in a rule's user data, as the nft program writes it: type 0, length, text, zero.
+fn comment(userdata: &[u8]) -> String {
+    match userdata {
+        [0, length, text @ ..] => {
+            let text = text.get(..usize::from(*length)).unwrap_or(text);
+            String::from_utf8_lossy(text.strip_suffix(&[0]).unwrap_or(text)).into_owned()
+        }
+        _ => String::new(),
+    }
+}
+
+/// The attributes of one message or nest.
+pub(crate) struct Attributes<'a>(&'a [u8]);
+
+impl<'a> Attributes<'a> {
+    /// Of a whole nfnetlink payload.
+    pub(crate) fn of(payload: &'a [u8]) -> Result<Self, Error> {
+        payload
+            .get(HEADER..)
+            .map(Self)
+            .ok_or(Error::Malformed("a message shorter than its header"))
+    }
+
+    /// The value of the first attribute of this kind.
+    fn get(&self, kind: u16) -> Option<&'a [u8]> {
+        self.iter()
+            .find(|(found, _)| *found == kind)
+            .map(|(_, value)| value)
+    }
+
+    /// Kind and value of each attribute; ends where one does not fit. `NlasIterator` of
+    /// netlink-packet-core lends values that do not outlive an item.
+    fn iter(&self) -> impl Iterator<Item = (u16, &'a [u8])> + use<'a> {
+        let mut rest = self.0;
+        std::iter::from_fn(move || {
+            let (head, _) = rest.split_first_chunk::<4>()?;
+            let [length_low, length_high, kind_low, kind_high] = *head;
+            let length = usize::from(u16::from_ne_bytes([length_low, length_high]));
+            let kind = u16::from_ne_bytes([kind_low, kind_high]) & KIND_MASK;
+            let value = rest.get(4..length)?;
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+            Some((kind, value))
+        })
+    }
+
+    fn nested(&self, kind: u16) -> Option<Self> {
+        self.get(kind).map(Self)
+    }
+
+    /// A name without its terminating zero.
+    pub(crate) fn string(&self, kind: u16) -> Result<Option<&'a str>, Error> {
+        let Some(bytes) = self.get(kind) else {
+            return Ok(None);
+        };
+        let bytes = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+        std::str::from_utf8(bytes)
+            .map(Some)
+            .map_err(|_| Error::Malformed("a name that is no text"))
+    }
+}

@@ -1,0 +1,225 @@
+//! The sets and maps of the table: their names, keys and data. What is in them is `element`'s.
+
+use crate::model::family::Family;
+
+/// One of the sets, without its family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Table {
+    /// Address, protocol and port of a frontend → how it is translated.
+    Frontends,
+    /// The same for outside clients, where they are treated differently.
+    Outside,
+    /// Protocol and node port → how it is translated.
+    NodePorts,
+    /// The same for outside clients, where they are treated differently.
+    NodePortsOutside,
+    /// Frontend and index → endpoint.
+    Endpoints,
+    /// Node port and index → endpoint.
+    NodePortEndpoints,
+    /// Frontends that refuse or drop whoever comes this far.
+    Closed,
+    /// Frontends that refuse or drop outside clients.
+    OutsideClosed,
+    /// Node ports that refuse or drop whoever comes this far.
+    NodePortsClosed,
+    /// Node ports that refuse or drop outside clients.
+    NodePortsOutsideClosed,
+    /// Whose source address is replaced, by frontend.
+    Masquerade,
+    /// Whose source address is replaced, by node port.
+    NodePortMasquerade,
+    /// Endpoints on this node, twice: as source and as destination.
+    Hairpin,
+    /// Addresses that this node takes packets for.
+    Held,
+    /// Held addresses that answer ICMP echo.
+    Answering,
+    /// Addresses on which node ports are open.
+    NodeAddresses,
+    /// Ranges whose addresses are pods.
+    PodRanges,
+    /// Ranges of ClusterIPs.
+    ServiceRanges,
+}
+
+/// What a set maps to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Maps {
+    /// Nothing: a plain set.
+    Nothing,
+    /// A verdict.
+    Verdict,
+    /// Address and port.
+    Endpoint,
+}
+
+/// `enum nft_datatypes` of the nft program: what `nft list` shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    Address,
+    Protocol,
+    Port,
+    Index,
+}
+
+impl Part {
+    fn datatype(self, family: Family) -> u32 {
+        match (self, family) {
+            (Self::Address, Family::V4) => 7,
+            (Self::Address, Family::V6) => 8,
+            (Self::Protocol, _) => 12,
+            (Self::Port, _) => 13,
+            // "mark": a number of 32 bits in host order.
+            (Self::Index, _) => 19,
+        }
+    }
+
+    fn length(self, family: Family) -> u32 {
+        match (self, family) {
+            (Self::Address, Family::V6) => 16,
+            (Self::Address, Family::V4) | (Self::Index, _) => 4,
+            (Self::Protocol, _) => 1,
+            (Self::Port, _) => 2,
+        }
+    }
+}
+
+/// The nft program's number of a type, and the bytes of a value. In a concatenation every part
+/// takes whole words; a single part does not.
+pub(super) fn data_type(parts: &[Part], family: Family) -> (u32, u32) {
+    let kind = parts
+        .iter()
+        .fold(0, |kind, part| (kind << 6) | part.datatype(family));
+    let length = match parts {
+        [part] => part.length(family),
+        parts => parts
+            .iter()
+            .map(|part| part.length(family).next_multiple_of(4))
+            .sum(),
+    };
+    (kind, length)
+}
+
+/// What a set is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shape {
+    pub(super) ipv4_name: &'static str,
+    pub(super) ipv6_name: &'static str,
+    pub(super) key: &'static [Part],
+    pub(super) maps: Maps,
+    /// Holds ranges.
+    pub(super) interval: bool,
+    /// Needed on the nftables datapath only.
+    pub(super) translation: bool,
+}
+
+impl Table {
+    /// Every set, in the order in which they are made.
+    pub const ALL: [Self; 18] = [
+        Self::Frontends,
+        Self::Outside,
+        Self::NodePorts,
+        Self::NodePortsOutside,
+        Self::Endpoints,
+        Self::NodePortEndpoints,
+        Self::Closed,
+        Self::OutsideClosed,
+        Self::NodePortsClosed,
+        Self::NodePortsOutsideClosed,
+        Self::Masquerade,
+        Self::NodePortMasquerade,
+        Self::Hairpin,
+        Self::Held,
+        Self::Answering,
+        Self::NodeAddresses,
+        Self::PodRanges,
+        Self::ServiceRanges,
+    ];
+
+    pub(super) fn shape(self) -> Shape {
+        use Part::{Address, Index, Port, Protocol};
+        let frontend = |ipv4_name, ipv6_name, maps, translation| Shape {
+            ipv4_name,
+            ipv6_name,
+            key: &[Address, Protocol, Port],
+            maps,
+            interval: false,
+            translation,
+        };
+        let node_port = |ipv4_name, ipv6_name, maps, translation| Shape {
+            key: &[Protocol, Port],
+            ..frontend(ipv4_name, ipv6_name, maps, translation)
+        };
+        let addresses = |ipv4_name, ipv6_name, interval| Shape {
+            key: &[Address],
+            interval,
+            ..frontend(ipv4_name, ipv6_name, Maps::Nothing, false)
+        };
+        match self {
+            Self::Frontends => frontend("frontends4", "frontends6", Maps::Verdict, true),
+            Self::Outside => frontend("outside4", "outside6", Maps::Verdict, true),
+            Self::NodePorts => node_port("node_ports4", "node_ports6", Maps::Verdict, true),
+            Self::NodePortsOutside => node_port(
+                "node_ports_outside4",
+                "node_ports_outside6",
+                Maps::Verdict,
+                true,
+            ),
+            Self::Endpoints => Shape {
+                key: &[Address, Protocol, Port, Index],
+                ..frontend("endpoints4", "endpoints6", Maps::Endpoint, true)
+            },
+            Self::NodePortEndpoints => Shape {
+                key: &[Protocol, Port, Index],
+                ..frontend(
+                    "node_port_endpoints4",
+                    "node_port_endpoints6",
+                    Maps::Endpoint,
+                    true,
+                )
+            },
+            Self::Closed => frontend("closed4", "closed6", Maps::Verdict, false),
+            Self::OutsideClosed => {
+                frontend("outside_closed4", "outside_closed6", Maps::Verdict, false)
+            }
+            Self::NodePortsClosed => node_port(
+                "node_ports_closed4",
+                "node_ports_closed6",
+                Maps::Verdict,
+                false,
+            ),
+            Self::NodePortsOutsideClosed => node_port(
+                "node_ports_outside_closed4",
+                "node_ports_outside_closed6",
+                Maps::Verdict,
+                false,
+            ),
+            Self::Masquerade => frontend("masquerade4", "masquerade6", Maps::Verdict, false),
+            Self::NodePortMasquerade => node_port(
+                "node_port_masquerade4",
+                "node_port_masquerade6",
+                Maps::Verdict,
+                false,
+            ),
+            Self::Hairpin => Shape {
+                key: &[Address, Address],
+                ..frontend("hairpin4", "hairpin6", Maps::Nothing, false)
+            },
+            Self::Held => addresses("held4", "held6", false),
+            Self::Answering => addresses("answering4", "answering6", false),
+            Self::NodeAddresses => addresses("node_addresses4", "node_addresses6", false),
+            Self::PodRanges => addresses("pod_ranges4", "pod_ranges6", true),
+            Self::ServiceRanges => addresses("service_ranges4", "service_ranges6", true),
+        }
+    }
+
+    /// The name of this set in one family.
+    pub fn name(self, family: Family) -> &'static str {
+        let shape = self.shape();
+        match family {
+            Family::V4 => shape.ipv4_name,
+            Family::V6 => shape.ipv6_name,
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! EndpointSlices as the planner needs them. `Endpoints` objects are mirrored into the same type.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::family::{Family, Protocol};
+use super::service::ServiceKey;
+
+/// Namespace and name of an EndpointSlice.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SliceKey {
+    /// The namespace, which is also its Service's.
+    pub namespace: String,
+    /// The slice's own name.
+    pub name: String,
+}
+
+impl fmt::Display for SliceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// What the cluster says about an endpoint, with the defaults of EP-8 already filled in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conditions {
+    /// Takes new connections.
+    pub ready: bool,
+    /// Answers, whether or not it is terminating.
+    pub serving: bool,
+    /// Is going away.
+    pub terminating: bool,
+}
+
+impl Default for Conditions {
+    fn default() -> Self {
+        Self {
+            ready: true,
+            serving: true,
+            terminating: false,
+        }
+    }
+}
+
+/// One endpoint of a slice: the first address only (EP-7).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// The address; its family is the slice's.
+    pub address: IpAddr,
+    /// Conditions.
+    pub conditions: Conditions,
+    /// The node that it runs on, where it is known (EP-12).
+    pub node: Option<String>,
+    /// `hints.forZones`
+    pub zone_hints: Vec<String>,
+    /// `hints.forNodes`
+    pub node_hints: Vec<String>,
+}
+
+/// One port of a slice: feeds the Service port with the same name and protocol (EP-5).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlicePort {
+    /// Name; may be empty.
+    pub name: String,
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// The number on each endpoint of this slice (EP-6).
+    pub port: u16,
+}
+
+/// An `EndpointSlice` of an IP family.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointSlice {
+    /// Identity.
+    pub key: SliceKey,
+    /// The Service that it belongs to (EP-1).
+    pub service: ServiceKey,
+    /// `addressType`; FQDN slices never get here (EP-2).
+    pub family: Family,
+    /// Ports.
+    pub ports: Vec<SlicePort>,
+    /// Endpoints.
+    pub endpoints: Vec<Endpoint>,
+}

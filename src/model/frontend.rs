@@ -1,0 +1,163 @@
+//! A frontend: where packets for a Service arrive, and what happens to them depending on who asks.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::family::{Family, Protocol};
+use super::service::ServiceKey;
+
+/// Who sent a packet. One VIP may treat each differently (POL-6), so the class is part of the key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum SourceClass {
+    /// Neither a pod nor a node: clients on the LAN and beyond.
+    Outside,
+    /// An address in the pod ranges.
+    Pod,
+    /// This node itself.
+    Node,
+    /// Another edge node that forwards for a VIP which it owns.
+    Peer,
+}
+
+impl SourceClass {
+    /// Every class, in the order of [`Treatments`].
+    pub const ALL: [Self; 4] = [Self::Outside, Self::Pod, Self::Node, Self::Peer];
+}
+
+/// Where a frontend listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum FrontendAddress {
+    /// One address: a `ClusterIP`, a VIP or one of `externalIPs`.
+    Address(IpAddr),
+    /// Every node-port address of this node, in this family.
+    NodePort(Family),
+}
+
+impl FrontendAddress {
+    /// The family of its packets.
+    pub fn family(self) -> Family {
+        match self {
+            Self::Address(address) => Family::of(address),
+            Self::NodePort(family) => family,
+        }
+    }
+}
+
+/// Address, protocol and port of a frontend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct FrontendPort {
+    /// Where.
+    pub address: FrontendAddress,
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Port, never 0.
+    pub port: u16,
+}
+
+impl fmt::Display for FrontendPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.address {
+            FrontendAddress::Address(address) => {
+                write!(
+                    f,
+                    "{} {}",
+                    self.protocol.lowercase(),
+                    std::net::SocketAddr::new(address, self.port)
+                )
+            }
+            FrontendAddress::NodePort(family) => {
+                write!(
+                    f,
+                    "{} node port {} ({family})",
+                    self.protocol.lowercase(),
+                    self.port
+                )
+            }
+        }
+    }
+}
+
+/// The full key of a treatment: where the packet goes and who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct FrontendKey {
+    /// Where.
+    pub port: FrontendPort,
+    /// Who.
+    pub class: SourceClass,
+}
+
+/// Where a packet may be sent: address and port of an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RealServer {
+    /// The endpoint's address.
+    pub address: IpAddr,
+    /// The port on it.
+    pub port: u16,
+}
+
+impl fmt::Display for RealServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        std::net::SocketAddr::new(self.address, self.port).fmt(f)
+    }
+}
+
+/// What happens to the first packet of a connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// To one of these, sorted, never empty.
+    Forward(Arc<[RealServer]>),
+    /// Refused at once: there is no endpoint anywhere (NOEP-1).
+    Refuse,
+    /// Dropped in silence: a Local policy finds nothing here, but elsewhere there is (NOEP-2).
+    Drop,
+}
+
+/// What one source class gets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Treatment {
+    /// Where to.
+    pub verdict: Verdict,
+    /// Whether the source address is replaced by this node's.
+    pub masquerade: bool,
+}
+
+/// One treatment per source class, in the order of [`SourceClass::ALL`].
+pub type Treatments = [Treatment; 4];
+
+/// Everything about one frontend port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frontend {
+    /// Whose it is.
+    pub service: ServiceKey,
+    /// What each source class gets.
+    pub treatments: Treatments,
+    /// The timeout of client-address affinity, if there is any.
+    pub session_affinity: Option<Duration>,
+    /// The IPVS scheduler, by its kernel name.
+    pub scheduler: super::scheduler::Scheduler,
+}
+
+impl Frontend {
+    /// What this class gets.
+    pub fn treatment(&self, class: SourceClass) -> &Treatment {
+        let [outside, pod, node, peer] = &self.treatments;
+        match class {
+            SourceClass::Outside => outside,
+            SourceClass::Pod => pod,
+            SourceClass::Node => node,
+            SourceClass::Peer => peer,
+        }
+    }
+
+    /// The real servers that this class may reach; empty where it is refused or dropped.
+    pub fn real_servers(&self, class: SourceClass) -> &[RealServer] {
+        match &self.treatment(class).verdict {
+            Verdict::Forward(real_servers) => real_servers,
+            Verdict::Refuse | Verdict::Drop => &[],
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! All that this node must hold in its kernel and say on the LAN. The plan produces it; what is
+//! applied is the difference between two of them.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use imbl::{OrdMap, OrdSet};
+use ipnet::IpNet;
+
+use super::announcement::AnnouncedInterface;
+use super::family::Family;
+use super::frontend::{Frontend, FrontendPort};
+
+/// Why an address is held as a local route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HeldFor {
+    /// A `ClusterIP`.
+    ClusterIp,
+    /// A VIP from a pool.
+    Vip,
+    /// One of `externalIPs`, or a status address that somebody else assigned.
+    External,
+}
+
+/// The state of one node. Maps share structure between passes.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct NodeState {
+    /// What is forwarded where.
+    pub frontends: OrdMap<FrontendPort, Arc<Frontend>>,
+    /// Addresses that this node takes packets for, whoever announces them.
+    pub held: OrdMap<IpAddr, HeldFor>,
+    /// Whole Service ranges that are local; a held address inside one needs no route of its own.
+    pub service_ranges: OrdSet<IpNet>,
+    /// Endpoints on this node, which may be their own client (hairpin, MASQ-8).
+    pub hairpin: OrdSet<IpAddr>,
+    /// The addresses on which node ports are open.
+    pub node_addresses: OrdSet<IpAddr>,
+    /// The ranges whose addresses are pods.
+    pub pod_ranges: OrdSet<IpNet>,
+    /// VIPs that answer ICMP echo: those that this node owns, where that is wanted.
+    pub answering: OrdSet<IpAddr>,
+    /// The source that this node's own packets to held addresses carry, per family.
+    pub preferred_source: BTreeMap<Family, IpAddr>,
+    /// What is announced where, by interface index.
+    pub announced: BTreeMap<u32, AnnouncedInterface>,
+    /// Sysctls and the values that they must have, by path below `/proc/sys`.
+    pub sysctls: BTreeMap<String, String>,
+}

@@ -1,0 +1,159 @@
+//! A Service as the planner needs it: the fields that decide forwarding and addresses, canonical.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::family::{Family, Protocol};
+
+/// Namespace and name: the identity of a Service (and of what is named after it).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ServiceKey {
+    /// The namespace.
+    pub namespace: String,
+    /// The name in it.
+    pub name: String,
+}
+
+impl ServiceKey {
+    /// A key from its two parts.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+}
+
+impl fmt::Display for ServiceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// `spec.type`. `ExternalName` and headless Services have nothing to forward (SEL-3, SEL-4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ServiceType {
+    /// Inside the cluster only.
+    ClusterIP,
+    /// On a port of each node as well.
+    NodePort,
+    /// With a VIP as well.
+    LoadBalancer,
+    /// A DNS name: nothing to forward.
+    ExternalName,
+}
+
+/// `externalTrafficPolicy` or `internalTrafficPolicy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum TrafficPolicy {
+    /// Any endpoint of the cluster.
+    #[default]
+    Cluster,
+    /// Only endpoints on the node that the packet reached.
+    Local,
+}
+
+/// `ipMode` of a status address: `Proxy` is not ours to forward (SP-11).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum IpMode {
+    /// Packets arrive with the address as their destination.
+    #[default]
+    #[serde(rename = "VIP")]
+    Vip,
+    /// Packets arrive already rewritten.
+    Proxy,
+}
+
+/// One address in `status.loadBalancer.ingress`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IngressAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// How packets for it arrive.
+    pub mode: IpMode,
+}
+
+/// One entry of `spec.ports`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServicePort {
+    /// Name; empty for the only port of a Service.
+    pub name: String,
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Port of ClusterIP and VIP.
+    pub port: u16,
+    /// Port on each node, if there is one.
+    pub node_port: Option<u16>,
+}
+
+/// A Service, reduced to what decisions need. All addresses are canonical; what could not be used
+/// was left out by the source, which keeps the reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    /// Identity.
+    pub key: ServiceKey,
+    /// `spec.type`
+    pub kind: ServiceType,
+    /// `metadata.labels`, for pool selectors.
+    pub labels: BTreeMap<String, String>,
+    /// The annotations that edgelb understands (contract), by their full name; others are dropped.
+    pub annotations: BTreeMap<String, String>,
+    /// At most one ClusterIP per family; empty for a headless Service.
+    pub cluster_ips: Vec<IpAddr>,
+    /// `spec.externalIPs`
+    pub external_ips: Vec<IpAddr>,
+    /// `spec.ports`
+    pub ports: Vec<ServicePort>,
+    /// `spec.ipFamilies` in the order of preference; empty where nobody filled it.
+    pub families: Vec<Family>,
+    /// `externalTrafficPolicy`
+    pub external_traffic_policy: TrafficPolicy,
+    /// `internalTrafficPolicy`
+    pub internal_traffic_policy: TrafficPolicy,
+    /// The timeout of `sessionAffinity: ClientIP`; absent: none.
+    pub session_affinity: Option<Duration>,
+    /// `spec.loadBalancerSourceRanges`, or the annotation where the field is empty (SEL-11).
+    pub source_ranges: Vec<IpNet>,
+    /// `spec.loadBalancerClass`
+    pub load_balancer_class: Option<String>,
+    /// `spec.loadBalancerIP`, deprecated and still in use.
+    pub load_balancer_ip: Option<String>,
+    /// `spec.healthCheckNodePort`
+    pub health_check_node_port: Option<u16>,
+    /// `status.loadBalancer.ingress`, addresses only.
+    pub ingress: Vec<IngressAddress>,
+}
+
+impl Service {
+    /// A Service of this type with nothing else set: what tests and sources start from.
+    pub fn new(key: ServiceKey, kind: ServiceType) -> Self {
+        Self {
+            key,
+            kind,
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            cluster_ips: Vec::new(),
+            external_ips: Vec::new(),
+            ports: Vec::new(),
+            families: Vec::new(),
+            external_traffic_policy: TrafficPolicy::Cluster,
+            internal_traffic_policy: TrafficPolicy::Cluster,
+            session_affinity: None,
+            source_ranges: Vec::new(),
+            load_balancer_class: None,
+            load_balancer_ip: None,
+            health_check_node_port: None,
+            ingress: Vec::new(),
+        }
+    }
+
+    /// Whether this Service has a frontend of any kind to forward from, by its type alone (SEL-4).
+    pub fn is_forwarded(&self) -> bool {
+        self.kind != ServiceType::ExternalName && !self.ports.is_empty()
+    }
+}

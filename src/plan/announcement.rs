@@ -1,0 +1,38 @@
+//! On which interfaces of this node an owned VIP is announced.
+
+use std::net::IpAddr;
+
+use crate::config::Config;
+use crate::model::host::{Host, Interface};
+
+/// The interfaces that announce `vip`: running, with a hardware address, not excluded; those that the
+/// pool names, or else every one whose subnet holds the VIP (AN-9).
+pub fn interfaces<'a>(
+    config: &'a Config,
+    host: &'a Host,
+    vip: IpAddr,
+) -> impl Iterator<Item = &'a Interface> {
+    let named = config
+        .pools
+        .iter()
+        .find(|pool| pool.contains(vip))
+        .map_or(&[][..], |pool| pool.interfaces.as_slice());
+    host.interfaces.values().filter(move |interface| {
+        interface.running
+            && interface.mac.is_some()
+            && !interface.loopback
+            && !config
+                .announce
+                .exclude_interfaces
+                .iter()
+                .any(|pattern| pattern.matches(&interface.name))
+            && if named.is_empty() {
+                interface
+                    .addresses
+                    .iter()
+                    .any(|subnet| subnet.contains(&vip))
+            } else {
+                named.iter().any(|pattern| pattern.matches(&interface.name))
+            }
+    })
+}

@@ -1,0 +1,421 @@
+//! Address management: which VIPs a LoadBalancer Service holds. Lowest free address of the first
+//! pool by priority, then name; what a Service holds it keeps. Decides nothing about announcing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::address::AddressBook;
+use super::reason::Reason;
+use super::request::{Request, request};
+use crate::config::Config;
+use crate::model::allocation::Allocations;
+use crate::model::family::Family;
+use crate::model::pool::Pool;
+use crate::model::selector::any_matches;
+use crate::model::service::{Service, ServiceKey, ServiceType};
+
+/// Why a Service is not ours to give an address, or `None` where it is.
+pub fn not_ours(config: &Config, service: &Service) -> Option<Reason> {
+    match &service.load_balancer_class {
+        Some(class) if *class == config.load_balancer.class => None,
+        Some(class) => Some(Reason::OtherClass {
+            class: class.clone(),
+        }),
+        None if !config.load_balancer.default => Some(Reason::OtherClass {
+            class: String::new(),
+        }),
+        None => service
+            .ingress
+            .iter()
+            .map(|ingress| ingress.address)
+            .find(|address| !in_pools(config, *address))
+            .map(|address| Reason::ServedByAnother { address }),
+    }
+}
+
+fn in_pools(config: &Config, address: IpAddr) -> bool {
+    config.pools.iter().any(|pool| pool.contains(address))
+}
+
+/// One pass of address management over a shared set of allocations.
+pub struct Allocator<'a> {
+    config: &'a Config,
+    book: &'a AddressBook,
+    node: &'a str,
+    /// Pools by priority, then name.
+    pools: Vec<&'a Pool>,
+    allocations: Allocations,
+    /// Where the search of a pool goes on: below it nothing was free in this pass.
+    cursors: BTreeMap<(&'a str, Family), IpAddr>,
+}
+
+impl<'a> Allocator<'a> {
+    /// Starts a pass from what is held now.
+    pub fn new(
+        config: &'a Config,
+        book: &'a AddressBook,
+        node: &'a str,
+        held: Allocations,
+    ) -> Self {
+        let mut pools: Vec<&Pool> = config.pools.iter().collect();
+        pools.sort_by(|a, b| (a.priority, &a.name).cmp(&(b.priority, &b.name)));
+        Self {
+            config,
+            book,
+            node,
+            pools,
+            allocations: held,
+            cursors: BTreeMap::new(),
+        }
+    }
+
+    /// Ends the pass.
+    pub fn finish(self) -> Allocations {
+        self.allocations
+    }
+
+    /// Takes back what a Service holds; the addresses are free for others in this same pass.
+    pub fn release(&mut self, service: &ServiceKey) {
+        if !self.allocations.addresses(service).is_empty() {
+            self.allocations.release(service, self.node);
+            self.cursors.clear();
+        }
+    }
+
+    /// The first step for each Service of a pass, before anybody gets anything new: gives back what
+    /// it may no longer hold, and takes over what its status says that it held before.
+    pub fn settle(&mut self, service: &Service) {
+        let key = &service.key;
+        if service.kind != ServiceType::LoadBalancer || not_ours(self.config, service).is_some() {
+            self.release(key);
+            return;
+        }
+        if self.allocations.addresses(key).is_empty() {
+            let before: Vec<IpAddr> = service
+                .ingress
+                .iter()
+                .map(|ingress| ingress.address)
+                .filter(|address| in_pools(self.config, *address) && self.free(*address, key))
+                .collect();
+            if !before.is_empty() && self.request_allows(service, &before) {
+                self.allocations.set(key, before, self.node);
+            }
+            return;
+        }
+        let held = self.allocations.addresses(key).to_vec();
+        let kept: Vec<IpAddr> = held
+            .iter()
+            .copied()
+            .filter(|address| self.book.refusal(*address).is_none())
+            .collect();
+        if kept.is_empty() || !self.request_allows(service, &kept) {
+            self.release(key);
+        } else if kept != held {
+            self.allocations.set(key, kept, self.node);
+        }
+    }
+
+    /// Whether what a Service holds is still what it asks for.
+    fn request_allows(&self, service: &Service, held: &[IpAddr]) -> bool {
+        // A request that cannot be read changes nothing about what is held.
+        let Ok(request) = request(service) else {
+            return true;
+        };
+        let asked = request.addresses.is_empty()
+            || held.iter().all(|held| request.addresses.contains(held));
+        let pool = request.pool.is_none_or(|name| {
+            self.config
+                .pools
+                .iter()
+                .find(|pool| pool.name == name)
+                .is_none_or(|pool| held.iter().all(|held| pool.contains(*held)))
+        });
+        asked && pool
+    }
+
+    /// The second step: gives the Service what it still lacks. Returns what it could not do.
+    pub fn allocate(&mut self, service: &Service) -> Vec<Reason> {
+        if service.kind != ServiceType::LoadBalancer {
+            return Vec::new();
+        }
+        if let Some(reason) = not_ours(self.config, service) {
+            return vec![reason];
+        }
+        let request = match request(service) {
+            Ok(request) => request,
+            Err(reason) => return vec![reason],
+        };
+        let held = self.allocations.addresses(&service.key).to_vec();
+        let mut reasons = request.notes.clone();
+        let given = if request.addresses.is_empty() {
+            self.any(service, &request, &held, &mut reasons)
+        } else {
+            self.exactly(service, &request, &mut reasons)
+        };
+        if given != held && !given.is_empty() {
+            self.allocations.set(&service.key, given.clone(), self.node);
+        }
+        for address in given {
+            if !in_pools(self.config, address) {
+                reasons.push(Reason::PoolGone { address });
+            }
+        }
+        reasons
+    }
+
+    /// The addresses that were asked for, or nothing at all.
+    fn exactly(
+        &self,
+        service: &Service,
+        request: &Request,
+        reasons: &mut Vec<Reason>,
+    ) -> Vec<IpAddr> {
+        for address in &request.addresses {
+            let refusal = if let Some(refusal) = self.book.refusal(*address) {
+                Some(refusal)
+            } else if let Some(holder) = self
+                .allocations
+                .holder(*address)
+                .filter(|holder| **holder != service.key)
+            {
+                Some(Reason::RequestTaken {
+                    address: *address,
+                    holder: holder.clone(),
+                })
+            } else if !self.pools.iter().any(|pool| {
+                pool.contains(*address)
+                    && permits(pool, service)
+                    && request.pool.as_ref().is_none_or(|name| *name == pool.name)
+            }) {
+                Some(Reason::RequestOutsidePools { address: *address })
+            } else {
+                None
+            };
+            if let Some(refusal) = refusal {
+                reasons.push(refusal);
+                return Vec::new();
+            }
+        }
+        request.addresses.clone()
+    }
+
+    /// One address per family, all from one pool; what is held stays and says which pool.
+    fn any(
+        &mut self,
+        service: &Service,
+        request: &Request,
+        held: &[IpAddr],
+        reasons: &mut Vec<Reason>,
+    ) -> Vec<IpAddr> {
+        let families = self.families(service);
+        let missing: Vec<Family> = families
+            .iter()
+            .copied()
+            .filter(|family| !held.iter().any(|held| Family::of(*held) == *family))
+            .collect();
+        if missing.is_empty() {
+            return held.to_vec();
+        }
+        let pools = match self.candidates(service, request) {
+            Ok(pools) => pools,
+            Err(reason) => {
+                reasons.push(reason);
+                return held.to_vec();
+            }
+        };
+        // A Service that holds an address never moves to another pool for its second family.
+        let pools: Vec<&Pool> = match held.first() {
+            Some(held) => pools
+                .into_iter()
+                .filter(|pool| pool.contains(*held))
+                .collect(),
+            None => pools,
+        };
+        let mut best: Vec<IpAddr> = Vec::new();
+        for pool in &pools {
+            let found: Vec<IpAddr> = missing
+                .iter()
+                .filter_map(|family| self.lowest_free(pool, *family))
+                .collect();
+            let complete = found.len() == missing.len();
+            if found.len() > best.len() {
+                best = found;
+            }
+            if complete {
+                break;
+            }
+        }
+        let mut given = held.to_vec();
+        given.append(&mut best);
+        if given.is_empty() {
+            reasons.push(Reason::PoolExhausted {
+                pools: pools.iter().map(|pool| pool.name.clone()).collect(),
+            });
+        } else {
+            for family in families {
+                if !given.iter().any(|address| Family::of(*address) == family) {
+                    reasons.push(Reason::FamilyMissing { family });
+                }
+            }
+        }
+        given
+    }
+
+    /// The families that a Service wants, in its order of preference.
+    fn families(&self, service: &Service) -> Vec<Family> {
+        if !service.families.is_empty() {
+            return service.families.clone();
+        }
+        let mut families: Vec<Family> = Vec::new();
+        for address in &service.cluster_ips {
+            if !families.contains(&Family::of(*address)) {
+                families.push(Family::of(*address));
+            }
+        }
+        if families.is_empty() {
+            let ipv4 = self.pools.iter().any(|pool| {
+                pool.ranges
+                    .iter()
+                    .any(|range| Family::of(range.first()) == Family::V4)
+            });
+            families.push(if ipv4 || self.pools.is_empty() {
+                Family::V4
+            } else {
+                Family::V6
+            });
+        }
+        families
+    }
+
+    /// The pools that may serve this request, in order.
+    fn candidates(&self, service: &Service, request: &Request) -> Result<Vec<&'a Pool>, Reason> {
+        if let Some(name) = &request.pool {
+            let pool = self
+                .pools
+                .iter()
+                .find(|pool| pool.name == *name)
+                .ok_or_else(|| Reason::UnknownPool { pool: name.clone() })?;
+            if !permits(pool, service) {
+                return Err(Reason::PoolNotAllowed { pool: name.clone() });
+            }
+            return Ok(vec![pool]);
+        }
+        let pools: Vec<&Pool> = self
+            .pools
+            .iter()
+            .copied()
+            .filter(|pool| pool.auto_assign && permits(pool, service))
+            .collect();
+        if pools.is_empty() {
+            Err(Reason::NoPool)
+        } else {
+            Ok(pools)
+        }
+    }
+
+    fn free(&self, address: IpAddr, service: &ServiceKey) -> bool {
+        self.allocations
+            .holder(address)
+            .is_none_or(|holder| holder == service)
+            && self.book.refusal(address).is_none()
+    }
+
+    /// The lowest address of a pool that nobody holds. Within a pass addresses are only taken after
+    /// the last release, so the search goes on where it stopped.
+    fn lowest_free(&mut self, pool: &'a Pool, family: Family) -> Option<IpAddr> {
+        let cursor = self.cursors.get(&(pool.name.as_str(), family)).copied();
+        let mut ranges: Vec<_> = pool
+            .ranges
+            .iter()
+            .filter(|range| Family::of(range.first()) == family)
+            .collect();
+        ranges.sort();
+        for range in ranges {
+            let mut candidate = match cursor {
+                Some(cursor) if cursor > range.last() => continue,
+                Some(cursor) if cursor > range.first() => cursor,
+                _ => range.first(),
+            };
+            loop {
+                if self.allocations.holder(candidate).is_none()
+                    && !pool.skips(candidate)
+                    && self.book.refusal(candidate).is_none()
+                {
+                    self.cursors.insert((pool.name.as_str(), family), candidate);
+                    return Some(candidate);
+                }
+                match successor(candidate) {
+                    Some(next) if next <= range.last() => candidate = next,
+                    _ => break,
+                }
+            }
+        }
+        None
+    }
+}
+
+/// Whether a pool is for this Service at all: namespaces and labels, each where it is given.
+fn permits(pool: &Pool, service: &Service) -> bool {
+    (pool.namespaces.is_empty() || pool.namespaces.contains(&service.key.namespace))
+        && (pool.service_selector.is_empty()
+            || any_matches(&pool.service_selector, &service.labels))
+}
+
+fn successor(address: IpAddr) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(address) => address
+            .to_bits()
+            .checked_add(1)
+            .map(|bits| Ipv4Addr::from_bits(bits).into()),
+        IpAddr::V6(address) => address
+            .to_bits()
+            .checked_add(1)
+            .map(|bits| Ipv6Addr::from_bits(bits).into()),
+    }
+}
+
+/// Allocated and total addresses per pool and family, for metrics and `status`.
+pub fn usage(config: &Config, allocations: &Allocations) -> Vec<PoolUsage> {
+    let held: BTreeSet<IpAddr> = allocations
+        .records()
+        .flat_map(|record| record.addresses.iter().copied())
+        .collect();
+    let mut usage = Vec::new();
+    for pool in &config.pools {
+        for family in Family::BOTH {
+            let ranges = pool
+                .ranges
+                .iter()
+                .filter(|range| Family::of(range.first()) == family);
+            let total: u128 = ranges
+                .clone()
+                .map(crate::model::pool::AddressRange::count)
+                .fold(0, u128::saturating_add);
+            if total > 0 {
+                let allocated = ranges
+                    .map(|range| held.range(range.first()..=range.last()).count())
+                    .sum::<usize>();
+                usage.push(PoolUsage {
+                    pool: pool.name.clone(),
+                    family,
+                    total,
+                    allocated,
+                });
+            }
+        }
+    }
+    usage
+}
+
+/// How full a pool is in one family.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolUsage {
+    /// The pool's name.
+    pub pool: String,
+    /// The family.
+    pub family: Family,
+    /// Addresses in it.
+    pub total: u128,
+    /// Addresses of it that Services hold.
+    pub allocated: usize,
+}

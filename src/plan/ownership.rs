@@ -1,0 +1,113 @@
+//! Which node announces a VIP: a pure function of the address and the nodes that could. Every node
+//! that sees the same Nodes gives the same answer, without talking.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::Inputs;
+use super::endpoints::ready_on;
+use super::reason::Reason;
+use crate::config::Config;
+use crate::model::cluster::Node;
+use crate::model::selector::any_matches;
+use crate::model::service::{Service, TrafficPolicy};
+
+/// The label that takes a node out of serving external load balancers, whatever its value (LBC-7).
+pub const EXCLUDE_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
+
+/// Who owns a VIP, and why nobody else.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ownership {
+    /// The owner; absent where no node is eligible.
+    pub owner: Option<String>,
+    /// The nodes that are not eligible, each with the reason.
+    pub excluded: Vec<(String, Reason)>,
+}
+
+/// The nodes that may own VIPs at all, decided once a pass.
+pub struct Candidates<'a> {
+    eligible: Vec<&'a str>,
+    excluded: Vec<(String, Reason)>,
+}
+
+impl<'a> Candidates<'a> {
+    /// Judges every Node. Without any Node object this node is alone and owns everything.
+    pub fn new(config: &Config, inputs: &'a Inputs) -> Self {
+        let mut candidates = Self {
+            eligible: Vec::new(),
+            excluded: Vec::new(),
+        };
+        if inputs.cluster.nodes.is_empty() {
+            candidates.eligible.push(&inputs.node);
+            return candidates;
+        }
+        for (name, node) in &inputs.cluster.nodes {
+            match exclusion(config, node) {
+                Some(reason) => candidates.excluded.push((name.clone(), reason)),
+                None => candidates.eligible.push(name),
+            }
+        }
+        if !inputs.cluster.nodes.contains_key(&inputs.node) {
+            candidates
+                .excluded
+                .push((inputs.node.clone(), Reason::NodeUnknown));
+        }
+        candidates
+    }
+
+    /// The owner of `vip`, which `service` holds.
+    pub fn owner(&self, vip: IpAddr, service: &Service, inputs: &Inputs) -> Ownership {
+        let mut excluded = self.excluded.clone();
+        let local = service.external_traffic_policy == TrafficPolicy::Local;
+        let mut best: Option<(u64, &str)> = None;
+        for node in &self.eligible {
+            if local && !ready_on(&inputs.cluster, &service.key, node) {
+                excluded.push(((*node).to_owned(), Reason::NoLocalEndpoint));
+                continue;
+            }
+            let rank = (weight(vip, node), *node);
+            if best.is_none_or(|best| rank > best) {
+                best = Some(rank);
+            }
+        }
+        Ownership {
+            owner: best.map(|(_, node)| node.to_owned()),
+            excluded,
+        }
+    }
+}
+
+fn exclusion(config: &Config, node: &Node) -> Option<Reason> {
+    if node.deleting {
+        Some(Reason::NodeDeleting)
+    } else if node.labels.contains_key(EXCLUDE_LABEL) {
+        Some(Reason::ExcludedByLabel)
+    } else if !config.announce.node_selector.is_empty()
+        && !any_matches(&config.announce.node_selector, &node.labels)
+    {
+        Some(Reason::NotSelected)
+    } else {
+        None
+    }
+}
+
+/// Rendezvous weight of a node for a VIP: FNV-1a over the address and the name, then the finalizer
+/// of `SplitMix64`. Fixed for ever: nodes of different versions must agree.
+fn weight(vip: IpAddr, node: &str) -> u64 {
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    let mut feed = |bytes: &[u8]| {
+        for byte in bytes {
+            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    };
+    match vip {
+        IpAddr::V4(address) => feed(&address.octets()),
+        IpAddr::V6(address) => feed(&address.octets()),
+    }
+    feed(node.as_bytes());
+    let mut mixed = hash;
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}

@@ -1,0 +1,196 @@
+//! Every "no" that this program can give, as one enum: it feeds the log line, the metric label,
+//! `status` and `explain`.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::family::Family;
+use crate::model::frontend::FrontendPort;
+use crate::model::service::ServiceKey;
+
+/// What an address belongs to that no Service may take.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Infrastructure {
+    /// This host has it on an interface.
+    ThisNode,
+    /// Another Node of the cluster has it.
+    Node(String),
+    /// A gateway or a resolver of this host.
+    GatewayOrResolver,
+    /// Loopback, multicast, link-local, unspecified or broadcast.
+    Special,
+}
+
+impl fmt::Display for Infrastructure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ThisNode => f.write_str("this node"),
+            Self::Node(name) => write!(f, "node {name}"),
+            Self::GatewayOrResolver => f.write_str("a gateway or resolver of this node"),
+            Self::Special => f.write_str("no host (loopback, multicast, link-local or broadcast)"),
+        }
+    }
+}
+
+/// Why something is not done.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(tag = "reason", rename_all = "snake_case")]
+pub enum Reason {
+    /// The Service asks for another implementation.
+    OtherClass { class: String },
+    /// Its status holds an address that no pool of ours contains.
+    ServedByAnother { address: IpAddr },
+    /// No pool gives addresses to this Service.
+    NoPool,
+    /// The Service names a pool that does not exist.
+    UnknownPool { pool: String },
+    /// The Service names a pool that is not for its namespace or labels.
+    PoolNotAllowed { pool: String },
+    /// Every pool that would do is full.
+    PoolExhausted { pools: Vec<String> },
+    /// The requested text is no address.
+    RequestMalformed { text: String },
+    /// The requested address is in no pool that this Service may use.
+    RequestOutsidePools { address: IpAddr },
+    /// The requested address belongs to another Service.
+    RequestTaken { address: IpAddr, holder: ServiceKey },
+    /// Two ways of asking for an address disagree; the first one counts.
+    RequestsDisagree { used: String, ignored: String },
+    /// The pool has no address of this family.
+    FamilyMissing { family: Family },
+    /// The pool that gave this address is gone; the Service keeps it.
+    PoolGone { address: IpAddr },
+    /// The address is a node's, a gateway's or a resolver's.
+    AddressOfInfrastructure {
+        address: IpAddr,
+        what: Infrastructure,
+    },
+    /// An external address outside `proxy.external_ip_ranges` and the pools.
+    ExternalNotAllowed { address: IpAddr },
+    /// The node port is outside `proxy.node_port_range`.
+    NodePortOutOfRange { port: u16 },
+    /// Another Service has the same address, protocol and port.
+    FrontendTaken {
+        frontend: FrontendPort,
+        holder: ServiceKey,
+    },
+    /// `loadBalancerSourceRanges` cannot be enforced yet, so the VIP is not served at all.
+    SourceRangesUnsupported,
+    /// No endpoint is ready anywhere: connections are refused.
+    NoEndpoints { port: u16 },
+    /// No endpoint is ready on this node: a Local policy drops here.
+    NoLocalEndpoints { port: u16 },
+    /// This datapath cannot tell pods from outside clients for this frontend.
+    SourceClassesMerged { frontend: FrontendPort },
+    /// Nobody may own the VIP.
+    NoEligibleNode,
+    /// Another node owns the VIP.
+    OwnedBy { node: String },
+    /// This node is not among the Nodes of the cluster.
+    NodeUnknown,
+    /// The node is not selected by `announce.node_selector`.
+    NotSelected,
+    /// The node carries the label `node.kubernetes.io/exclude-from-external-load-balancers`.
+    ExcludedByLabel,
+    /// The Node object is being deleted.
+    NodeDeleting,
+    /// `externalTrafficPolicy` Local, and no endpoint is ready on the node.
+    NoLocalEndpoint,
+    /// No interface of this node may announce the VIP.
+    NoInterface,
+}
+
+impl Reason {
+    /// The label of this reason in metrics and JSON: one word per kind, never data.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::OtherClass { .. } => "other_class",
+            Self::ServedByAnother { .. } => "served_by_another",
+            Self::NoPool => "no_pool",
+            Self::UnknownPool { .. } => "unknown_pool",
+            Self::PoolNotAllowed { .. } => "pool_not_allowed",
+            Self::PoolExhausted { .. } => "pool_exhausted",
+            Self::RequestMalformed { .. } => "request_malformed",
+            Self::RequestOutsidePools { .. } => "request_outside_pools",
+            Self::RequestTaken { .. } => "request_taken",
+            Self::RequestsDisagree { .. } => "requests_disagree",
+            Self::FamilyMissing { .. } => "family_missing",
+            Self::PoolGone { .. } => "pool_gone",
+            Self::AddressOfInfrastructure { .. } => "address_of_infrastructure",
+            Self::ExternalNotAllowed { .. } => "external_not_allowed",
+            Self::NodePortOutOfRange { .. } => "node_port_out_of_range",
+            Self::FrontendTaken { .. } => "frontend_taken",
+            Self::SourceRangesUnsupported => "source_ranges_unsupported",
+            Self::NoEndpoints { .. } => "no_endpoints",
+            Self::NoLocalEndpoints { .. } => "no_local_endpoints",
+            Self::SourceClassesMerged { .. } => "source_classes_merged",
+            Self::NoEligibleNode => "no_eligible_node",
+            Self::OwnedBy { .. } => "owned_by",
+            Self::NodeUnknown => "node_unknown",
+            Self::NotSelected => "not_selected",
+            Self::ExcludedByLabel => "excluded_by_label",
+            Self::NodeDeleting => "node_deleting",
+            Self::NoLocalEndpoint => "no_local_endpoint",
+            Self::NoInterface => "no_interface",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OtherClass { class } => write!(f, "loadBalancerClass {class} is another implementation's"),
+            Self::ServedByAnother { address } => {
+                write!(f, "its status holds {address}, which is in none of our pools: another implementation serves it")
+            }
+            Self::NoPool => f.write_str("no pool is for this Service: add a [[pool]] or widen its selectors"),
+            Self::UnknownPool { pool } => write!(f, "it names the pool {pool}, which does not exist"),
+            Self::PoolNotAllowed { pool } => {
+                write!(f, "it names the pool {pool}, which is not for its namespace or labels")
+            }
+            Self::PoolExhausted { pools } => {
+                write!(f, "no free address in {}: extend a pool or delete a Service", pools.join(", "))
+            }
+            Self::RequestMalformed { text } => write!(f, "it asks for {text:?}, which is no address"),
+            Self::RequestOutsidePools { address } => {
+                write!(f, "it asks for {address}, which is in no pool that it may use")
+            }
+            Self::RequestTaken { address, holder } => write!(f, "it asks for {address}, which {holder} holds"),
+            Self::RequestsDisagree { used, ignored } => write!(f, "{ignored} disagrees with {used}, which counts"),
+            Self::FamilyMissing { family } => write!(f, "its pool has no free {family} address"),
+            Self::PoolGone { address } => write!(f, "{address} is in no pool any more; it is kept until released"),
+            Self::AddressOfInfrastructure { address, what } => {
+                write!(f, "{address} belongs to {what}: a Service must not take it")
+            }
+            Self::ExternalNotAllowed { address } => {
+                write!(f, "{address} is neither in a pool nor in proxy.external_ip_ranges")
+            }
+            Self::NodePortOutOfRange { port } => {
+                write!(f, "node port {port} is outside proxy.node_port_range: it is not opened")
+            }
+            Self::FrontendTaken { frontend, holder } => write!(f, "{frontend} is served for {holder} already"),
+            Self::SourceRangesUnsupported => f.write_str(
+                "loadBalancerSourceRanges cannot be enforced by this version, so its VIP is not served",
+            ),
+            Self::NoEndpoints { port } => write!(f, "port {port} has no ready endpoint: connections are refused"),
+            Self::NoLocalEndpoints { port } => {
+                write!(f, "port {port} has no ready endpoint on this node: the Local policy drops here")
+            }
+            Self::SourceClassesMerged { frontend } => {
+                write!(f, "{frontend}: IPVS gives pods and this node the local endpoints only")
+            }
+            Self::NoEligibleNode => f.write_str("no node may announce it"),
+            Self::OwnedBy { node } => write!(f, "node {node} announces it"),
+            Self::NodeUnknown => f.write_str("this node is not among the cluster's Nodes: check node.name"),
+            Self::NotSelected => f.write_str("announce.node_selector does not select this node"),
+            Self::ExcludedByLabel => {
+                f.write_str("the node is labelled node.kubernetes.io/exclude-from-external-load-balancers")
+            }
+            Self::NodeDeleting => f.write_str("the Node is being deleted"),
+            Self::NoLocalEndpoint => f.write_str("no endpoint is ready on the node, and its policy is Local"),
+            Self::NoInterface => f.write_str("no running interface has a subnet that holds it"),
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! Tests that need a kernel with IPVS, each in network namespaces of its own. They need root and
+//! fail without it, as without IPVS. Run: `tests/vm/run` with this test binary.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod ipvs;
