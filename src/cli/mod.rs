@@ -45,6 +45,8 @@ struct Arguments {
 enum Command {
     /// Validates the configuration file and prints every problem with the corrected form.
     Check,
+    /// Shows the whole thing on this machine, in a LAN of network namespaces, without a cluster.
+    Demo(demo::DemoArguments),
 }
 
 /// Parses the arguments, runs the command and gives the exit code.
@@ -52,6 +54,8 @@ pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
     let ended = match arguments.command {
         Command::Check => check::run(&arguments.config, arguments.output),
+        // The only one with exit codes from another process.
+        Command::Demo(demo) => return demo::run(&demo, arguments.output),
     };
     ended
         .unwrap_or_else(|error| {

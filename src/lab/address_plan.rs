@@ -2,14 +2,14 @@
 //!
 //! | what | IPv4 | IPv6 |
 //! | --- | --- | --- |
-//! | LAN | 192.0.2.0/24 | fd00:2::/64 |
-//! | router, if there is one | 192.0.2.1 | fd00:2::1 |
-//! | edge nodes | 192.0.2.11 and up | fd00:2::11 and up |
-//! | clients | 192.0.2.50 and up | fd00:2::50 and up |
-//! | VIP pool | 192.0.2.200-192.0.2.219 | fd00:2::200-fd00:2::219 |
-//! | pods of node N | 10.244.N.0/24 | fd00:244:N::/64 |
-//! | `ClusterIPs` | 10.96.0.0/16 | fd00:96::/112 |
-//! | behind the router | 198.51.100.0/24 | fd00:51::/64 |
+//! | LAN | `192.0.2.0/24` | `fd00:2::/64` |
+//! | router, if there is one | `192.0.2.1` | `fd00:2::1` |
+//! | edge nodes | `192.0.2.11` and up | `fd00:2::11` and up |
+//! | clients | `192.0.2.50` and up | `fd00:2::50` and up |
+//! | VIP pool | `192.0.2.200-192.0.2.219` | `fd00:2::200-fd00:2::219` |
+//! | pods of node N | `10.244.N.0/24` | `fd00:244:N::/64` |
+//! | `ClusterIPs` | `10.96.0.0/16` | `fd00:96::/112` |
+//! | behind the router | `198.51.100.0/24` | `fd00:51::/64` |
 //!
 //! IPv6 host parts are written with the decimal digits of their IPv4 twin.
 
@@ -76,7 +76,7 @@ pub const REMOTE_CLIENT: DualStack = DualStack {
     ipv6: Ipv6Addr::new(0xfd00, 0x51, 0, 0, 0, 0, 0, 0x50),
 };
 
-/// Everything: 0.0.0.0/0 and ::/0.
+/// Everything: `0.0.0.0/0` and `::/0`.
 pub fn default_routes() -> [IpNet; 2] {
     DualStack {
         ipv4: Ipv4Addr::UNSPECIFIED,

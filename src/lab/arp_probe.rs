@@ -17,7 +17,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::client::client_error;
 use super::{LabError, MacAddress, Namespace};
 
-/// The EtherType of ARP (RFC 826) as socket(2) wants it for a packet socket: in network byte order.
+/// The `EtherType` of ARP (RFC 826) as socket(2) wants it for a packet socket: in network byte order.
 const ARP_ONLY: i32 = 0x0806_u16.to_be() as i32;
 
 /// Broadcasts one request for `address` on `link` and collects the Ethernet addresses of all that

@@ -11,18 +11,21 @@ use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use toml::{Table, Value};
+use toml::Table;
 
-use super::address_plan::{VIP_POOL, cluster_ip_ranges};
+use super::configuration::{configuration, configuration_path, write_configuration};
 use super::{Lab, LabError, Namespace};
 
 /// How often a state that can only be polled is looked at.
 const LOOK: Duration = Duration::from_millis(5);
+/// How long a command to a daemon may take.
+pub const LONGEST_COMMAND: Duration = Duration::from_secs(5);
 /// How many lines of the log an error repeats.
 const LOG_TAIL: usize = 15;
 
@@ -95,6 +98,9 @@ impl Daemon {
             .args(["run", "-c"])
             .arg(configuration_path(&directory))
             .env("NOTIFY_SOCKET", notify_path)
+            // Meant for this process, if a service manager started it (sd_watchdog_enabled(3)).
+            .env_remove("WATCHDOG_USEC")
+            .env_remove("WATCHDOG_PID")
             .stdin(Stdio::null())
             .stdout(log.0)
             .stderr(log.1)
@@ -106,6 +112,7 @@ impl Daemon {
             .map_err(|error| LabError::Daemon {
                 node: node.name.clone(),
                 reason: format!("cannot start {}: {error}", options.program.display()),
+                exit_code: None,
             })?;
         Ok(Self {
             node: node.name.clone(),
@@ -153,22 +160,35 @@ impl Daemon {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// Runs `edgelb COMMAND… -c FILE` for this daemon, in its node.
+    /// Runs `edgelb COMMAND… -c FILE` for this daemon, in its node. A command that takes longer than
+    /// [`LONGEST_COMMAND`] is killed, and that is an error.
     pub fn ask(&self, arguments: &[&str]) -> Result<Output, LabError> {
         let mut command = Command::new(&self.program);
         command
             .args(arguments)
             .arg("-c")
             .arg(self.configuration_path())
-            .stdin(Stdio::null());
-        self.namespace
-            .try_run(|| command.output())
-            .map_err(|error| {
-                self.error(&format!(
-                    "cannot run edgelb {}: {error}",
-                    arguments.join(" ")
-                ))
-            })
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let failed =
+            |reason: &str| self.error(&format!("edgelb {}: {reason}", arguments.join(" ")));
+        let child = self
+            .namespace
+            .spawn(&mut command)
+            .map_err(|error| failed(&error.to_string()))?;
+        let pid = i32::try_from(child.id()).map_err(|error| failed(&error.to_string()))?;
+        let (sender, receiver) = mpsc::channel();
+        thread::spawn(move || sender.send(child.wait_with_output()));
+        if let Ok(output) = receiver.recv_timeout(LONGEST_COMMAND) {
+            return output.map_err(|error| failed(&error.to_string()));
+        }
+        // It may end by itself just now; then there is nothing to kill.
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        Err(failed(&format!(
+            "no answer within {} s",
+            LONGEST_COMMAND.as_secs()
+        )))
     }
 
     /// Whether the process runs.
@@ -180,30 +200,34 @@ impl Daemon {
     /// time is up.
     pub fn wait_ready(&mut self, timeout: Duration) -> Result<(), LabError> {
         let deadline = Instant::now() + timeout;
-        let mut buffer = [0; 4096];
-        loop {
-            match self.notifications.recv(&mut buffer) {
-                Ok(length) => {
-                    let message = buffer.get(..length).unwrap_or_default();
-                    if message
-                        .split(|byte| *byte == b'\n')
-                        .any(|line| line == b"READY=1")
-                    {
-                        return Ok(());
-                    }
-                }
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::WouldBlock
-                            | io::ErrorKind::TimedOut
-                            | io::ErrorKind::Interrupted
-                    ) => {}
-                Err(error) => {
-                    return Err(self.error(&format!("cannot listen for its readiness: {error}")));
-                }
-            }
+        while !self.hears_ready()? {
             self.check_waiting("ready", deadline)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the daemon has said that it is ready since this was last asked; waits some
+    /// milliseconds for it. An error when the daemon has ended.
+    pub fn hears_ready(&mut self) -> Result<bool, LabError> {
+        let mut buffer = [0; 4096];
+        match self.notifications.recv(&mut buffer) {
+            Ok(length) => {
+                let message = buffer.get(..length).unwrap_or_default();
+                Ok(message
+                    .split(|byte| *byte == b'\n')
+                    .any(|line| line == b"READY=1"))
+            }
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock
+                        | io::ErrorKind::TimedOut
+                        | io::ErrorKind::Interrupted
+                ) =>
+            {
+                self.check_running("ready").map(|()| false)
+            }
+            Err(error) => Err(self.error(&format!("cannot listen for its readiness: {error}"))),
         }
     }
 
@@ -276,13 +300,25 @@ impl Daemon {
     }
 
     fn check_waiting(&mut self, what: &str, deadline: Instant) -> Result<(), LabError> {
-        if let Ok(Some(status)) = self.child.try_wait() {
-            return Err(self.error(&format!("ended ({status}) before it was {what}")));
-        }
+        self.check_running(what)?;
         if Instant::now() >= deadline {
             return Err(self.error(&format!("not {what} in time")));
         }
         Ok(())
+    }
+
+    fn check_running(&mut self, what: &str) -> Result<(), LabError> {
+        match self.child.try_wait() {
+            Ok(Some(status)) => {
+                let mut error = self.error(&format!("ended ({status}) before it was {what}"));
+                if let LabError::Daemon { exit_code, .. } = &mut error {
+                    *exit_code = status.code();
+                }
+                Err(error)
+            }
+            Ok(None) => Ok(()),
+            Err(error) => Err(self.error(&format!("cannot see whether it runs: {error}"))),
+        }
     }
 
     /// An error with the end of the log.
@@ -297,6 +333,7 @@ impl Daemon {
         LabError::Daemon {
             node: self.node.clone(),
             reason,
+            exit_code: None,
         }
     }
 }
@@ -309,84 +346,8 @@ impl Drop for Daemon {
     }
 }
 
-fn configuration_path(directory: &Path) -> PathBuf {
-    directory.join("edgelb.toml")
-}
-
 fn log_path(directory: &Path) -> PathBuf {
     directory.join("edgelb.log")
-}
-
-/// The lab's configuration for one node, with the caller's keys over it.
-fn configuration(node: &str, directory: &Path, options: &DaemonOptions) -> Table {
-    let path = |path: &Path| Value::from(path.to_string_lossy().into_owned());
-    let strings = |values: &[String]| Value::from(values.to_vec());
-    let pool = Table::from_iter([
-        ("name".to_owned(), Value::from("lan")),
-        ("addresses".to_owned(), Value::from(VIP_POOL.to_vec())),
-    ]);
-    let mut table = Table::from_iter([
-        (
-            "node".to_owned(),
-            Value::Table(Table::from_iter([
-                ("name".to_owned(), Value::from(node)),
-                ("state_dir".to_owned(), path(&directory.join("state"))),
-                ("runtime_dir".to_owned(), path(&directory.join("run"))),
-            ])),
-        ),
-        (
-            "source".to_owned(),
-            Value::Table(Table::from_iter([
-                ("kind".to_owned(), Value::from("manifests")),
-                (
-                    "manifests".to_owned(),
-                    Value::Table(Table::from_iter([(
-                        "dir".to_owned(),
-                        path(&options.manifests),
-                    )])),
-                ),
-            ])),
-        ),
-        ("pool".to_owned(), Value::Array(vec![Value::Table(pool)])),
-        (
-            "proxy".to_owned(),
-            Value::Table(Table::from_iter([
-                (
-                    "datapath".to_owned(),
-                    Value::from(options.datapath.as_str()),
-                ),
-                (
-                    "service_cidrs".to_owned(),
-                    strings(&cluster_ip_ranges().map(|range| range.to_string())),
-                ),
-            ])),
-        ),
-    ]);
-    merge(&mut table, &options.configuration);
-    table
-}
-
-fn merge(table: &mut Table, over: &Table) {
-    for (key, value) in over {
-        match (table.get_mut(key), value) {
-            (Some(Value::Table(inner)), Value::Table(over)) => merge(inner, over),
-            _ => {
-                table.insert(key.clone(), value.clone());
-            }
-        }
-    }
-}
-
-fn write_configuration(directory: &Path, configuration: &Table) -> Result<(), LabError> {
-    let path = configuration_path(directory);
-    let draft = path.with_extension("draft");
-    fs::write(&draft, configuration.to_string())
-        .and_then(|()| fs::rename(&draft, &path))
-        .map_err(|source| LabError::File {
-            what: "write",
-            path,
-            source,
-        })
 }
 
 /// Unix sockets with a path do not belong to a network namespace, so the daemon reaches this one.
@@ -406,43 +367,4 @@ fn notification_socket(directory: &Path) -> Result<(UnixDatagram, PathBuf), LabE
         .set_read_timeout(Some(Duration::from_millis(20)))
         .map_err(failed)?;
     Ok((socket, path))
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn the_callers_keys_win_and_leave_their_neighbors() {
-        let mut options = DaemonOptions::new("/bin/edgelb", "/manifests");
-        options.configuration =
-            "[proxy]\nscheduler = \"mh\"\ndatapath = \"ipvs\"\n[announce]\nping = false\n"
-                .parse()
-                .unwrap();
-        let table = configuration("edge-a", Path::new("/lab/edge-a"), &options);
-        let expected: Table = r#"
-            [node]
-            name = "edge-a"
-            state_dir = "/lab/edge-a/state"
-            runtime_dir = "/lab/edge-a/run"
-            [source]
-            kind = "manifests"
-            [source.manifests]
-            dir = "/manifests"
-            [[pool]]
-            name = "lan"
-            addresses = ["192.0.2.200-192.0.2.219", "fd00:2::200-fd00:2::219"]
-            [proxy]
-            datapath = "ipvs"
-            service_cidrs = ["10.96.0.0/16", "fd00:96::/112"]
-            scheduler = "mh"
-            [announce]
-            ping = false
-        "#
-        .parse()
-        .unwrap();
-        assert_eq!(table, expected);
-        assert_eq!(table.to_string().parse::<Table>().unwrap(), expected);
-    }
 }

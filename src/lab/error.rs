@@ -81,6 +81,8 @@ pub enum LabError {
         node: String,
         /// Why, with the end of its log where there is one.
         reason: String,
+        /// The daemon's exit code, if it ended by itself when it should not have.
+        exit_code: Option<i32>,
     },
     /// The lab cannot be as large, or has no such part.
     #[error("{0}")]

@@ -14,6 +14,7 @@
 pub mod address_plan;
 pub mod arp_probe;
 pub mod client;
+mod configuration;
 pub mod daemon;
 
 pub mod directory;

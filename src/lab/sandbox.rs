@@ -2,7 +2,7 @@
 //! its own; for an ordinary user also of a user namespace, in which it is root.
 //!
 //! When the inner process ends, in whatever way, the kernel ends every process that it started: that
-//! is what a PID namespace promises (pid_namespaces(7)). When the outer process ends, the inner one
+//! is what a PID namespace promises (`pid_namespaces(7)`). When the outer process ends, the inner one
 //! does so at once. So no daemon of a lab survives it, not even `kill -9` of either process, and
 //! nothing inside can reach the machine's network.
 
@@ -162,7 +162,7 @@ fn isolate() -> Result<(), SandboxError> {
     }
     let (user, group) = (geteuid(), getegid());
     unshare(own | CloneFlags::CLONE_NEWUSER).map_err(forbidden("a user namespace"))?;
-    // Groups can be mapped only after setgroups(2) is given up (user_namespaces(7)).
+    // Groups can be mapped only after setgroups(2) is given up (`user_namespaces(7)`).
     let maps = [
         ("/proc/self/setgroups", "deny".to_owned()),
         ("/proc/self/gid_map", format!("0 {group} 1")),

@@ -81,11 +81,11 @@ impl Server {
             what: "start its thread".to_owned(),
             source,
         };
-        let (sender, receiver) = requests::unbounded_channel();
-        let served = Arc::new(AtomicU64::new(0));
-        let responder = Responder {
+        let (requests, received) = requests::unbounded_channel();
+        let count = Arc::new(AtomicU64::new(0));
+        let voice = Voice {
             name: Arc::from(name),
-            served: Arc::clone(&served),
+            served: Arc::clone(&count),
             connections: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
         };
         let thread = namespace
@@ -93,16 +93,16 @@ impl Server {
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
                     .build()?;
-                runtime.block_on(serve(receiver, responder));
+                runtime.block_on(serve(received, voice));
                 // Dropping the runtime drops its tasks, and with them every connection.
                 Ok(())
             })
             .map_err(failed)?;
         let server = Self {
             name: name.to_owned(),
-            requests: Some(sender),
+            requests: Some(requests),
             thread: Some(thread),
-            served,
+            served: count,
         };
         listen.iter().try_for_each(|listen| server.open(*listen))?;
         Ok(server)
@@ -167,13 +167,13 @@ impl Drop for Server {
 }
 
 #[derive(Debug, Clone)]
-struct Responder {
+struct Voice {
     name: Arc<str>,
     served: Arc<AtomicU64>,
     connections: Arc<Semaphore>,
 }
 
-async fn serve(mut requests: requests::UnboundedReceiver<Request>, responder: Responder) {
+async fn serve(mut requests: requests::UnboundedReceiver<Request>, voice: Voice) {
     let mut listeners: HashMap<Listen, Vec<Task<()>>> = HashMap::new();
     while let Some(Request {
         listen,
@@ -187,7 +187,7 @@ async fn serve(mut requests: requests::UnboundedReceiver<Request>, responder: Re
                 "already listening",
             ))
         } else if open {
-            start_listeners(listen, &responder).map(|tasks| {
+            start_listeners(listen, &voice).map(|tasks| {
                 listeners.insert(listen, tasks);
             })
         } else {
@@ -208,13 +208,13 @@ async fn stop_listeners(tasks: Option<Vec<Task<()>>>) -> io::Result<()> {
     Ok(())
 }
 
-fn start_listeners(listen: Listen, responder: &Responder) -> io::Result<Vec<Task<()>>> {
+fn start_listeners(listen: Listen, voice: &Voice) -> io::Result<Vec<Task<()>>> {
     let mut tasks = Vec::new();
     for address in [
         IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     ] {
-        let responder = responder.clone();
+        let voice = voice.clone();
         let socket = match open_socket(listen.protocol, SocketAddr::new(address, listen.port)) {
             Ok(socket) => socket,
             // A kernel without IPv6 still serves IPv4.
@@ -229,11 +229,11 @@ fn start_listeners(listen: Listen, responder: &Responder) -> io::Result<Vec<Task
         match listen.protocol {
             Protocol::Tcp => {
                 let listener = TcpListener::from_std(socket.into())?;
-                tasks.push(tokio::spawn(accept(listener, responder)));
+                tasks.push(tokio::spawn(accept(listener, voice)));
             }
             Protocol::Udp => {
                 let socket = UdpSocket::from_std(socket.into())?;
-                tasks.push(tokio::spawn(answer_datagrams(socket, responder)));
+                tasks.push(tokio::spawn(answer_datagrams(socket, voice)));
             }
         }
     }
@@ -261,33 +261,29 @@ fn open_socket(protocol: Protocol, address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-async fn accept(listener: TcpListener, responder: Responder) {
+async fn accept(listener: TcpListener, voice: Voice) {
     loop {
-        let Ok(permit) = Arc::clone(&responder.connections).acquire_owned().await else {
+        let Ok(permit) = Arc::clone(&voice.connections).acquire_owned().await else {
             return;
         };
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let responder = responder.clone();
+                let voice = voice.clone();
                 tokio::spawn(async move {
                     // A connection that breaks is the client's to notice.
-                    let _ = answer_lines(stream, peer, &responder).await;
+                    let _ = answer_lines(stream, peer, &voice).await;
                     drop(permit);
                 });
             }
             Err(error) => {
-                tracing::debug!(server = %responder.name, %error, "lab server cannot accept");
+                tracing::debug!(server = %voice.name, %error, "lab server cannot accept");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 }
 
-async fn answer_lines(
-    mut stream: TcpStream,
-    peer: SocketAddr,
-    responder: &Responder,
-) -> io::Result<()> {
+async fn answer_lines(mut stream: TcpStream, peer: SocketAddr, voice: &Voice) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let (reader, mut writer) = stream.split();
     let mut reader = BufReader::new(reader);
@@ -301,11 +297,11 @@ async fn answer_lines(
         let Some(text) = line.strip_suffix(b"\n") else {
             return Ok(());
         };
-        writer.write_all(&responder.answer(peer, text)).await?;
+        writer.write_all(&voice.answer(peer, text)).await?;
     }
 }
 
-async fn answer_datagrams(socket: UdpSocket, responder: Responder) {
+async fn answer_datagrams(socket: UdpSocket, voice: Voice) {
     let mut buffer = [0; 2048];
     loop {
         // An error here is an ICMP message about an earlier answer, or passing memory shortage.
@@ -315,14 +311,14 @@ async fn answer_datagrams(socket: UdpSocket, responder: Responder) {
         let text = buffer.get(..length).unwrap_or_default();
         let _ = socket
             .send_to(
-                &responder.answer(peer, text.strip_suffix(b"\n").unwrap_or(text)),
+                &voice.answer(peer, text.strip_suffix(b"\n").unwrap_or(text)),
                 peer,
             )
             .await;
     }
 }
 
-impl Responder {
+impl Voice {
     fn answer(&self, peer: SocketAddr, text: &[u8]) -> Vec<u8> {
         self.served.fetch_add(1, Ordering::Relaxed);
         let mut answer = format!("{} {peer} ", self.name).into_bytes();

@@ -8,6 +8,7 @@
 )]
 
 mod announcer;
+mod demo;
 mod ipvs;
 mod lab_itself;
 mod netlink;

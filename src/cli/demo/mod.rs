@@ -6,7 +6,9 @@
 
 mod interrupt;
 mod report;
+mod scene;
 mod story;
+mod takeover;
 mod view;
 
 use std::io::{self, Write};
@@ -15,11 +17,12 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
+use crate::cli::exit::Exit;
+use crate::cli::output::{Format, write_json};
+use crate::lab::LabError;
 use crate::lab::sandbox::{self, Entered, SandboxError};
-use crate::lab::{LabError, address_plan};
 
 use interrupt::Interrupt;
-use report::DemoReport;
 use story::Story;
 
 /// What `edgelb demo` takes.
@@ -37,9 +40,6 @@ pub struct DemoArguments {
     /// Leave everything up at the end, and print how to look around, until Ctrl-C
     #[arg(long)]
     pub keep: bool,
-    /// How to print the result
-    #[arg(short, long, value_enum, default_value_t = Output::Table)]
-    pub output: Output,
     /// The edgelb program to run in the nodes; this one by default
     #[arg(long, hide = true)]
     pub program: Option<PathBuf>,
@@ -56,21 +56,10 @@ pub enum Datapath {
     Nftables,
 }
 
-/// For whom the result is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// For people, as it happens.
-    Table,
-    /// For programs: one object at the end.
-    Json,
-}
-
-const MOST_NODES: i64 = address_plan::MAXIMUM_NODES as i64;
+/// The lab has no more names and addresses.
+const MOST_NODES: i64 = 26;
 /// More would take longer to start than the demo may last.
 const MOST_WORKLOADS: i64 = 100;
-
-const PROBLEM: u8 = 1;
-const FORBIDDEN: u8 = 4;
 
 impl Datapath {
     /// The value of `proxy.datapath`.
@@ -85,35 +74,35 @@ impl Datapath {
 
 /// Runs the demo. It must be called before the program has any other thread: it starts the program
 /// once more in a sandbox, for an ordinary user in a user namespace.
-pub fn run(arguments: &DemoArguments) -> ExitCode {
+pub fn run(arguments: &DemoArguments, output: Format) -> ExitCode {
     match sandbox::enter() {
         Ok(Entered::Finished(code)) => ExitCode::from(code),
-        Ok(Entered::Inside) => run_inside(arguments),
+        Ok(Entered::Inside) => run_inside(arguments, output).into(),
         Err(error) => {
             let code = if matches!(error, SandboxError::Forbidden { .. }) {
-                FORBIDDEN
+                Exit::Privilege
             } else {
-                PROBLEM
+                Exit::Problem
             };
             complain(&anyhow::Error::new(error));
-            ExitCode::from(code)
+            code.into()
         }
     }
 }
 
-fn run_inside(arguments: &DemoArguments) -> ExitCode {
+fn run_inside(arguments: &DemoArguments, output: Format) -> Exit {
     let interrupt = match Interrupt::watch() {
         Ok(interrupt) => interrupt,
         Err(error) => {
             complain(&anyhow::Error::new(error).context("cannot watch for signals"));
-            return ExitCode::from(PROBLEM);
+            return Exit::Problem;
         }
     };
     let mut nowhere = io::sink();
     let mut stdout = io::stdout().lock();
-    let lines: &mut dyn Write = match arguments.output {
-        Output::Table => &mut stdout,
-        Output::Json => &mut nowhere,
+    let lines: &mut dyn Write = match output {
+        Format::Table => &mut stdout,
+        Format::Json => &mut nowhere,
     };
     let mut story = Story::new(arguments, &interrupt, lines);
     let mut result = story.tell();
@@ -130,37 +119,36 @@ fn run_inside(arguments: &DemoArguments) -> ExitCode {
         result = result.and(story.keep(&mut io::stderr()));
     }
     let (report, ended) = story.end(result.as_ref().err());
-    if arguments.output == Output::Json
-        && let Err(error) = print_json(&mut stdout, &report)
+    if output == Format::Json
+        && let Err(error) = write_json(&report)
     {
-        complain(&error);
-        return ExitCode::from(PROBLEM);
+        complain(&anyhow::Error::new(error).context("cannot print"));
+        return Exit::Problem;
     }
     match (result, ended) {
-        (Ok(()), Ok(())) => ExitCode::SUCCESS,
-        (Err(error), _) => ExitCode::from(exit_code(&error)),
+        (Ok(()), Ok(())) => Exit::Fine,
+        (Err(error), _) => exit(&error),
         (Ok(()), Err(error)) => {
             complain(&error);
-            ExitCode::from(PROBLEM)
+            Exit::Problem
         }
     }
 }
 
-fn print_json(stdout: &mut impl Write, report: &DemoReport) -> anyhow::Result<()> {
-    serde_json::to_writer_pretty(&mut *stdout, report)?;
-    writeln!(stdout)?;
-    Ok(())
-}
-
-/// A kernel that refuses network namespaces is a missing privilege; everything else is a problem.
-fn exit_code(error: &anyhow::Error) -> u8 {
+/// A kernel that refuses network namespaces, or lacks what a daemon needs, is code 4 by contract;
+/// everything else is a problem.
+fn exit(error: &anyhow::Error) -> Exit {
     match error.downcast_ref::<LabError>() {
         Some(LabError::Namespace { source, .. })
             if source.kind() == io::ErrorKind::PermissionDenied =>
         {
-            FORBIDDEN
+            Exit::Privilege
         }
-        _ => PROBLEM,
+        Some(LabError::Daemon {
+            exit_code: Some(code),
+            ..
+        }) if *code == Exit::Privilege as i32 => Exit::Privilege,
+        _ => Exit::Problem,
     }
 }
 

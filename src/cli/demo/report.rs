@@ -1,12 +1,15 @@
 //! The demo's result as `-o json` prints it; `tests/schemas/demo.json` describes it. Fields are only
 //! ever added.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use serde::Serialize;
 
 use crate::lab::client::{Answer, RequestError};
+
+/// A longer list is for programs.
+const LONGEST_LIST: usize = 8;
 
 /// The whole result. What was not reached before a failure is `null` or empty.
 #[derive(Debug, Clone, Serialize)]
@@ -96,24 +99,28 @@ pub(super) struct TakeoverReport {
 /// A number of requests and what became of them.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(super) struct Requests {
-    pub requests: u64,
+    #[serde(rename = "requests")]
+    pub sent: u64,
     pub succeeded: u64,
     /// Answers by the name of the workload.
     pub by_workload: BTreeMap<String, u64>,
-    /// Answers by the client address that the workload saw.
-    pub by_client_address: BTreeMap<IpAddr, u64>,
+    /// The client addresses that each workload saw.
+    pub client_seen_as: BTreeMap<String, BTreeSet<IpAddr>>,
     /// Failures by reason.
     pub failed: BTreeMap<String, u64>,
 }
 
 impl Requests {
     pub(super) fn record(&mut self, result: Result<Answer, RequestError>) {
-        self.requests += 1;
+        self.sent += 1;
         match result {
             Ok(answer) => {
                 self.succeeded += 1;
+                self.client_seen_as
+                    .entry(answer.workload.clone())
+                    .or_default()
+                    .insert(answer.seen.ip());
                 *self.by_workload.entry(answer.workload).or_default() += 1;
-                *self.by_client_address.entry(answer.seen.ip()).or_default() += 1;
             }
             Err(error) => *self.failed.entry(error.to_string()).or_default() += 1,
         }
@@ -121,30 +128,141 @@ impl Requests {
 
     /// In one line: who answered how many, and whom they saw.
     pub(super) fn summary(&self) -> String {
-        let mut parts = vec![format!("{} of {} answered", self.succeeded, self.requests)];
-        if !self.by_workload.is_empty() {
-            parts.push(list(
-                self.by_workload
-                    .iter()
-                    .map(|(name, count)| format!("{name} {count}")),
-            ));
-            parts.push(format!(
-                "client seen as {}",
-                list(self.by_client_address.keys().map(ToString::to_string))
-            ));
-        }
-        if !self.failed.is_empty() {
-            parts.push(list(
-                self.failed
-                    .iter()
-                    .map(|(reason, count)| format!("{count} {reason}")),
-            ));
-        }
-        parts.join("; ")
+        let by_workload = self.by_workload.iter().map(|(name, count)| {
+            let seen = self
+                .client_seen_as
+                .get(name)
+                .into_iter()
+                .flatten()
+                .map(ToString::to_string);
+            format!("{name} {count} (saw {})", list(seen))
+        });
+        let failed = self
+            .failed
+            .iter()
+            .map(|(reason, count)| format!("{count} {reason}"));
+        let details = list(failed.chain(by_workload));
+        let separator = if details.is_empty() { "" } else { ": " };
+        format!(
+            "{} of {} answered{separator}{details}",
+            self.succeeded, self.sent
+        )
     }
 }
 
-/// Words with commas between them.
+/// Words with commas between them; of many words only the first.
 pub(super) fn list(words: impl IntoIterator<Item = String>) -> String {
-    words.into_iter().collect::<Vec<_>>().join(", ")
+    let mut words: Vec<_> = words.into_iter().collect();
+    let more = words.len().saturating_sub(LONGEST_LIST);
+    if more > 1 {
+        words.truncate(LONGEST_LIST);
+        words.push(format!("{more} more"));
+    }
+    words.join(", ")
+}
+
+#[cfg(test)]
+#[path = "../../../tests/schemas/validator.rs"]
+mod validator;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::time::Duration;
+
+    fn requests() -> Requests {
+        let mut requests = Requests::default();
+        let seen = "192.0.2.50:4711".parse().unwrap();
+        requests.record(Ok(Answer {
+            workload: "web-1".to_owned(),
+            seen,
+            text: "hello".to_owned(),
+            elapsed: Duration::ZERO,
+        }));
+        requests.record(Err(RequestError::TimedOut));
+        requests
+    }
+
+    fn problems(report: &DemoReport) -> Vec<String> {
+        let schema =
+            serde_json::from_str(include_str!("../../../tests/schemas/demo.json")).unwrap();
+        validator::problems(&schema, &serde_json::to_value(report).unwrap())
+    }
+
+    #[test]
+    fn the_report_is_as_its_schema_says_whole_and_empty() {
+        let address = Ipv4Addr::new(192, 0, 2, 200);
+        let from = |from: &str| FromReport {
+            from: from.to_owned(),
+            requests: requests(),
+        };
+        let mut report = DemoReport {
+            result: Outcome::Failed,
+            datapath: "auto".to_owned(),
+            nodes: Vec::new(),
+            services: Vec::new(),
+            node_port: None,
+            cluster_ip: None,
+            takeover: None,
+            error: Some("interrupted".to_owned()),
+            elapsed_ms: 0,
+        };
+        assert_eq!(problems(&report), Vec::<String>::new());
+        report.nodes.push(NodeReport {
+            name: "edge-a".to_owned(),
+            address,
+            mac: "02:00:00:00:00:01".to_owned(),
+        });
+        report.services.push(ServiceReport {
+            name: "default/web".to_owned(),
+            vip: address,
+            owner: "edge-a".to_owned(),
+            owner_mac: "02:00:00:00:00:01".to_owned(),
+            external_traffic_policy: "Local",
+            requests: requests(),
+        });
+        report.node_port = Some(NodePortReport {
+            node: "edge-a".to_owned(),
+            address,
+            port: 30_080,
+            requests: requests(),
+        });
+        report.cluster_ip = Some(ClusterIpReport {
+            address,
+            port: 80,
+            from_workload: from("web-1"),
+            from_node: from("edge-a"),
+        });
+        report.takeover = Some(TakeoverReport {
+            from: "edge-a".to_owned(),
+            to: "edge-b".to_owned(),
+            blackout_ms: 9,
+            takeover_ms: 150,
+            requests: requests(),
+        });
+        assert_eq!(problems(&report), Vec::<String>::new());
+        report.datapath = "ebpf".to_owned();
+        assert_eq!(
+            problems(&report),
+            ["$.datapath: \"ebpf\" is not one of [\"auto\",\"ipvs\",\"nftables\"]"]
+        );
+    }
+
+    #[test]
+    fn a_summary_is_short_for_people() {
+        assert_eq!(
+            requests().summary(),
+            "1 of 2 answered: 1 timed out, web-1 1 (saw 192.0.2.50)"
+        );
+        assert_eq!(Requests::default().summary(), "0 of 0 answered");
+        assert_eq!(
+            list((1..=9).map(|number| number.to_string())),
+            "1, 2, 3, 4, 5, 6, 7, 8, 9"
+        );
+        assert_eq!(
+            list((1..=11).map(|number| number.to_string())),
+            "1, 2, 3, 4, 5, 6, 7, 8, 3 more"
+        );
+    }
 }

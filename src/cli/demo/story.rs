@@ -2,55 +2,47 @@
 //! the first one that is not as it must be ends the story.
 
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 
 use crate::lab::address_plan::VIP_POOL;
-use crate::lab::arp_probe::arp_probe;
 use crate::lab::client::{Protocol, request};
 use crate::lab::daemon::{Daemon, DaemonOptions};
-use crate::lab::manifests::{self, ManifestDirectory, ServiceManifest, ServicePort};
-use crate::lab::prober::{Prober, ProberOptions};
-use crate::lab::{
-    DualStack, Host, Lab, LabOptions, MacAddress, Namespace, Node, Workload, sandbox,
-};
+use crate::lab::manifests::{self, ManifestDirectory, ServiceManifest};
+use crate::lab::{Lab, LabOptions, Namespace, sandbox};
 
 use super::DemoArguments;
 use super::interrupt::Interrupt;
 use super::report::{
     ClusterIpReport, DemoReport, FromReport, NodePortReport, NodeReport, Outcome, Requests,
-    ServiceReport, TakeoverReport, list,
+    ServiceReport, list,
+};
+use super::scene::{
+    PORT, agreed_vip, milliseconds, must_all_succeed, only_owner, services, write_manifests,
 };
 use super::view;
 
 /// Requests in a row to each VIP.
-const REQUESTS: usize = 60;
+pub(super) const REQUESTS: usize = 60;
 /// Requests in a row elsewhere.
 const FEW_REQUESTS: usize = 12;
 /// How long a daemon may take to start, and the daemons to agree on an address or an owner.
-const PATIENCE: Duration = Duration::from_secs(8);
-/// How long stations have to answer an ARP request. On this LAN they need less than a millisecond.
-const ARP_WINDOW: Duration = Duration::from_millis(100);
+pub(super) const PATIENCE: Duration = Duration::from_secs(8);
 /// How many lines of each log are shown after a failure.
 const LOG_TAIL: usize = 5;
-/// Answers before and after the take-over by which the connection counts as steady.
-const STEADY: u64 = 40;
-
-const PORT: u16 = 80;
-const TARGET_PORT: u16 = 8080;
 
 /// The demo while it runs. What it built goes away with it.
 pub(super) struct Story<'a> {
     arguments: &'a DemoArguments,
-    interrupt: &'a Interrupt,
+    pub(super) interrupt: &'a Interrupt,
     lines: &'a mut dyn Write,
     start: Instant,
     // Daemons before the lab: they are dropped in this order, and live in its namespaces.
-    daemons: Vec<Daemon>,
-    lab: Option<Lab>,
-    report: DemoReport,
+    pub(super) daemons: Vec<Daemon>,
+    pub(super) lab: Option<Lab>,
+    pub(super) report: DemoReport,
 }
 
 impl<'a> Story<'a> {
@@ -236,8 +228,9 @@ impl<'a> Story<'a> {
             self.daemons.push(Daemon::start(lab, index, &options)?);
         }
         for daemon in &mut self.daemons {
-            self.interrupt.check()?;
-            daemon.wait_ready(PATIENCE)?;
+            let what = format!("edgelb on {} was not ready", daemon.node());
+            self.interrupt
+                .wait_for(&what, PATIENCE, || Ok(daemon.hears_ready()?.then_some(())))?;
         }
         if let Some(datapath) = self
             .daemons
@@ -274,12 +267,12 @@ impl<'a> Story<'a> {
             || only_owner(lab.nodes(), client, vip),
         )?;
         let owner = owner.name.clone();
-        let others = list(
-            lab.nodes()
-                .iter()
-                .filter(|node| node.name != owner)
-                .map(|node| node.name.clone()),
-        );
+        let others: Vec<_> = lab
+            .nodes()
+            .iter()
+            .filter(|node| node.name != owner)
+            .map(|node| node.name.clone())
+            .collect();
         let address = client.address.ipv4;
         let requests = self.send(&client.namespace, vip, PORT, REQUESTS)?;
 
@@ -287,10 +280,10 @@ impl<'a> Story<'a> {
             "Service",
             &format!("{name} got {vip} from the pool {}", VIP_POOL[0]),
         )?;
-        let silent = if others.is_empty() {
-            String::new()
-        } else {
-            format!("; {others} do not")
+        let silent = match others.as_slice() {
+            [] => String::new(),
+            [other] => format!("; {other} does not"),
+            _ => format!("; {} do not", list(others)),
         };
         self.say("ARP", &format!("{owner} ({mac}) answers for {vip}{silent}"))?;
         self.say(
@@ -312,7 +305,11 @@ impl<'a> Story<'a> {
         must_all_succeed(&format!("requests to {name}"), &requests)?;
         if service.external_traffic_policy == "Local" {
             ensure!(
-                requests.by_client_address.keys().eq([&IpAddr::V4(address)]),
+                requests
+                    .client_seen_as
+                    .values()
+                    .flatten()
+                    .all(|seen| *seen == IpAddr::V4(address)),
                 "{name} has externalTrafficPolicy Local, but its workloads did not see the client as {address}"
             );
         }
@@ -396,77 +393,7 @@ impl<'a> Story<'a> {
         checks.into_iter().collect()
     }
 
-    /// The owner's daemon is killed and its Node removed; another node takes the VIP over.
-    fn take_over(&mut self, manifests: &ManifestDirectory) -> anyhow::Result<()> {
-        let lab = self.lab.as_ref().context("the LAN is not built")?;
-        if lab.nodes().len() < 2 {
-            return self.say("Take-over", "not shown: it needs two nodes");
-        }
-        let shown = self
-            .report
-            .services
-            .first()
-            .context("no Service was shown")?;
-        let (vip, from) = (shown.vip, shown.owner.clone());
-        let client = lab.client()?;
-        let prober = Prober::start(
-            &client.namespace,
-            SocketAddr::from((vip, PORT)),
-            Protocol::Tcp,
-            ProberOptions::default(),
-        )?;
-        self.steady(&prober, vip)?;
-        prober.reset();
-        let start = Instant::now();
-        let daemon = self
-            .daemons
-            .iter_mut()
-            .find(|daemon| daemon.node() == from)
-            .context("the owner has no daemon")?;
-        daemon.kill()?;
-        manifests.remove_node(&from)?;
-        let to =
-            self.interrupt
-                .wait_for(&format!("no other node took {vip} over"), PATIENCE, || {
-                    Ok(only_owner(lab.nodes(), client, vip)?
-                        .map(|(node, _)| node.name.clone())
-                        .filter(|name| *name != from))
-                })?;
-        let takeover = start.elapsed();
-        self.steady(&prober, vip)?;
-        let blackout = prober.stop()?.longest_gap;
-        let requests = self.send(&client.namespace, vip, PORT, REQUESTS)?;
-
-        self.say("Take-over", &format!("edgelb on {from} was killed (SIGKILL) and its Node removed; {to} answers for {vip} now"))?;
-        let (blackout_ms, takeover_ms) = (milliseconds(blackout), milliseconds(takeover));
-        self.say(
-            "",
-            &format!(
-                "longest time without a new connection: {blackout_ms} ms; then {}",
-                requests.summary()
-            ),
-        )?;
-        self.report.takeover = Some(TakeoverReport {
-            from,
-            to,
-            blackout_ms,
-            takeover_ms,
-            requests: requests.clone(),
-        });
-        must_all_succeed("requests after the take-over", &requests)
-    }
-
-    /// Waits for answers in a row.
-    fn steady(&self, prober: &Prober, vip: Ipv4Addr) -> anyhow::Result<()> {
-        let before = prober.report().answered;
-        self.interrupt.wait_for(
-            &format!("new connections to {vip} were not answered steadily"),
-            PATIENCE,
-            || Ok((prober.report().answered >= before + STEADY).then_some(())),
-        )
-    }
-
-    fn send(
+    pub(super) fn send(
         &self,
         from: &Namespace,
         to: Ipv4Addr,
@@ -478,105 +405,16 @@ impl<'a> Story<'a> {
             self.interrupt.check()?;
             requests.record(request(from, SocketAddr::from((to, port)), Protocol::Tcp));
             // When nothing answers, each request waits its whole time: a few are enough to say so.
-            if requests.succeeded == 0 && requests.requests >= 3 {
+            if requests.succeeded == 0 && requests.sent >= 3 {
                 break;
             }
         }
         Ok(requests)
     }
 
-    fn say(&mut self, head: &str, text: &str) -> anyhow::Result<()> {
+    pub(super) fn say(&mut self, head: &str, text: &str) -> anyhow::Result<()> {
         writeln!(self.lines, "{head:<10} {text}")
             .and_then(|()| self.lines.flush())
             .context("cannot print")
     }
-}
-
-/// One Service for each traffic policy; the first one is shown from all sides.
-fn services() -> [ServiceManifest; 2] {
-    let service = |name: &str, number: u16, node_port| {
-        let octet = u8::try_from(number).unwrap_or(u8::MAX);
-        let cluster_ips = DualStack {
-            ipv4: Ipv4Addr::new(10, 96, 0, octet),
-            ipv6: Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, number),
-        };
-        let port = ServicePort {
-            name: "http".to_owned(),
-            protocol: Protocol::Tcp,
-            port: PORT,
-            target_port: TARGET_PORT,
-            node_port,
-        };
-        ServiceManifest::load_balancer(name, cluster_ips, vec![port])
-    };
-    let mut local = service("web-local", 11, Some(30_081));
-    local.external_traffic_policy = "Local";
-    [service("web", 10, Some(30_080)), local]
-}
-
-fn write_manifests(
-    lab: &Lab,
-    manifests: &ManifestDirectory,
-    services: &[ServiceManifest],
-) -> anyhow::Result<()> {
-    let workloads: Vec<&Workload> = lab.workloads().iter().collect();
-    for node in lab.nodes() {
-        manifests.write_node(node)?;
-    }
-    for service in services {
-        manifests.write_endpoints(service, &workloads, lab.nodes())?;
-        manifests.write_service(service)?;
-    }
-    Ok(())
-}
-
-/// The VIP of the Service once every daemon shows the same one.
-fn agreed_vip(daemons: &[Daemon], service: &str) -> anyhow::Result<Option<Ipv4Addr>> {
-    let mut agreed = None;
-    for daemon in daemons {
-        match (view::vip(daemon, manifests::NAMESPACE, service)?, agreed) {
-            (None, _) => return Ok(None),
-            (Some(vip), None) => agreed = Some(vip),
-            (Some(vip), Some(other)) if vip != other => return Ok(None),
-            _ => {}
-        }
-    }
-    Ok(agreed)
-}
-
-/// The node that answers ARP for the VIP, if exactly one station does.
-fn only_owner<'n>(
-    nodes: &'n [Node],
-    client: &Host,
-    vip: Ipv4Addr,
-) -> anyhow::Result<Option<(&'n Node, MacAddress)>> {
-    let answers = arp_probe(
-        &client.namespace,
-        "eth0",
-        client.address.ipv4,
-        vip,
-        ARP_WINDOW,
-    )?;
-    let [mac] = answers.as_slice() else {
-        return Ok(None);
-    };
-    for node in nodes {
-        if node.namespace.mac_address("eth0")? == *mac {
-            return Ok(Some((node, *mac)));
-        }
-    }
-    bail!("{mac}, which is no node's Ethernet address, answers ARP for {vip}")
-}
-
-fn must_all_succeed(what: &str, requests: &Requests) -> anyhow::Result<()> {
-    ensure!(
-        requests.requests > 0 && requests.succeeded == requests.requests,
-        "{what}: {}",
-        requests.summary()
-    );
-    Ok(())
-}
-
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
