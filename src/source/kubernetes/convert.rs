@@ -1,6 +1,7 @@
 //! Services and Nodes of Kubernetes into the model. Pure. What cannot be used becomes a note with
 //! the path of its field, and never stops the rest of the object or another object.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -91,13 +92,14 @@ impl Notes {
 
     pub(super) fn addresses(&mut self, field: &str, texts: &[String]) -> Vec<(usize, IpAddr)> {
         let mut addresses: Vec<(usize, IpAddr)> = Vec::new();
+        let mut known = BTreeSet::new();
         for (index, text) in texts.iter().enumerate() {
             if text.trim().is_empty() {
                 continue; // SP-5: blanks are skipped silently.
             }
             match parse_usable_address(text) {
-                Ok(address) if addresses.iter().any(|(_, known)| *known == address) => {}
-                Ok(address) => addresses.push((index, address)),
+                Ok(address) if known.insert(address) => addresses.push((index, address)),
+                Ok(_) => {}
                 Err(error) => self.add(format!("{field}[{index}]"), error),
             }
         }
@@ -194,14 +196,15 @@ pub fn node(object: &core::Node) -> Converted<Node> {
         .and_then(|status| status.addresses.as_deref())
         .unwrap_or_default();
     let mut addresses = Vec::new();
+    let mut known = BTreeSet::new();
     for wanted in ["InternalIP", "ExternalIP"] {
         for (index, entry) in listed.iter().enumerate() {
             if entry.type_ != wanted {
                 continue;
             }
             match parse_usable_address(&entry.address) {
-                Ok(address) if addresses.contains(&address) => {}
-                Ok(address) => addresses.push(address),
+                Ok(address) if known.insert(address) => addresses.push(address),
+                Ok(_) => {}
                 Err(error) => notes.add(format!("status.addresses[{index}].address"), error),
             }
         }

@@ -94,6 +94,7 @@ pub(super) fn cluster_ips(
 /// SP-1: a port is known by name and protocol; its number and protocol are the frontend.
 pub(super) fn ports(listed: &[core::ServicePort], notes: &mut Notes) -> Vec<ServicePort> {
     let mut ports: Vec<ServicePort> = Vec::new();
+    let (mut names, mut numbers) = (BTreeSet::new(), BTreeSet::new());
     let mut node_ports = BTreeSet::new();
     for (index, entry) in listed.iter().enumerate() {
         let field = |name: &str| format!("spec.ports[{index}].{name}");
@@ -111,10 +112,7 @@ pub(super) fn ports(listed: &[core::ServicePort], notes: &mut Notes) -> Vec<Serv
             continue;
         };
         let name = entry.name.clone().unwrap_or_default();
-        if ports
-            .iter()
-            .any(|known| known.protocol == protocol && known.name == name)
-        {
+        if names.contains(&(protocol, name.clone())) {
             notes.add(
                 field("name"),
                 format!(
@@ -124,10 +122,7 @@ pub(super) fn ports(listed: &[core::ServicePort], notes: &mut Notes) -> Vec<Serv
             );
             continue;
         }
-        if ports
-            .iter()
-            .any(|known| known.protocol == protocol && known.port == port)
-        {
+        if !numbers.insert((protocol, port)) {
             notes.add(
                 field("port"),
                 format!("{port}/{protocol} is there twice; this one is left out"),
@@ -144,6 +139,7 @@ pub(super) fn ports(listed: &[core::ServicePort], notes: &mut Notes) -> Vec<Serv
             );
             node_port = None;
         }
+        names.insert((protocol, name.clone()));
         ports.push(ServicePort {
             name,
             protocol,
@@ -266,13 +262,14 @@ pub(super) fn source_ranges(
 /// Ranges, without those that are there twice.
 pub(super) fn ranges_of(field: &str, texts: &[String], notes: &mut Notes) -> Vec<IpNet> {
     let mut ranges = Vec::new();
+    let mut known = BTreeSet::new();
     for (index, text) in texts.iter().enumerate() {
         if text.trim().is_empty() {
             continue;
         }
         match parse_range(text) {
-            Ok(range) if ranges.contains(&range) => {}
-            Ok(range) => ranges.push(range),
+            Ok(range) if known.insert(range) => ranges.push(range),
+            Ok(_) => {}
             Err(error) => notes.add(format!("{field}[{index}]"), error),
         }
     }
@@ -289,6 +286,7 @@ pub(super) fn ingress(
         .and_then(|balancer| balancer.ingress.as_deref())
         .unwrap_or_default();
     let mut addresses: Vec<IngressAddress> = Vec::new();
+    let mut known = BTreeSet::new();
     for (index, entry) in entries.iter().enumerate() {
         let field = format!("status.loadBalancer.ingress[{index}]");
         let Some(text) = present(entry.ip.as_deref()) else {
@@ -309,8 +307,10 @@ pub(super) fn ingress(
             }
         };
         match parse_usable_address(&text) {
-            Ok(address) if addresses.iter().any(|known| known.address == address) => {}
-            Ok(address) => addresses.push(IngressAddress { address, mode }),
+            Ok(address) if known.insert(address) => {
+                addresses.push(IngressAddress { address, mode });
+            }
+            Ok(_) => {}
             Err(error) => notes.add(format!("{field}.ip"), error),
         }
     }

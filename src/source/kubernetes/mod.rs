@@ -8,4 +8,6 @@ mod fields;
 pub mod slice;
 
 #[cfg(test)]
+mod slice_tests;
+#[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@
 //! `scan` reads files, `text` and `parse` make objects of them, `state` and `merge` keep what is in
 //! force, `watch` does all of it whenever the directory changes.
 
+mod located;
 mod merge;
 pub mod parse;
 mod pending;
@@ -12,6 +13,8 @@ pub mod state;
 pub mod text;
 pub mod watch;
 
+#[cfg(test)]
+mod parse_tests;
 #[cfg(test)]
 mod tests;
 

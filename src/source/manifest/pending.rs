@@ -46,9 +46,10 @@ pub fn hints(directory: &Path, event: notify::Result<Event>) -> Vec<Hint> {
         _ if event.need_rescan() || event.paths.is_empty() => return vec![Hint::Everything],
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => Hint::Closed,
         EventKind::Access(_) => return Vec::new(),
-        EventKind::Modify(ModifyKind::Data(_)) => Hint::Writing,
+        EventKind::Modify(ModifyKind::Data(_)) | EventKind::Create(CreateKind::File) => {
+            Hint::Writing
+        }
         EventKind::Modify(ModifyKind::Metadata(_)) => Hint::Touched,
-        EventKind::Create(CreateKind::File) => Hint::Writing,
         _ => Hint::Replaced,
     };
     let created = matches!(event.kind, EventKind::Create(_));

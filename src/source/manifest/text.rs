@@ -3,10 +3,10 @@
 
 use std::str::Utf8Error;
 
-use serde::Deserialize;
-use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
-use serde_saphyr::{Options, Spanned};
+use serde_saphyr::Options;
+
+use super::located::Located;
 
 /// The deepest nesting that is read. The deepest Kubernetes object has a third of it.
 const DEEPEST: usize = 64;
@@ -14,6 +14,8 @@ const DEEPEST: usize = 64;
 const MOST_NODES: usize = 2_000_000;
 /// The most nodes that aliases may add: they exist for a repeated block, not for a whole cluster.
 const MOST_ALIASED: usize = 100_000;
+/// The most documents of one file.
+const MOST_DOCUMENTS: usize = 50_000;
 /// The longest message that is kept of a parser.
 const LONGEST_MESSAGE: usize = 200;
 
@@ -109,8 +111,13 @@ pub fn documents(bytes: &[u8], format: Format) -> Result<Vec<TextDocument<'_>>, 
         line: line_at(bytes, error.valid_up_to()),
         message: "not UTF-8 text: save the file as UTF-8".to_owned(),
     })?;
+    let too_many = |lines_before: u64| SyntaxError {
+        line: lines_before.saturating_add(1),
+        message: format!("more than {MOST_DOCUMENTS} documents: split the file"),
+    };
     Ok(match format {
         Format::Yaml => split_yaml(text)
+            .map_err(too_many)?
             .into_iter()
             .map(|(lines_before, text)| TextDocument {
                 text,
@@ -118,14 +125,14 @@ pub fn documents(bytes: &[u8], format: Format) -> Result<Vec<TextDocument<'_>>, 
                 value: read_yaml(text, lines_before),
             })
             .collect(),
-        Format::Json => split_json(text),
+        Format::Json => split_json(text).map_err(too_many)?,
     })
 }
 
 /// Cuts at the lines that begin with `---` or `...`: YAML allows these at the start of a line for
 /// nothing else, not even inside of a text (YAML 1.2, 9.1.2 and rule c-forbidden). Directives and
 /// comments stay with the document that they precede.
-fn split_yaml(text: &str) -> Vec<(u64, &str)> {
+fn split_yaml(text: &str) -> Result<Vec<(u64, &str)>, u64> {
     let mut pieces = Vec::new();
     let (mut start, mut start_line) = (0, 0u64);
     let (mut offset, mut line) = (0, 0u64);
@@ -152,11 +159,14 @@ fn split_yaml(text: &str) -> Vec<(u64, &str)> {
         }
         offset = next_offset;
         line += 1;
+        if pieces.len() > MOST_DOCUMENTS {
+            return Err(line);
+        }
     }
     if start < text.len() {
         pieces.push((start_line, text.get(start..).unwrap_or_default()));
     }
-    pieces
+    Ok(pieces)
 }
 
 fn read_yaml(text: &str, lines_before: u64) -> Result<Value, SyntaxError> {
@@ -168,23 +178,48 @@ fn read_yaml(text: &str, lines_before: u64) -> Result<Value, SyntaxError> {
     }
     serde_saphyr::from_str_with_options(text, options()).map_err(|error| {
         let error = error.without_snippet();
+        let line = error.location().map_or(0, |at| at.line()).max(1);
         SyntaxError {
-            line: lines_before.saturating_add(error.location().map_or(1, |at| at.line().max(1))),
-            message: one_line(&error.to_string()),
+            line: lines_before.saturating_add(line),
+            message: one_line(&shift_lines(&error.to_string(), lines_before)),
         }
     })
 }
 
+/// The parser counts lines from the start of the document, and names them in its messages: turns
+/// them into lines of the file.
+fn shift_lines(message: &str, lines_before: u64) -> String {
+    const WORD: &str = "line ";
+    let mut pieces = message.split(WORD);
+    let mut shifted = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let digits = piece.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, rest) = piece.split_at_checked(digits).unwrap_or(("", piece));
+        shifted.push_str(WORD);
+        match number.parse::<u64>() {
+            Ok(number) => shifted.push_str(&number.saturating_add(lines_before).to_string()),
+            Err(_) => shifted.push_str(number),
+        }
+        shifted.push_str(rest);
+    }
+    shifted
+}
+
 /// A JSON file may hold several objects, one after the other.
-fn split_json(text: &str) -> Vec<TextDocument<'_>> {
+fn split_json(text: &str) -> Result<Vec<TextDocument<'_>>, u64> {
     let mut documents = Vec::new();
+    let (mut lines_before, mut counted) = (0u64, 0);
     let mut stream = serde_json::Deserializer::from_str(text).into_iter::<Value>();
     loop {
         let start = stream.byte_offset();
         let Some(value) = stream.next() else {
-            return documents;
+            return Ok(documents);
         };
-        let lines_before = line_at(text.as_bytes(), start) - 1;
+        lines_before += count_breaks(text.get(counted..start).unwrap_or_default());
+        counted = start;
+        if documents.len() > MOST_DOCUMENTS {
+            return Err(lines_before);
+        }
         let end = stream.byte_offset();
         let failed = value.is_err();
         documents.push(TextDocument {
@@ -197,7 +232,7 @@ fn split_json(text: &str) -> Vec<TextDocument<'_>> {
             }),
         });
         if failed {
-            return documents;
+            return Ok(documents);
         }
     }
 }
@@ -243,6 +278,10 @@ fn line_at(bytes: &[u8], offset: usize) -> u64 {
     u64::try_from(before.split(|byte| *byte == b'\n').count()).unwrap_or(u64::MAX)
 }
 
+fn count_breaks(text: &str) -> u64 {
+    u64::try_from(text.matches('\n').count()).unwrap_or(u64::MAX)
+}
+
 /// The first line, from 1, that is neither blank nor a comment nor a document marker.
 fn first_content_line(text: &str) -> u64 {
     let index = text.lines().position(|line| {
@@ -250,139 +289,4 @@ fn first_content_line(text: &str) -> u64 {
         !(line.is_empty() || line.starts_with(['#', '%']) || line == "---")
     });
     u64::try_from(index.unwrap_or(0)).map_or(1, |index| index.saturating_add(1))
-}
-
-/// A document with the line of each key and item, in its own lines from 1; values are forgotten.
-#[derive(Debug)]
-enum Located {
-    Scalar,
-    Map(Vec<(String, u64, Located)>),
-    List(Vec<(u64, Located)>),
-}
-
-impl Located {
-    /// Goes one key or index along the path: what is there, its line, the rest of the path.
-    fn step<'a, 'p>(&'a self, path: &'p str) -> Option<(&'a Self, u64, &'p str)> {
-        let path = path.strip_prefix('.').unwrap_or(path);
-        match self {
-            Self::Scalar => None,
-            Self::Map(entries) => entries
-                .iter()
-                .filter_map(|(key, line, value)| {
-                    let after = match path.strip_prefix('[') {
-                        Some(bracketed) => {
-                            bracketed.strip_prefix(key.as_str())?.strip_prefix(']')?
-                        }
-                        None => path.strip_prefix(key.as_str())?,
-                    };
-                    let ends = after.is_empty() || after.starts_with(['.', '[']);
-                    ends.then_some((value, *line, after))
-                })
-                // A key may itself have dots: the longest one that fits is meant.
-                .min_by_key(|(_, _, after)| after.len()),
-            Self::List(items) => {
-                let (index, after) = path.strip_prefix('[')?.split_once(']')?;
-                let (line, item) = items.get(index.parse::<usize>().ok()?)?;
-                Some((item, *line, after))
-            }
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Located {
-    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(LocatedVisitor)
-    }
-}
-
-struct LocatedVisitor;
-
-impl<'de> Visitor<'de> for LocatedVisitor {
-    type Value = Located;
-
-    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("anything")
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Located, E> {
-        Ok(Located::Scalar)
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Located, E> {
-        Ok(Located::Scalar)
-    }
-
-    fn visit_i128<E>(self, _: i128) -> Result<Located, E> {
-        Ok(Located::Scalar)
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Located, E> {
-        Ok(Located::Scalar)
-    }
-
-    fn visit_u128<E>(self, _: u128) -> Result<Located, E> {
-        Ok(Located::Scalar)
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Located, E> {
-        Ok(Located::Scalar)
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Located, E> {
-        Ok(Located::Scalar)
-    }
-
-    fn visit_bytes<E>(self, _: &[u8]) -> Result<Located, E> {
-        Ok(Located::Scalar)
-    }
-
-    fn visit_unit<E>(self) -> Result<Located, E> {
-        Ok(Located::Scalar)
-    }
-
-    fn visit_none<E>(self) -> Result<Located, E> {
-        Ok(Located::Scalar)
-    }
-
-    fn visit_some<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<Located, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-
-    fn visit_newtype_struct<D: de::Deserializer<'de>>(
-        self,
-        deserializer: D,
-    ) -> Result<Located, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Located, A::Error> {
-        let mut items = Vec::new();
-        while let Some(item) = sequence.next_element::<Spanned<Located>>()? {
-            items.push((item.referenced.line(), item.value));
-        }
-        Ok(Located::List(items))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Located, A::Error> {
-        let mut entries = Vec::new();
-        while let Some(key) = map.next_key_seed(KeySeed)? {
-            let value: Located = map.next_value()?;
-            entries.push((key.value, key.referenced.line(), value));
-        }
-        Ok(Located::Map(entries))
-    }
-}
-
-/// Reads a key with its place.
-struct KeySeed;
-
-impl<'de> DeserializeSeed<'de> for KeySeed {
-    type Value = Spanned<String>;
-
-    fn deserialize<D: de::Deserializer<'de>>(
-        self,
-        deserializer: D,
-    ) -> Result<Self::Value, D::Error> {
-        Spanned::<String>::deserialize(deserializer)
-    }
 }
