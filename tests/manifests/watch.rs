@@ -307,6 +307,18 @@ async fn a_directory_that_goes_and_comes_back_keeps_everything() {
     rig.until("shop", Some("10.96.0.20")).await;
     rig.nothing_ever_went();
 
+    // Away so shortly that the new one may well have the same inode number.
+    fs::remove_dir_all(rig.path("")).expect("remove");
+    fs::create_dir(rig.path("")).expect("directory");
+    for (name, address) in [("web", "10.96.0.10"), ("shop", "10.96.0.20")] {
+        fs::write(rig.path(&format!("{name}.yaml")), service(name, address)).expect("write");
+    }
+    rig.rename_into_place("third.yaml", &service("third", "10.96.0.30"));
+    rig.until("third", Some("10.96.0.30")).await;
+    rig.rename_into_place("third.yaml", &service("third", "10.96.0.31"));
+    rig.until("third", Some("10.96.0.31")).await;
+    rig.nothing_ever_went();
+
     // Replaced without being away: by another one that has its name at once.
     let other = rig.home.path().join("other");
     fs::create_dir(&other).expect("directory");

@@ -145,3 +145,85 @@ impl Pending {
         self.writing.keys().cloned().collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::*;
+
+    const MILLISECOND: Duration = Duration::from_millis(1);
+
+    fn name() -> String {
+        "web.yaml".to_owned()
+    }
+
+    #[test]
+    fn a_burst_ends_after_quiet_or_when_it_gets_too_long() {
+        let start = Instant::now();
+        let mut pending = Pending::default();
+        assert_eq!(pending.due(), None);
+        for step in 0..200 {
+            let now = start + MILLISECOND * step;
+            pending.note(Hint::Replaced(name()), now);
+            assert_eq!(
+                pending.due(),
+                Some((now + QUIET).min(start + LONGEST_BURST))
+            );
+        }
+        let look = pending.take(start + MILLISECOND * 200);
+        assert_eq!((look.all, look.names), (false, BTreeSet::from([name()])));
+        assert_eq!(pending.due(), None);
+        assert_eq!(pending.take(start), Look::default());
+    }
+
+    #[test]
+    fn a_file_that_is_being_written_waits_for_its_end_or_for_patience() {
+        let start = Instant::now();
+        let mut pending = Pending::default();
+        pending.note(Hint::Writing(name()), start);
+        pending.note(Hint::Touched(name()), start + MILLISECOND);
+        pending.note(Hint::Everything, start + MILLISECOND);
+        let look = pending.take(start + MILLISECOND * 10);
+        assert_eq!((look.all, look.names.len()), (true, 0));
+        assert_eq!(pending.written(), BTreeSet::from([name()]));
+        assert_eq!(pending.due(), Some(start + WRITE_PATIENCE));
+
+        let mut closed = Pending::default();
+        closed.note(Hint::Writing(name()), start);
+        closed.note(Hint::Closed(name()), start + MILLISECOND);
+        assert_eq!(closed.due(), Some(start + MILLISECOND + QUIET));
+        assert_eq!(closed.take(start + QUIET * 2).names.len(), 1);
+
+        let look = pending.take(start + WRITE_PATIENCE);
+        assert_eq!((look.all, look.names.len()), (false, 1), "patience is over");
+        assert_eq!(pending.written().len(), 0);
+        assert_eq!(pending.due(), None);
+    }
+
+    #[test]
+    fn reading_is_no_event_and_the_directory_is_one_of_its_own() {
+        let directory = Path::new("/nonexistent/manifests");
+        let of = |kind: EventKind, path: &str| {
+            hints(
+                directory,
+                Ok(Event::new(kind).add_path(directory.join(path))),
+            )
+        };
+        let read = EventKind::Access(AccessKind::Open(AccessMode::Any));
+        let replaced = EventKind::Modify(ModifyKind::Name(notify::event::RenameMode::To));
+        assert_eq!(of(read, "web.yaml"), []);
+        assert_eq!(of(replaced, "web.yaml"), [Hint::Replaced(name())]);
+        assert_eq!(of(replaced, ".web.yaml.swp"), []);
+        assert_eq!(of(replaced, "notes.txt"), []);
+        assert_eq!(of(replaced, "..data"), [Hint::Everything]);
+        let gone = Event::new(replaced).add_path(directory.to_owned());
+        assert_eq!(hints(directory, Ok(gone)), [Hint::Directory]);
+        let overflow = Event::new(EventKind::Other).set_flag(notify::event::Flag::Rescan);
+        assert_eq!(hints(directory, Ok(overflow)), [Hint::Everything]);
+        assert_eq!(
+            hints(directory, Err(notify::Error::generic("no"))),
+            [Hint::Everything]
+        );
+    }
+}
