@@ -1,0 +1,329 @@
+//! The node daemon: starts the tasks, joins them, and stops them.
+//!
+//! ```text
+//! manifest directory ─► source ─ SourceEvent ─┐
+//! interfaces, routes ─► host ──── Host ───────┤          ┌─► kernel
+//! foreign edits ──────► monitor ─ Foreign ────┼► reconcile ─ AnnouncedSet ─► announcer ─► LAN
+//! SIGHUP, timers ─────────────────────────────┘          └─ Snapshot ─► socket, metrics, health
+//! ```
+//!
+//! The reconciler is the only owner of mutable state; everybody else sees `watch` snapshots. A task
+//! that ends although nobody stopped it ends the daemon, and systemd starts it again.
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::admin::metrics::Metrics;
+use crate::admin::snapshot::Snapshot;
+use crate::admin::{health, socket};
+use crate::apply::announcer::{Announcer, burst::BurstSettings};
+use crate::apply::kernel::Kernel;
+use crate::apply::monitor;
+use crate::apply::state_directory::StateDirectory;
+use crate::config::{self, Config, Environment, SourceKind};
+use crate::model::announcement::AnnouncedSet;
+use crate::reconcile::Reconciler;
+use crate::source::{self, SourceStatus};
+
+/// Source events that may wait; a source that is faster waits itself.
+const WAITING_EVENTS: usize = 256;
+/// How long tasks may take to stop.
+const STOP_PATIENCE: Duration = Duration::from_millis(1500);
+/// After this long without a first complete list the daemon counts as started all the same: systemd
+/// must not end it because the directory is not there yet.
+const START_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Runs until SIGTERM or SIGINT. Forwarding stays in the kernel when it ends.
+pub async fn run(config_file: &Path, config: Config, kernel: Kernel, state: StateDirectory) -> anyhow::Result<()> {
+    let config = Arc::new(config);
+    let (stop, stopped) = watch::channel(false);
+    let mut tasks = Tasks::default();
+
+    let (allocations, warning) = state.read_allocations().context("cannot read the allocations")?;
+    if let Some(warning) = warning {
+        tracing::warn!(error = %warning, "allocations could not be read, addresses are given out anew");
+    }
+    let (announced, to_announce) = watch::channel(Arc::new(AnnouncedSet::default()));
+    let bursts = BurstSettings {
+        burst: config.announce.gratuitous_burst.clone(),
+        refresh: config.announce.refresh,
+    };
+    let (announcer, announcer_view) = Announcer::new(bursts, to_announce);
+    tasks.spawn("announcer", async move { announcer.run().await.map_err(anyhow::Error::from) });
+
+    let (foreign, mut foreign_edits) = mpsc::channel(16);
+    let ports = kernel.ports();
+    tasks.spawn("monitor", monitor::run(ports, foreign, stopped.clone()));
+
+    let (hosts, mut host) = watch::channel(source::host::list().await.context("cannot list the interfaces")?);
+    tasks.spawn("host", source::host::run(hosts, stopped.clone()));
+
+    let (events, mut source_events) = mpsc::channel(WAITING_EVENTS);
+    let (source_status, mut source) = watch::channel(SourceStatus::default());
+    let directory = config.source.manifests.dir.clone();
+    let source_stopped = stopped.clone();
+    tasks.spawn("source", async move {
+        source::manifest::run(directory, events, source_status, source_stopped).await;
+        Ok(())
+    });
+
+    let first_host = host.borrow_and_update().clone();
+    let mut reconciler =
+        Reconciler::new(Arc::clone(&config), first_host, kernel, state, allocations, announced, announcer_view.clone());
+    let metrics = Arc::new(Metrics::new(&announcer_view));
+    let (snapshots, snapshot) = watch::channel(Arc::new(reconciler.snapshot()));
+    tasks.spawn("admin", socket::serve(config.node.runtime_dir.join("admin.sock"), snapshot.clone(), stopped.clone()));
+    tasks.spawn("health", health::serve(config.observability.clone(), snapshot, Arc::clone(&metrics), stopped));
+
+    let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let mut resync = resync_timer(&config);
+    let mut loop_state = LoopState::new(config_file.to_owned());
+    let mut watchdog = watchdog_timer();
+    let mut source_gone = false;
+    tracing::info!(node = config.node.name, "started");
+
+    let ended = loop {
+        let now = Instant::now();
+        if loop_state.due(&reconciler, now).is_some_and(|due| due <= now) {
+            let before = Arc::clone(&snapshots.borrow());
+            reconciler.run(now).await;
+            loop_state.pass_ended(Instant::now());
+            publish(&reconciler, &snapshots, &metrics, &before);
+        }
+        loop_state.tell_ready(&reconciler);
+        let due = loop_state.due(&reconciler, Instant::now());
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => break Ok(()),
+            _ = interrupt.recv() => break Ok(()),
+            ended = tasks.ended() => break Err(ended),
+            _ = hangup.recv() => {
+                loop_state.reload(&mut reconciler);
+                resync = resync_timer(reconciler.config());
+                publish_only(&reconciler, &snapshots);
+            }
+            event = source_events.recv(), if !source_gone => match event {
+                Some(event) => {
+                    let now = Instant::now();
+                    reconciler.source(event, now);
+                    while let Ok(event) = source_events.try_recv() {
+                        reconciler.source(event, now);
+                    }
+                }
+                None => source_gone = true,
+            },
+            changed = source.changed() => {
+                if changed.is_ok() {
+                    reconciler.source_status(source.borrow_and_update().clone());
+                    publish_only(&reconciler, &snapshots);
+                } else {
+                    break Err(anyhow::anyhow!("the source ended"));
+                }
+            }
+            changed = host.changed() => {
+                if changed.is_ok() {
+                    let new = host.borrow_and_update().clone();
+                    reconciler.host(new, Instant::now());
+                }
+            }
+            foreign = foreign_edits.recv() => {
+                if foreign.is_some() {
+                    while foreign_edits.try_recv().is_ok() {}
+                    tracing::info!("somebody changed what is ours, it is repaired");
+                    reconciler.distrust_kernel(Instant::now());
+                }
+            }
+            _ = resync.tick() => reconciler.distrust_kernel(Instant::now()),
+            () = watchdog.tick() => {
+                let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+            }
+            () = sleep_until(due) => {}
+        }
+    };
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    let _ = stop.send(true);
+    if tokio::time::timeout(STOP_PATIENCE, tasks.join()).await.is_err() {
+        tracing::warn!("a task was slow to stop and is ended");
+    }
+    tracing::info!("stopped, forwarding stays in the kernel");
+    ended
+}
+
+/// What the loop remembers between two turns.
+struct LoopState {
+    config_file: PathBuf,
+    started: Instant,
+    /// When the last pass ended: the next one starts `min_sync_interval` later at the earliest.
+    pass_ended: Option<Instant>,
+    told_ready: bool,
+}
+
+impl LoopState {
+    fn new(config_file: PathBuf) -> Self {
+        Self { config_file, started: Instant::now(), pass_ended: None, told_ready: false }
+    }
+
+    fn pass_ended(&mut self, now: Instant) {
+        self.pass_ended = Some(now);
+    }
+
+    /// When the reconciler is to run next.
+    fn due(&self, reconciler: &Reconciler, now: Instant) -> Option<Instant> {
+        let earliest = self.pass_ended.map(|ended| ended + reconciler.config().proxy.min_sync_interval);
+        let due = reconciler.due(now)?;
+        let ready = (!self.told_ready && !reconciler.is_ready()).then(|| self.started + START_PATIENCE);
+        let due = earliest.map_or(due, |earliest| due.max(earliest));
+        Some(ready.filter(|ready| *ready > now).map_or(due, |ready| due.min(ready)))
+    }
+
+    fn tell_ready(&mut self, reconciler: &Reconciler) {
+        let ready = reconciler.is_ready();
+        if self.told_ready || !(ready || self.started.elapsed() >= START_PATIENCE) {
+            return;
+        }
+        self.told_ready = true;
+        let status = if ready { "serving" } else { "waiting for the source" };
+        // Without systemd there is nobody to tell.
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(status)]);
+    }
+
+    /// Reads the configuration again; one that is not valid changes nothing.
+    fn reload(&self, reconciler: &mut Reconciler) {
+        match config::load(&self.config_file, &Environment::detect()) {
+            Ok(loaded) => {
+                let old = Arc::clone(reconciler.config());
+                let (config, kept) = keep_fixed(&old, loaded.config);
+                for key in kept {
+                    tracing::warn!(key, "this key takes effect after a restart only");
+                }
+                tracing::info!("configuration reloaded");
+                reconciler.configure(Arc::new(config), Instant::now());
+            }
+            Err(invalid) => {
+                for problem in &invalid.problems {
+                    tracing::error!(problem = problem.describe(&self.config_file), "configuration refused");
+                }
+                reconciler.refuse_configuration(invalid.to_string());
+            }
+        }
+    }
+}
+
+/// Keys that a running daemon cannot change keep their values; returns which of them were edited.
+fn keep_fixed(old: &Config, mut new: Config) -> (Config, Vec<&'static str>) {
+    let mut kept = Vec::new();
+    let mut keep = |name: &'static str, same: bool| {
+        if !same {
+            kept.push(name);
+        }
+    };
+    keep("node", old.node == new.node);
+    keep("source", old.source == new.source);
+    keep("membership", old.membership == new.membership);
+    keep("observability", old.observability == new.observability);
+    keep("proxy.datapath", old.proxy.datapath == new.proxy.datapath);
+    keep("announce.gratuitous_burst", old.announce.gratuitous_burst == new.announce.gratuitous_burst);
+    keep("announce.refresh", old.announce.refresh == new.announce.refresh);
+    new.node = old.node.clone();
+    new.source = old.source.clone();
+    new.membership = old.membership.clone();
+    new.observability = old.observability.clone();
+    new.proxy.datapath = old.proxy.datapath;
+    new.announce.gratuitous_burst.clone_from(&old.announce.gratuitous_burst);
+    new.announce.refresh = old.announce.refresh;
+    (new, kept)
+}
+
+fn publish(
+    reconciler: &Reconciler,
+    snapshots: &watch::Sender<Arc<Snapshot>>,
+    metrics: &Metrics,
+    before: &Arc<Snapshot>,
+) {
+    let snapshot = Arc::new(reconciler.snapshot());
+    if snapshot.pass.number != before.pass.number {
+        metrics.observe(&snapshot.pass, Some(&before.plan), &snapshot.plan);
+    }
+    snapshots.send_replace(snapshot);
+}
+
+fn publish_only(reconciler: &Reconciler, snapshots: &watch::Sender<Arc<Snapshot>>) {
+    snapshots.send_replace(Arc::new(reconciler.snapshot()));
+}
+
+fn resync_timer(config: &Config) -> tokio::time::Interval {
+    let period = config.proxy.resync_interval;
+    let mut timer = tokio::time::interval_at(tokio::time::Instant::now() + period, period);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    timer
+}
+
+/// Ticks as often as systemd wants to hear; never where it does not. Fed by the loop that makes the
+/// passes, so that a stuck pass is noticed.
+struct Watchdog(Option<tokio::time::Interval>);
+
+impl Watchdog {
+    async fn tick(&mut self) {
+        match &mut self.0 {
+            Some(timer) => {
+                timer.tick().await;
+            }
+            None => std::future::pending().await,
+        }
+    }
+}
+
+fn watchdog_timer() -> Watchdog {
+    Watchdog(sd_notify::watchdog_enabled().map(|limit| tokio::time::interval(limit / 3)))
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The daemon's tasks. Dropping it ends them all.
+#[derive(Default)]
+struct Tasks {
+    running: JoinSet<(&'static str, anyhow::Result<()>)>,
+}
+
+impl Tasks {
+    fn spawn(&mut self, name: &'static str, task: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
+        self.running.spawn(async move { (name, task.await) });
+    }
+
+    /// Waits for a task that ends although nobody stopped it.
+    async fn ended(&mut self) -> anyhow::Error {
+        match self.running.join_next().await {
+            Some(Ok((name, Ok(())))) => anyhow::anyhow!("the task {name} ended"),
+            Some(Ok((name, Err(error)))) => error.context(format!("the task {name} failed")),
+            Some(Err(error)) => anyhow::Error::from(error).context("a task panicked"),
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn join(&mut self) {
+        while self.running.join_next().await.is_some() {}
+    }
+}
+
+/// Names the source kinds that this version cannot read.
+pub fn supported(config: &Config) -> Result<(), &'static str> {
+    match config.source.kind {
+        SourceKind::Manifests => Ok(()),
+        SourceKind::Kubernetes => Err("source.kind = \"kubernetes\" is not in this version; write source.kind = \"manifests\""),
+    }
+}
+
