@@ -8,7 +8,11 @@
 )]
 
 mod announcer;
+mod announcing;
 mod demo;
 mod ipvs;
 mod lab_itself;
 mod netlink;
+mod operation;
+mod rig;
+mod traffic;
