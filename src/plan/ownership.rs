@@ -56,6 +56,11 @@ impl<'a> Candidates<'a> {
         candidates
     }
 
+    /// The nodes that may own no VIP at all, each with the reason; this node too where it has no Node.
+    pub fn excluded(&self) -> &[(String, Reason)] {
+        &self.excluded
+    }
+
     /// The owner of `vip`, which `service` holds.
     pub fn owner(&self, vip: IpAddr, service: &Service, inputs: &Inputs) -> Ownership {
         let mut excluded = self.excluded.clone();

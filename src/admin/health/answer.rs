@@ -1,0 +1,149 @@
+//! What each path answers. Bodies are JSON with the keys that users of kube-proxy know (HZ-8).
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::Response;
+use axum::routing::get;
+use serde::Serialize;
+use serde_json::{Value, json};
+use tracing::error;
+
+use super::{Health, Paths};
+use crate::admin::metrics::{CONTENT_TYPE, Metrics};
+use crate::model::family::Family;
+
+const JSON: &str = "application/json";
+
+#[derive(Clone)]
+struct Told {
+    health: Health,
+    metrics: Arc<Metrics>,
+}
+
+pub(super) fn router(paths: Paths, health: Health, metrics: Arc<Metrics>) -> Router {
+    let both = Router::new()
+        .route("/livez", get(livez))
+        .route("/healthz", get(healthz));
+    let router = match paths {
+        Paths::Health => both,
+        Paths::Observability => both
+            .route("/metrics", get(metrics_text))
+            .route("/readyz", get(readyz)),
+    };
+    router.with_state(Told { health, metrics })
+}
+
+/// HZ-5: the daemon's loop alone.
+async fn livez(State(told): State<Told>) -> Response {
+    health_answer(&told.health, false)
+}
+
+/// HZ-6: and whether the node should get traffic from outside.
+async fn healthz(State(told): State<Told>) -> Response {
+    health_answer(&told.health, true)
+}
+
+fn health_answer(health: &Health, with_node: bool) -> Response {
+    let liveness = health.liveness();
+    let good = liveness.alive && (liveness.eligible || !with_node);
+    let now = SystemTime::now();
+    // HZ-8: a good answer is about now, a bad one tells since when there is nothing newer.
+    let last_updated = timestamp(if good { now } else { liveness.last_updated });
+    let family = json!({ "lastUpdated": last_updated, "healthy": liveness.alive });
+    let mut body = json!({
+        "lastUpdated": last_updated,
+        "currentTime": timestamp(now),
+        "healthy": liveness.alive,
+        "status": Family::BOTH.map(|name| (name.as_str().to_owned(), family.clone()))
+            .into_iter()
+            .collect::<serde_json::Map<String, Value>>(),
+    });
+    if let (true, Some(body)) = (with_node, body.as_object_mut()) {
+        body.insert("nodeEligible".to_owned(), liveness.eligible.into());
+    }
+    json_answer(good, &body)
+}
+
+/// Whether this node holds everything that it must hold.
+async fn readyz(State(told): State<Told>) -> Response {
+    let snapshot = told.health.snapshot();
+    let failures: Vec<&str> = (snapshot.pass.failures.iter())
+        .map(|failure| failure.message.as_str())
+        .collect();
+    let body = json!({
+        "currentTime": timestamp(SystemTime::now()),
+        "ready": snapshot.ready,
+        "pass": snapshot.pass.number,
+        "failures": failures,
+    });
+    json_answer(snapshot.ready, &body)
+}
+
+async fn metrics_text(State(told): State<Told>) -> Response {
+    // Ten thousand VIPs take some time to write: not on a thread that answers ARP requests.
+    let rendered =
+        tokio::task::spawn_blocking(move || told.metrics.render(&told.health.snapshot())).await;
+    match rendered {
+        Ok(Ok(text)) => answer(StatusCode::OK, CONTENT_TYPE, text),
+        Ok(Err(error)) => {
+            error!(%error, "cannot write the metrics");
+            failed()
+        }
+        Err(error) => {
+            error!(%error, "cannot write the metrics");
+            failed()
+        }
+    }
+}
+
+fn failed() -> Response {
+    json_answer_with(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        &json!({ "error": "the metrics could not be written; the daemon's log says why" }),
+    )
+}
+
+fn json_answer(good: bool, body: &impl Serialize) -> Response {
+    let status = if good {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    json_answer_with(status, body)
+}
+
+fn json_answer_with(status: StatusCode, body: &impl Serialize) -> Response {
+    match serde_json::to_string_pretty(body) {
+        Ok(text) => answer(status, JSON, text),
+        Err(error) => {
+            error!(%error, "cannot write a health answer");
+            answer(StatusCode::INTERNAL_SERVER_ERROR, JSON, "{}".to_owned())
+        }
+    }
+}
+
+/// One answer a connection, so that idle clients hold no place.
+fn answer(status: StatusCode, media_type: &'static str, text: String) -> Response {
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    response
+}
+
+/// RFC 3339; a clock beyond what that can write is shown as 1970.
+fn timestamp(time: SystemTime) -> String {
+    jiff::Timestamp::try_from(time)
+        .unwrap_or_default()
+        .to_string()
+}

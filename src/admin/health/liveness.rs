@@ -1,0 +1,98 @@
+//! Whether the daemon's loop is alive, and whether this node should get traffic from outside.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::admin::snapshot::Snapshot;
+use crate::model::cluster::Node;
+
+/// The taint of a node that the cluster autoscaler is about to remove (HZ-6).
+const SCALE_DOWN_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
+
+/// The shortest time between two passes that health reckons with.
+const LEAST_RESYNC: Duration = Duration::from_secs(30);
+
+/// The daemon's health at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Liveness {
+    /// The loop ended a pass within twice the resync interval (HZ-3), and still runs.
+    pub alive: bool,
+    /// The node should get traffic from outside (HZ-6).
+    pub eligible: bool,
+    /// When the last pass ended, or the daemon started.
+    pub last_updated: SystemTime,
+}
+
+/// Watches the snapshots. Cheap to clone; all clones know the same.
+#[derive(Debug, Clone)]
+pub struct Health {
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    seen: Arc<RwLock<Seen>>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    /// When the newest snapshot came: measured here, so that setting the clock harms nobody.
+    at: Instant,
+    /// This node's object as it was last, also when it is gone (HZ-7).
+    node: Option<Arc<Node>>,
+}
+
+impl Health {
+    /// Healthy until it has been silent for too long (HZ-4).
+    pub fn new(snapshots: watch::Receiver<Arc<Snapshot>>) -> Self {
+        let node = this_node(&snapshots.borrow());
+        let seen = Seen {
+            at: Instant::now(),
+            node,
+        };
+        Self {
+            snapshots,
+            seen: Arc::new(RwLock::new(seen)),
+        }
+    }
+
+    /// Follows the snapshots until there will be none any more.
+    pub async fn follow(&self) {
+        let mut snapshots = self.snapshots.clone();
+        snapshots.mark_changed();
+        while snapshots.changed().await.is_ok() {
+            let node = this_node(&snapshots.borrow_and_update());
+            let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
+            seen.at = Instant::now();
+            seen.node = node.or(seen.node.take());
+        }
+    }
+
+    /// The newest snapshot.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshots.borrow())
+    }
+
+    /// The health now.
+    pub fn liveness(&self) -> Liveness {
+        let snapshot = self.snapshot();
+        let seen = self.seen.read().unwrap_or_else(PoisonError::into_inner);
+        let longest = snapshot.config.proxy.resync_interval.max(LEAST_RESYNC) * 2;
+        let running = self.snapshots.has_changed().is_ok();
+        Liveness {
+            alive: running && seen.at.elapsed() <= longest,
+            eligible: match &seen.node {
+                Some(node) => {
+                    !node.deleting && !node.taints.iter().any(|taint| taint == SCALE_DOWN_TAINT)
+                }
+                // Without any Node object this node is alone and serves everything.
+                None => snapshot.inputs.cluster.nodes.is_empty(),
+            },
+            last_updated: snapshot.pass.finished.unwrap_or(snapshot.started),
+        }
+    }
+}
+
+fn this_node(snapshot: &Snapshot) -> Option<Arc<Node>> {
+    let inputs = &snapshot.inputs;
+    inputs.cluster.nodes.get(&inputs.node).cloned()
+}

@@ -1,0 +1,142 @@
+//! The metrics of the daemon, registered in one place, as OpenMetrics text.
+//!
+//! What happens is counted after each pass by [`Metrics::observe`]; what is so now is read from the
+//! snapshot at each scrape, so that a series goes with the VIP or pool that it is about. Labels are
+//! bounded by the configuration and the Services, never by what a client sends.
+
+mod gauges;
+mod transition;
+
+use std::fmt;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::snapshot::{PassSummary, Snapshot};
+use crate::plan::Plan;
+
+/// The media type of [`Metrics::render`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Every name begins with this.
+const PREFIX: &str = "edgelb";
+
+/// Seconds: from a pass over one change to a start with ten thousand Services.
+const DURATIONS: [f64; 13] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
+];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ChangeLabels {
+    object: &'static str,
+    operation: &'static str,
+}
+
+/// What the daemon counts since its start, and the registry of what its parts count.
+#[derive(Debug)]
+pub struct Metrics {
+    node: String,
+    registry: Registry,
+    pass_duration: Histogram,
+    pass_failures: Family<ReasonLabels, Counter>,
+    programming_latency: Histogram,
+    kernel_changes: Family<ChangeLabels, Counter>,
+    transitions: Family<ReasonLabels, Counter>,
+}
+
+impl Metrics {
+    /// The metrics of the daemon on the node of this name, all at zero.
+    pub fn new(node: &str) -> Self {
+        let metrics = Self {
+            node: node.to_owned(),
+            registry: Registry::with_prefix(PREFIX),
+            pass_duration: Histogram::new(DURATIONS),
+            pass_failures: Family::default(),
+            programming_latency: Histogram::new(DURATIONS),
+            kernel_changes: Family::default(),
+            transitions: Family::default(),
+        };
+        metrics.registered()
+    }
+
+    fn registered(mut self) -> Self {
+        let registry = &mut self.registry;
+        registry.register_with_unit(
+            "pass_duration",
+            "How long a pass took",
+            Unit::Seconds,
+            self.pass_duration.clone(),
+        );
+        registry.register_with_unit(
+            "programming_latency",
+            "From the first event that a pass took in to the kernel holding it",
+            Unit::Seconds,
+            self.programming_latency.clone(),
+        );
+        registry.register(
+            "pass_failures",
+            "Items that a pass could not apply, by kind of object",
+            self.pass_failures.clone(),
+        );
+        registry.register(
+            "kernel_changes",
+            "Edits to the kernel",
+            self.kernel_changes.clone(),
+        );
+        registry.register(
+            "vip_transitions",
+            "VIPs that this node began or ceased to announce, by reason",
+            self.transitions.clone(),
+        );
+        self
+    }
+
+    /// Adds the metrics that a part of the daemon counts by itself; names get the prefix.
+    #[must_use]
+    pub fn with(mut self, register: impl FnOnce(&mut Registry)) -> Self {
+        register(&mut self.registry);
+        self
+    }
+
+    /// Counts one pass: what it did, and which VIPs this node gained and lost between the plans.
+    /// Costs as much as what changed.
+    pub fn observe(&self, pass: &PassSummary, previous: Option<&Plan>, now: &Plan) {
+        self.pass_duration.observe(pass.duration.as_secs_f64());
+        if let Some(latency) = pass.latency {
+            self.programming_latency.observe(latency.as_secs_f64());
+        }
+        for ((object, operation), count) in &pass.changes {
+            let labels = ChangeLabels { object, operation };
+            self.kernel_changes
+                .get_or_create(&labels)
+                .inc_by(u64::try_from(*count).unwrap_or(u64::MAX));
+        }
+        for failure in &pass.failures {
+            let labels = ReasonLabels {
+                reason: failure.kind,
+            };
+            self.pass_failures.get_or_create(&labels).inc();
+        }
+        for reason in transition::reasons(&self.node, previous, now) {
+            self.transitions.get_or_create(&ReasonLabels { reason }).inc();
+        }
+    }
+
+    /// Everything as OpenMetrics text; its media type is [`CONTENT_TYPE`].
+    pub fn render(&self, snapshot: &Snapshot) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        encode_registry(&mut text, &self.registry)?;
+        encode_registry(&mut text, &gauges::registry(snapshot))?;
+        encode_eof(&mut text)?;
+        Ok(text)
+    }
+}

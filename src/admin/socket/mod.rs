@@ -1,0 +1,165 @@
+//! The admin socket: tells root and the group `edgelb` what the daemon knows. It only reads
+//! snapshots, so that no request, however many or hostile, holds up a pass.
+//!
+//! ```text
+//! client ──line──► task (at most MOST_CLIENTS) ──► newest Snapshot ──► view ──line──► client
+//! ```
+
+mod bind;
+
+pub use bind::{ADMIN_GROUP, AdminSocket, BindError};
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, error, warn};
+
+use super::protocol::{Command, LARGEST_REQUEST, RequestError, data_line, error_line, parse_request};
+use super::snapshot::Snapshot;
+use super::stopped;
+use super::view::View;
+
+/// Clients that are served at once; more wait in the socket's queue.
+pub const MOST_CLIENTS: usize = 32;
+
+/// The time that a client has to send its line.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The time that a client has to take its answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The pause after an accept that failed, for instance because no file descriptor was left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Binds the socket and serves it; see [`AdminSocket`].
+pub async fn serve(
+    path: &Path,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    stop: watch::Receiver<bool>,
+) -> Result<(), BindError> {
+    AdminSocket::bind(path)?.serve(snapshots, stop).await;
+    Ok(())
+}
+
+impl AdminSocket {
+    /// Answers until `stop` is true or its sender is gone; then the socket is taken away.
+    pub async fn serve(
+        self,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        mut stop: watch::Receiver<bool>,
+    ) {
+        let mut clients = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = stopped(&mut stop) => break,
+                Some(ended) = clients.join_next() => {
+                    if let Err(error) = ended {
+                        error!(%error, "admin request failed");
+                    }
+                }
+                accepted = self.listener().accept(), if clients.len() < MOST_CLIENTS => match accepted {
+                    Ok((stream, _)) => {
+                        clients.spawn(serve_client(stream, snapshots.clone()));
+                    }
+                    Err(error) => {
+                        warn!(%error, "cannot accept on the admin socket");
+                        sleep(ACCEPT_PAUSE).await;
+                    }
+                }
+            }
+        }
+        // The requests that are under way end with the set: their clients see a closed connection.
+    }
+}
+
+/// Answers the one request of a connection.
+async fn serve_client(mut stream: UnixStream, snapshots: watch::Receiver<Arc<Snapshot>>) {
+    let request = match timeout(REQUEST_TIMEOUT, read_line(&mut stream)).await {
+        Ok(Ok(Some(line))) => parse_request(&line),
+        Ok(Ok(None)) => Err(RequestError::TooLarge),
+        Ok(Err(error)) => {
+            debug!(%error, "admin client went away");
+            return;
+        }
+        Err(_elapsed) => Err(RequestError::TimedOut),
+    };
+    log(&stream, &request);
+    let answer = match request {
+        Ok(command) => {
+            let snapshot = Arc::clone(&snapshots.borrow());
+            answer(command, snapshot).await
+        }
+        Err(refusal) => error_line(&refusal),
+    };
+    let line = match answer {
+        Ok(line) => line,
+        Err(error) => {
+            error!(%error, "cannot write an admin answer");
+            return;
+        }
+    };
+    let sent = timeout(ANSWER_TIMEOUT, async {
+        stream.write_all(&line).await?;
+        stream.shutdown().await
+    })
+    .await;
+    match sent {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%error, "admin client went away"),
+        Err(_elapsed) => debug!("admin client does not take its answer"),
+    }
+}
+
+/// Ten thousand Services take some time to write: not on a thread that answers ARP requests.
+async fn answer(command: Command, snapshot: Arc<Snapshot>) -> Result<Vec<u8>, serde_json::Error> {
+    let written = tokio::task::spawn_blocking(move || {
+        data_line(&View::of(command, &snapshot, SystemTime::now()))
+    });
+    match written.await {
+        Ok(line) => line,
+        Err(error) => {
+            error!(%error, "admin request failed");
+            error_line(&"the daemon could not write the answer; its log says why")
+        }
+    }
+}
+
+/// The bytes up to a newline or the end, or nothing where they are too many.
+async fn read_line(stream: &mut UnixStream) -> io::Result<Option<Vec<u8>>> {
+    let mut line = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let read = stream.read(&mut buffer).await?;
+        let part = buffer.get(..read).unwrap_or_default();
+        let newline = part.iter().position(|byte| *byte == b'\n');
+        line.extend_from_slice(part.get(..newline.unwrap_or(read)).unwrap_or_default());
+        if line.len() > LARGEST_REQUEST {
+            return Ok(None);
+        }
+        if newline.is_some() || (read == 0 && !line.is_empty()) {
+            return Ok(Some(line));
+        }
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+/// Who asked what. To read needs no more than the mode of the socket.
+fn log(stream: &UnixStream, request: &Result<Command, RequestError>) {
+    let who = stream.peer_cred().ok();
+    let uid = who.map(|who| who.uid());
+    let gid = who.map(|who| who.gid());
+    let pid = who.and_then(|who| who.pid());
+    match request {
+        Ok(command) => debug!(uid, gid, pid, command = command.as_str(), "admin request"),
+        Err(error) => debug!(uid, gid, pid, %error, "admin request refused"),
+    }
+}

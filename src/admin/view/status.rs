@@ -1,0 +1,240 @@
+//! `status`: whether this daemon works, what it works from, and what it cannot do now.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use super::owned_here;
+use crate::admin::snapshot::Snapshot;
+use crate::config::SourceKind;
+use crate::model::node_state::HeldFor;
+use crate::model::service::ServiceType;
+use crate::plan::ipam::not_ours;
+use crate::plan::reason::Reason;
+
+/// The daemon as a whole.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Of the program that runs.
+    pub version: String,
+    /// This node's name.
+    pub node: String,
+    /// `ipvs` or `nftables`.
+    pub datapath: String,
+    /// Whole seconds since the start.
+    pub uptime_seconds: u64,
+    /// Whether a complete pass without failures has been made.
+    pub ready: bool,
+    pub config: ConfigurationState,
+    pub source: SourceState,
+    pub services: ServiceCounts,
+    /// Endpoints in use, counted for each port.
+    pub endpoints: usize,
+    pub vips: VipCounts,
+    pub last_pass: LastPass,
+    /// Frontends that several Services want.
+    pub conflicts: Vec<Conflict>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ConfigurationState {
+    /// Whether the newest file is the one in force.
+    pub valid: bool,
+    /// Why it is not.
+    pub problem: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SourceState {
+    /// `kubernetes` or `manifests`.
+    pub kind: SourceKind,
+    /// Whether events arrive.
+    pub connected: bool,
+    /// When the last event arrived, in seconds since 1970, to the millisecond.
+    pub last_event: Option<f64>,
+    pub problems: Vec<SourceProblemView>,
+    /// Objects left out on purpose.
+    pub ignored: Vec<String>,
+}
+
+/// Something that the source could not use.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SourceProblemView {
+    pub file: String,
+    /// From 1.
+    pub line: Option<u64>,
+    /// Such as `spec.ports[0].port`.
+    pub field: Option<String>,
+    pub message: String,
+    /// Whether older, good objects are still in force because of it.
+    pub keeps_last_good: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ServiceCounts {
+    pub total: usize,
+    /// Those of type `LoadBalancer` that are this program's to serve.
+    pub load_balancer: usize,
+    /// Those of them that have no VIP yet.
+    pub pending: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VipCounts {
+    /// VIPs that this node takes packets for, whoever announces them.
+    pub held: usize,
+    /// VIPs that this node announces.
+    pub owned: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LastPass {
+    /// Counts from the start; 0: none has ended yet.
+    pub number: u64,
+    /// When it ended, in seconds since 1970, to the millisecond.
+    pub finished: Option<f64>,
+    pub duration_ms: f64,
+    /// From the first event to the kernel holding it; none on a resync.
+    pub latency_ms: Option<f64>,
+    pub failures: Vec<FailureView>,
+}
+
+/// What a pass could not apply; it is tried again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FailureView {
+    /// `table`, `route`, `virtual_server` and so on.
+    pub kind: String,
+    pub object: String,
+    pub message: String,
+}
+
+/// A frontend that one Service has and others want.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Conflict {
+    /// Such as `tcp 192.0.2.1:80`.
+    pub frontend: String,
+    /// The Service that has it, NAMESPACE/NAME.
+    pub holder: String,
+    /// The Service that does not get it.
+    pub refused: String,
+}
+
+impl Status {
+    /// The status at `now`.
+    pub fn of(snapshot: &Snapshot, now: SystemTime) -> Self {
+        let pass = &snapshot.pass;
+        let status = &snapshot.source;
+        let plan = &snapshot.plan;
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: snapshot.inputs.node.clone(),
+            datapath: snapshot.datapath.to_owned(),
+            // A clock that was set back gives no negative uptime.
+            uptime_seconds: now
+                .duration_since(snapshot.started)
+                .unwrap_or_default()
+                .as_secs(),
+            ready: snapshot.ready,
+            config: ConfigurationState {
+                valid: snapshot.config_problem.is_none(),
+                problem: snapshot.config_problem.clone(),
+            },
+            source: SourceState {
+                kind: snapshot.config.source.kind,
+                connected: status.connected,
+                last_event: status.last_event.map(seconds_since_epoch),
+                problems: status
+                    .problems
+                    .iter()
+                    .map(|problem| SourceProblemView {
+                        file: problem.file.clone(),
+                        line: problem.line,
+                        field: problem.field.clone(),
+                        message: problem.message.clone(),
+                        keeps_last_good: problem.keeps_last_good,
+                    })
+                    .collect(),
+                ignored: status.ignored.clone(),
+            },
+            services: ServiceCounts::of(snapshot),
+            endpoints: plan.services.values().map(|plan| plan.endpoints).sum(),
+            vips: VipCounts {
+                held: plan
+                    .state
+                    .held
+                    .values()
+                    .filter(|held| **held == HeldFor::Vip)
+                    .count(),
+                owned: plan
+                    .ownership
+                    .keys()
+                    .filter(|vip| owned_here(snapshot, **vip))
+                    .count(),
+            },
+            last_pass: LastPass {
+                number: pass.number,
+                finished: pass.finished.map(seconds_since_epoch),
+                duration_ms: milliseconds(pass.duration),
+                latency_ms: pass.latency.map(milliseconds),
+                failures: pass
+                    .failures
+                    .iter()
+                    .map(|failure| FailureView {
+                        kind: failure.kind.to_owned(),
+                        object: failure.object.clone(),
+                        message: failure.message.clone(),
+                    })
+                    .collect(),
+            },
+            conflicts: conflicts(snapshot),
+        }
+    }
+}
+
+impl ServiceCounts {
+    /// Counts the Services of the cluster.
+    pub fn of(snapshot: &Snapshot) -> Self {
+        let services = &snapshot.inputs.cluster.services;
+        let ours = || {
+            services.values().filter(|service| {
+                service.kind == ServiceType::LoadBalancer
+                    && not_ours(&snapshot.config, service).is_none()
+            })
+        };
+        let allocations = &snapshot.plan.allocations;
+        Self {
+            total: services.len(),
+            load_balancer: ours().count(),
+            pending: ours()
+                .filter(|service| allocations.addresses(&service.key).is_empty())
+                .count(),
+        }
+    }
+}
+
+fn conflicts(snapshot: &Snapshot) -> Vec<Conflict> {
+    let mut conflicts = Vec::new();
+    for key in snapshot.plan.services.keys() {
+        for reason in snapshot.plan.reasons(key) {
+            if let Reason::FrontendTaken { frontend, holder } = reason {
+                conflicts.push(Conflict {
+                    frontend: frontend.to_string(),
+                    holder: holder.to_string(),
+                    refused: key.to_string(),
+                });
+            }
+        }
+    }
+    conflicts
+}
+
+/// Whole milliseconds, in seconds since 1970; a time before that is 0.
+pub(in crate::admin) fn seconds_since_epoch(time: SystemTime) -> f64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    (since.as_secs_f64() * 1000.0).round() / 1000.0
+}
+
+/// Milliseconds to the microsecond.
+fn milliseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1_000_000.0).round() / 1000.0
+}
