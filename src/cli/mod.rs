@@ -1,9 +1,11 @@
 //! The command line: one module a command; results on stdout, errors on stderr, exit codes by contract.
 
 mod check;
+mod cleanup;
 pub mod demo;
 pub mod exit;
 pub mod output;
+mod run;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -43,25 +45,36 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Runs the node daemon in the foreground.
+    Run,
     /// Validates the configuration file and prints every problem with the corrected form.
     Check,
     /// Shows the whole thing on this machine, in a LAN of network namespaces, without a cluster.
     Demo(demo::DemoArguments),
+    /// Removes everything that edgelb ever put into this kernel, and nothing else.
+    Cleanup,
 }
 
 /// Parses the arguments, runs the command and gives the exit code.
 pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
     let ended = match arguments.command {
+        Command::Run => run::run(&arguments.config),
+        Command::Cleanup => cleanup::run(&arguments.config, arguments.output),
         Command::Check => check::run(&arguments.config, arguments.output),
         // The only one with exit codes from another process.
         Command::Demo(demo) => return demo::run(&demo, arguments.output),
     };
     ended
         .unwrap_or_else(|error| {
-            // Nobody is left to tell when stderr is closed too; the exit code still speaks.
-            let _ = writeln!(std::io::stderr(), "edgelb: {error:#}");
+            tell(&format!("{error:#}"));
             Exit::Problem
         })
         .into()
+}
+
+/// Says something to the person at the terminal, on stderr.
+fn tell(text: &str) {
+    // Nobody is left to tell when stderr is closed too; the exit code still speaks.
+    let _ = writeln!(std::io::stderr(), "edgelb: {}", text.trim_end());
 }

@@ -127,7 +127,9 @@ impl Metrics {
             self.pass_failures.get_or_create(&labels).inc();
         }
         for reason in transition::reasons(&self.node, previous, now) {
-            self.transitions.get_or_create(&ReasonLabels { reason }).inc();
+            self.transitions
+                .get_or_create(&ReasonLabels { reason })
+                .inc();
         }
     }
 

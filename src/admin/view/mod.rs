@@ -11,11 +11,11 @@ mod vips;
 pub use peers::{Peer, Peers};
 pub use pools::{PoolFamily, Pools};
 pub use services::{ServicePortView, ServiceView, ServiceVip, Services};
+pub(super) use status::seconds_since_epoch;
 pub use status::{
-    Conflict, ConfigurationState, FailureView, LastPass, ServiceCounts, SourceProblemView,
+    ConfigurationState, Conflict, FailureView, LastPass, ServiceCounts, SourceProblemView,
     SourceState, Status, VipCounts,
 };
-pub(super) use status::seconds_since_epoch;
 pub use vips::{ExcludedNode, VipView, Vips};
 
 use std::net::IpAddr;
