@@ -197,6 +197,8 @@ pub async fn run(
     };
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     let _ = stop.send(true);
+    // The announcer ends with its publisher.
+    drop(reconciler);
     if tokio::time::timeout(STOP_PATIENCE, tasks.join())
         .await
         .is_err()
