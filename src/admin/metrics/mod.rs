@@ -1,4 +1,4 @@
-//! The metrics of the daemon, registered in one place, as OpenMetrics text.
+//! The metrics of the daemon, registered in one place, as `OpenMetrics` text.
 //!
 //! What happens is counted after each pass by [`Metrics::observe`]; what is so now is read from the
 //! snapshot at each scrape, so that a series goes with the VIP or pool that it is about. Labels are
@@ -133,7 +133,7 @@ impl Metrics {
         }
     }
 
-    /// Everything as OpenMetrics text; its media type is [`CONTENT_TYPE`].
+    /// Everything as `OpenMetrics` text; its media type is [`CONTENT_TYPE`].
     pub fn render(&self, snapshot: &Snapshot) -> Result<String, fmt::Error> {
         let mut text = String::new();
         encode_registry(&mut text, &self.registry)?;

@@ -33,7 +33,7 @@ pub enum BindError {
     #[error("{} is there and is no socket: move it away", path.display())]
     NotASocket { path: PathBuf },
     /// The operating system refused a step.
-    #[error("cannot {step} {}: {cause}", path.display())]
+    #[error("cannot {step} {}", path.display())]
     System {
         step: &'static str,
         path: PathBuf,

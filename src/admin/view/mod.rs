@@ -53,7 +53,7 @@ impl From<&Reason> for ReasonView {
 #[serde(untagged)]
 pub enum View {
     /// The daemon as a whole.
-    Status(Status),
+    Status(Box<Status>),
     /// Every Service.
     Services(Services),
     /// Every VIP.
@@ -68,7 +68,7 @@ impl View {
     /// Answers a command; `now` is for the uptime alone.
     pub fn of(command: Command, snapshot: &Snapshot, now: SystemTime) -> Self {
         match command {
-            Command::Status => Self::Status(Status::of(snapshot, now)),
+            Command::Status => Self::Status(Box::new(Status::of(snapshot, now))),
             Command::Services => Self::Services(Services::of(snapshot)),
             Command::Vips => Self::Vips(Vips::of(snapshot)),
             Command::Pools => Self::Pools(Pools::of(snapshot)),
