@@ -2,7 +2,6 @@
 //! and what a failure to reach it means for the exit code.
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
@@ -13,6 +12,7 @@ use serde::de::DeserializeOwned;
 use super::exit::Exit;
 use super::output::{self, Format};
 use super::table::printable;
+use super::tell;
 use crate::admin::client::{AskError, ask};
 use crate::admin::protocol::{Command, SOCKET_NAME};
 use crate::config::Config;
@@ -90,12 +90,7 @@ fn socket_of(config: &Path) -> anyhow::Result<PathBuf> {
 }
 
 fn failed(error: &anyhow::Error, exit: Exit) -> Exit {
-    // Nobody is left to tell when stderr is closed too; the exit code still speaks.
-    let _ = writeln!(
-        std::io::stderr(),
-        "edgelb: {}",
-        printable(&format!("{error:#}"))
-    );
+    tell(&printable(&format!("{error:#}")));
     exit
 }
 
