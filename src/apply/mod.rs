@@ -4,3 +4,4 @@ pub mod announcer;
 pub mod ipvs;
 pub mod netlink;
 pub mod nftables;
+pub mod state_directory;
