@@ -4,4 +4,5 @@ pub mod announcer;
 pub mod ipvs;
 pub mod netlink;
 pub mod nftables;
+pub mod route;
 pub mod state_directory;

@@ -11,3 +11,4 @@ mod announcer;
 mod ipvs;
 mod lab_itself;
 mod netlink;
+mod routes;
