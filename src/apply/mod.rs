@@ -6,3 +6,4 @@ pub mod netlink;
 pub mod nftables;
 pub mod route;
 pub mod state_directory;
+pub mod sysctl;

@@ -12,3 +12,4 @@ mod ipvs;
 mod lab_itself;
 mod netlink;
 mod routes;
+mod sysctls;

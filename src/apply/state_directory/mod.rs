@@ -10,7 +10,7 @@ pub mod journal;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -73,6 +73,18 @@ pub struct Warning {
     pub reason: String,
 }
 
+/// One sysctl that we care for.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SysctlRecord {
+    /// The value before we cared for it.
+    pub previous: String,
+    /// Every value that we wrote, or were about to write.
+    pub ours: BTreeSet<String>,
+}
+
+/// Records of sysctls by path below `/proc/sys`.
+pub type SysctlRecords = BTreeMap<String, SysctlRecord>;
+
 /// A JSON file with the version of its format.
 #[derive(Serialize, Deserialize)]
 struct Versioned<T> {
@@ -128,14 +140,14 @@ impl StateDirectory {
         self.write(ALLOCATIONS, allocations)
     }
 
-    /// The values that sysctls had before we changed them, by path below `/proc/sys`.
-    pub fn read_sysctls(&self) -> Result<(BTreeMap<String, String>, Option<Warning>), Error> {
+    /// What is known about the sysctls that we care for, by path below `/proc/sys`.
+    pub fn read_sysctls(&self) -> Result<(SysctlRecords, Option<Warning>), Error> {
         self.read(SYSCTLS)
     }
 
-    /// Replaces the recorded previous values of sysctls.
-    pub fn write_sysctls(&self, values: &BTreeMap<String, String>) -> Result<(), Error> {
-        self.write(SYSCTLS, values)
+    /// Replaces the records of sysctls.
+    pub fn write_sysctls(&self, records: &SysctlRecords) -> Result<(), Error> {
+        self.write(SYSCTLS, records)
     }
 
     /// Discards the records about the kernel, unless they are of this boot.

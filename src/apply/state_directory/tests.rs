@@ -118,7 +118,11 @@ fn what_is_written_is_read_again() {
     let mut allocations = Allocations::default();
     let addresses = vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
     allocations.set(&ServiceKey::new("shop", "web"), addresses, "edge-a");
-    let values = BTreeMap::from([("net/ipv4/ip_forward".to_owned(), "0".to_owned())]);
+    let record = SysctlRecord {
+        previous: "0".to_owned(),
+        ours: BTreeSet::from(["1".to_owned()]),
+    };
+    let values = SysctlRecords::from([("net/ipv4/ip_forward".to_owned(), record)]);
     state.write_allocations(&allocations).unwrap();
     state.write_sysctls(&values).unwrap();
     drop(state);
@@ -162,7 +166,7 @@ fn a_reboot_ends_the_records_about_the_kernel_but_not_the_allocations() {
         "a",
     );
     state.write_allocations(&allocations).unwrap();
-    let values = BTreeMap::from([("a".to_owned(), "b".to_owned())]);
+    let values = SysctlRecords::from([("a".to_owned(), SysctlRecord::default())]);
     state.write_sysctls(&values).unwrap();
     journal(&state).record(&[name("TCP 192.0.2.1:80")]).unwrap();
     drop(state);
