@@ -8,5 +8,6 @@ pub mod cli;
 pub mod config;
 pub mod lab;
 pub mod model;
+pub mod netlink_listener;
 pub mod plan;
 pub mod source;

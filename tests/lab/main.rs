@@ -8,6 +8,7 @@
 )]
 
 mod announcer;
+mod host;
 mod ipvs;
 mod lab_itself;
 mod netlink;
