@@ -23,48 +23,46 @@ const LOAD_HALF: u16 = 0x28;
 const LOAD_BYTE: u16 = 0x30;
 const JUMP_IF_EQUAL: u16 = 0x15;
 const RETURN: u16 = 0x06;
-/// Offsets in `struct nlmsghdr`.
-const TYPE_OFFSET: u32 = 4;
-const PORT_OFFSET: u32 = 12;
-
 /// One step of a filter (classic BPF). Numbers in a notification are in this machine's byte order,
-/// which the filter machine reads as big endian.
+/// which the filter machine reads as big endian; comparisons here take them as they are meant.
 pub mod filter {
-    use super::{
-        JUMP_IF_EQUAL, LOAD_BYTE, LOAD_HALF, LOAD_WORD, PORT_OFFSET, RETURN, SockFilter,
-        TYPE_OFFSET,
-    };
+    use super::{JUMP_IF_EQUAL, LOAD_BYTE, LOAD_HALF, LOAD_WORD, RETURN, SockFilter};
 
-    /// Loads `nlmsg_type`, to be compared with [`type_is`].
-    pub fn load_type() -> SockFilter {
-        SockFilter::new(LOAD_HALF, 0, 0, TYPE_OFFSET)
+    /// Where `nlmsg_type` is: two bytes.
+    pub const TYPE: u32 = 4;
+    /// Where `nlmsg_pid` is, the port of whoever caused the notification: four bytes.
+    pub const PORT: u32 = 12;
+
+    /// Loads four bytes, counted from `struct nlmsghdr` on, to be compared by [`word_is`].
+    pub fn load_word(offset: u32) -> SockFilter {
+        SockFilter::new(LOAD_WORD, 0, 0, offset)
     }
 
-    /// Loads `nlmsg_pid`, to be compared with [`port_is`].
-    pub fn load_port() -> SockFilter {
-        SockFilter::new(LOAD_WORD, 0, 0, PORT_OFFSET)
+    /// Loads two bytes, counted from `struct nlmsghdr` on, to be compared by [`half_is`].
+    pub fn load_half(offset: u32) -> SockFilter {
+        SockFilter::new(LOAD_HALF, 0, 0, offset)
     }
 
-    /// Loads one byte, counted from `struct nlmsghdr` on.
+    /// Loads one byte, counted from `struct nlmsghdr` on, to be compared by [`byte_is`].
     pub fn load_byte(offset: u32) -> SockFilter {
         SockFilter::new(LOAD_BYTE, 0, 0, offset)
     }
 
-    /// Jumps over so many steps where the loaded type is this one, and over so many where not.
-    pub fn type_is(message_type: u16, jump_if_so: u8, jump_if_not: u8) -> SockFilter {
-        let value = u16::from_be_bytes(message_type.to_ne_bytes());
-        byte_is(value.into(), jump_if_so, jump_if_not)
+    /// Skips so many steps where the loaded four bytes are this number, and so many where not.
+    pub fn word_is(value: u32, skip_if_so: u8, skip_if_not: u8) -> SockFilter {
+        let value = u32::from_be_bytes(value.to_ne_bytes());
+        SockFilter::new(JUMP_IF_EQUAL, skip_if_so, skip_if_not, value)
     }
 
-    /// Jumps over so many steps where the loaded port is this one, and over so many where not.
-    pub fn port_is(port: u32, jump_if_so: u8, jump_if_not: u8) -> SockFilter {
-        let value = u32::from_be_bytes(port.to_ne_bytes());
-        byte_is(value, jump_if_so, jump_if_not)
+    /// Skips so many steps where the loaded two bytes are this number, and so many where not.
+    pub fn half_is(value: u16, skip_if_so: u8, skip_if_not: u8) -> SockFilter {
+        let value = u16::from_be_bytes(value.to_ne_bytes());
+        SockFilter::new(JUMP_IF_EQUAL, skip_if_so, skip_if_not, value.into())
     }
 
-    /// Jumps over so many steps where the loaded byte is this one, and over so many where not.
-    pub fn byte_is(value: u32, jump_if_so: u8, jump_if_not: u8) -> SockFilter {
-        SockFilter::new(JUMP_IF_EQUAL, jump_if_so, jump_if_not, value)
+    /// Skips so many steps where the loaded byte is this one, and so many where not.
+    pub fn byte_is(value: u8, skip_if_so: u8, skip_if_not: u8) -> SockFilter {
+        SockFilter::new(JUMP_IF_EQUAL, skip_if_so, skip_if_not, value.into())
     }
 
     /// Ends with the notification queued.
@@ -157,7 +155,7 @@ impl NetlinkListener {
 
 /// The successor of `with_interest` is unsafe for descriptors that can be closed meanwhile; this one
 /// owns its descriptor.
-#[allow(deprecated)]
+#[allow(deprecated, reason = "the replacement is unsafe code")]
 fn watch(socket: Socket) -> io::Result<AsyncFd<Socket>> {
     AsyncFd::with_interest(socket, Interest::READABLE | Interest::ERROR)
 }

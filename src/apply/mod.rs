@@ -2,6 +2,7 @@
 
 pub mod announcer;
 pub mod ipvs;
+pub mod monitor;
 pub mod netlink;
 pub mod nftables;
 pub mod route;

@@ -11,6 +11,7 @@ mod announcer;
 mod host;
 mod ipvs;
 mod lab_itself;
+mod monitor;
 mod netlink;
 mod routes;
 mod sysctls;

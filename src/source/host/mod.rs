@@ -180,11 +180,11 @@ fn list_with(listing: &mut Listing, resolver_file: &Path) -> io::Result<Host> {
 /// Takes all notifications about links and addresses, and those about routes of the main table.
 fn main_table_only() -> [SockFilter; 7] {
     [
-        filter::load_type(),
-        filter::type_is(message::NEW_ROUTE, 1, 0),
-        filter::type_is(message::DELETE_ROUTE, 0, 2),
+        filter::load_half(filter::TYPE),
+        filter::half_is(message::NEW_ROUTE, 1, 0),
+        filter::half_is(message::DELETE_ROUTE, 0, 2),
         filter::load_byte(TABLE_OFFSET),
-        filter::byte_is(message::TABLE_MAIN.into(), 0, 1),
+        filter::byte_is(message::TABLE_MAIN, 0, 1),
         filter::accept(),
         filter::ignore(),
     ]
