@@ -15,7 +15,7 @@ use tokio::io::unix::AsyncFd;
 
 /// Asked for the receive buffer; user namespaces get the system's maximum instead.
 const BUFFER_BYTES: usize = 4 << 20;
-/// nf_tables joins notifications of one transaction to datagrams of some pages.
+/// `nf_tables` joins notifications of one transaction to datagrams of some pages.
 const DATAGRAM_BYTES: usize = 64 << 10;
 
 const LOAD_WORD: u16 = 0x20;

@@ -194,7 +194,7 @@ fn not_from(own_ports: &[u32]) -> Vec<SockFilter> {
     steps
 }
 
-/// All nf_tables notifications of others. The messages of one transaction share a datagram, hence
+/// All `nf_tables` notifications of others. The messages of one transaction share a datagram, hence
 /// the first tells whose it is.
 fn others_tables(own_ports: &[u32]) -> Vec<SockFilter> {
     let mut steps = not_from(own_ports);

@@ -213,3 +213,25 @@ fn our_own_and_unrelated_changes_are_not_told() {
         );
     });
 }
+
+#[test]
+fn lost_notifications_count_as_edits_of_everything() {
+    watched(1, |mut watched| async move {
+        // Nobody reads meanwhile: `ip` keeps this thread, which is the monitor's too.
+        let batch: String = (0..40_000)
+            .map(|host| format!("203.0.{}.{}", host / 250, host % 250))
+            .map(|address| format!("route add local {address} dev lo table local proto 225\n"))
+            .collect();
+        let file = std::env::temp_dir().join(format!("edgelb-overrun-{}", std::process::id()));
+        std::fs::write(&file, batch).unwrap();
+        let edits = watched
+            .edit("ip", &format!("-batch {}", file.display()))
+            .await;
+        std::fs::remove_file(file).unwrap();
+        assert!(edits.tables > 0 && edits.routes > 0, "{edits:?}");
+        let outcome = watched.routes.repair(&watched.state).unwrap();
+        assert_eq!(outcome.removed, 40_000, "{:?}", outcome.failures);
+        // What was lost does not make it deaf.
+        watched.edits_table("nft", "delete table inet edgelb").await;
+    });
+}
