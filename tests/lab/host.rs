@@ -206,7 +206,7 @@ fn our_own_routes_by_the_thousand_cause_no_listing() {
         &namespace,
         "/nonexistent".into(),
         |mut receiver, mut listings| async move {
-            let batch: String = (0..10_000)
+            let batch: Vec<String> = (0..10_000)
                 .map(|host| {
                     format!(
                         "route add local 198.18.{}.{}/32 dev lo table local proto 225\n",
@@ -216,7 +216,7 @@ fn our_own_routes_by_the_thousand_cause_no_listing() {
                 })
                 .collect();
             let file = std::env::temp_dir().join(format!("edgelb-batch-{}", std::process::id()));
-            std::fs::write(&file, batch).unwrap();
+            std::fs::write(&file, batch.concat()).unwrap();
             // What came before, from the making of the links, is over when it is quiet for a while.
             while let Ok(changed) =
                 tokio::time::timeout(Duration::from_millis(300), listings.changed()).await
@@ -250,7 +250,7 @@ fn a_flood_of_changes_ends_in_the_truth() {
         &namespace,
         "/nonexistent".into(),
         |mut receiver, mut listings| async move {
-            let batch: String = (0..3_000)
+            let batch: Vec<String> = (0..3_000)
                 .flat_map(|round| {
                     let address = format!("10.8.{}.{}/32 dev eth0", round / 250, round % 250);
                     [
@@ -261,7 +261,7 @@ fn a_flood_of_changes_ends_in_the_truth() {
                 .chain(["addr add 10.8.200.1/32 dev eth0\n".to_owned()])
                 .collect();
             let file = std::env::temp_dir().join(format!("edgelb-flood-{}", std::process::id()));
-            std::fs::write(&file, batch).unwrap();
+            std::fs::write(&file, batch.concat()).unwrap();
             let before = *listings.borrow_and_update();
             let (elsewhere, path) = (node.clone(), file.clone());
             let add = move || ip(&elsewhere, &format!("-batch {}", path.display()));

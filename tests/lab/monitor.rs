@@ -218,12 +218,12 @@ fn our_own_and_unrelated_changes_are_not_told() {
 fn lost_notifications_count_as_edits_of_everything() {
     watched(1, |mut watched| async move {
         // Nobody reads meanwhile: `ip` keeps this thread, which is the monitor's too.
-        let batch: String = (0..40_000)
+        let batch: Vec<String> = (0..40_000)
             .map(|host| format!("203.0.{}.{}", host / 250, host % 250))
             .map(|address| format!("route add local {address} dev lo table local proto 225\n"))
             .collect();
         let file = std::env::temp_dir().join(format!("edgelb-overrun-{}", std::process::id()));
-        std::fs::write(&file, batch).unwrap();
+        std::fs::write(&file, batch.concat()).unwrap();
         let edits = watched
             .edit("ip", &format!("-batch {}", file.display()))
             .await;
