@@ -26,11 +26,12 @@ use crate::admin::snapshot::Snapshot;
 use crate::admin::socket::AdminSocket;
 use crate::apply::announcer::{Announcer, burst::BurstSettings};
 use crate::apply::kernel::Kernel;
-use crate::apply::monitor;
+use crate::apply::monitor::Monitor;
 use crate::apply::state_directory::StateDirectory;
 use crate::config::{self, Config, Environment, SourceKind};
 use crate::model::announcement::AnnouncedSet;
 use crate::reconcile::Reconciler;
+use crate::source::host::HostSource;
 use crate::source::{self, SourceStatus};
 
 /// Source events that may wait; a source that is faster waits itself.
@@ -68,21 +69,14 @@ pub async fn run(
         announcer.run().await.map_err(anyhow::Error::from)
     });
 
-    let (foreign, mut foreign_edits) = mpsc::channel(16);
-    let ports = kernel.ports();
-    let monitor_stopped = stopped.clone();
-    tasks.spawn("monitor", async move {
-        Ok(monitor::run(ports, foreign, monitor_stopped).await?)
+    let (monitor, mut foreign_edits) = Monitor::open(&kernel.ports())?;
+    tasks.spawn_until("monitor", stopped.clone(), async move {
+        Ok(monitor.run().await?)
     });
 
-    let (hosts, mut host) = watch::channel(
-        source::host::list()
-            .await
-            .context("cannot list the interfaces")?,
-    );
-    let host_stopped = stopped.clone();
-    tasks.spawn("host", async move {
-        Ok(source::host::run(hosts, host_stopped).await?)
+    let (host_source, mut host) = HostSource::open().context("cannot list the interfaces")?;
+    tasks.spawn_until("host", stopped.clone(), async move {
+        Ok(host_source.run().await?)
     });
 
     let (events, mut source_events) = mpsc::channel(WAITING_EVENTS);
@@ -181,10 +175,10 @@ pub async fn run(
                     reconciler.host(new, Instant::now());
                 }
             }
-            foreign = foreign_edits.recv() => {
-                if foreign.is_some() {
-                    while foreign_edits.try_recv().is_ok() {}
-                    tracing::info!("somebody changed what is ours, it is repaired");
+            changed = foreign_edits.changed() => {
+                if changed.is_ok() {
+                    let edits = *foreign_edits.borrow_and_update();
+                    tracing::info!(tables = edits.tables, routes = edits.routes, "somebody changed what is ours, it is repaired");
                     reconciler.distrust_kernel(Instant::now());
                 }
             }
@@ -332,7 +326,9 @@ fn publish(
 ) {
     let snapshot = Arc::new(reconciler.snapshot());
     if snapshot.pass.number != before.pass.number {
-        metrics.observe(&snapshot.pass, Some(&before.plan), &snapshot.plan);
+        // Before the first pass there was no plan, and what it finds is no transition.
+        let previous = (before.pass.number > 0).then_some(&*before.plan);
+        metrics.observe(&snapshot.pass, previous, &snapshot.plan);
     }
     snapshots.send_replace(snapshot);
 }
@@ -387,6 +383,21 @@ impl Tasks {
         task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
     ) {
         self.running.spawn(async move { (name, task.await) });
+    }
+
+    /// The same for a task that knows nothing of stopping.
+    fn spawn_until(
+        &mut self,
+        name: &'static str,
+        mut stop: watch::Receiver<bool>,
+        task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+    ) {
+        self.spawn(name, async move {
+            tokio::select! {
+                ended = task => ended,
+                _ = stop.wait_for(|stop| *stop) => Ok(()),
+            }
+        });
     }
 
     /// Waits for a task that ends although nobody stopped it.

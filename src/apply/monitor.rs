@@ -1,150 +1,308 @@
-//! Hears when somebody else changes what is ours: the table `inet edgelb`, a route of our protocol.
-//! Says that it happened, not what; the reconciler compares. IPVS tells nobody of changes.
+//! Notices at once when somebody else changes our tables or takes our routes.
+//!
+//! It only says that something was changed; what, the repair finds out. Our own changes are known
+//! by the port of the socket that made them, and never leave the kernel: a filter drops them before
+//! they are queued. Must not change anything itself.
 
 use std::io;
 
+use netlink_packet_core::NLA_TYPE_MASK;
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
-use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
-use socket2::{SockFilter, SockRef};
-use tokio::sync::{mpsc, watch};
+use socket2::SockFilter;
+use tokio::sync::watch;
 
-use super::netlink::message::HEADER_LENGTH;
-use super::nftables;
+use super::netlink::message::Message;
+use super::nftables::TABLE;
 use super::route::PROTOCOL;
+use crate::netlink_listener::{NetlinkListener, Notification, filter};
 
-/// `NFNLGRP_NFTABLES`
-const TABLES_GROUP: u32 = 7;
-/// `RTNLGRP_IPV4_ROUTE`, `RTNLGRP_IPV6_ROUTE`
-const ROUTE_GROUPS: [u32; 2] = [7, 11];
-/// `RTM_DELROUTE`
+/// `NFNLGRP_NFTABLES`.
+const TABLE_GROUPS: [u32; 1] = [7];
+/// `RTNLGRP_LINK`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV6_ROUTE`.
+const ROUTE_GROUPS: [u32; 4] = [1, 5, 7, 11];
+
+/// `NFNL_SUBSYS_NFTABLES`.
+const NFTABLES_SUBSYSTEM: u16 = 10;
+/// `NFT_MSG_NEWGEN`, `_GETGEN` and `_TRACE`: the messages that are not about an object of a table.
+const NOT_OBJECTS: std::ops::RangeInclusive<u16> = 15..=17;
+/// `struct nfgenmsg`.
+const NFGENMSG_BYTES: usize = 4;
+/// The attribute that names the table, in the messages about every kind of object.
+const TABLE_ATTRIBUTE: u16 = 1;
+
+const NEW_LINK: u16 = 16;
+const DELETE_ADDRESS: u16 = 21;
+const NEW_ROUTE: u16 = 24;
 const DELETE_ROUTE: u16 = 25;
-/// The byte of `rtm_protocol` after `nlmsghdr`.
-const ROUTE_PROTOCOL: usize = HEADER_LENGTH + 5;
+const TABLE_LOCAL: u8 = 255;
+const PROTOCOL_KERNEL: u8 = 2;
+const LOOPBACK: u32 = 1;
+const IFF_UP: u32 = 1;
+/// `rtm_table` and `ifi_index`, counted from `struct nlmsghdr` on.
+const ROUTE_TABLE_OFFSET: u32 = 20;
+const LINK_INDEX_OFFSET: u32 = 20;
 
-/// What somebody else changed.
+/// Why foreign edits go unnoticed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot subscribe to nf_tables notifications")]
+    SubscribeTables(#[source] io::Error),
+    #[error("cannot subscribe to route notifications")]
+    SubscribeRoutes(#[source] io::Error),
+    #[error("cannot read notifications from the kernel")]
+    Receive(#[source] io::Error),
+}
+
+/// What somebody else may have changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Foreign {
-    /// Our table.
+    /// Something in a table named `edgelb`.
     Table,
-    /// One of our routes is gone.
+    /// A route of ours, or what it depends on.
     Route,
 }
 
-/// Reports until `stop` is true or its sender is gone. `ports` are the netlink ports of our own
-/// sockets, whose changes are not foreign.
-pub async fn run(
-    ports: Vec<u32>,
-    foreign: mpsc::Sender<Foreign>,
-    mut stop: watch::Receiver<bool>,
-) -> Result<(), io::Error> {
-    let tables = subscribe(NETLINK_NETFILTER, &[TABLES_GROUP], &ports)?;
-    let routes = subscribe(NETLINK_ROUTE, &ROUTE_GROUPS, &ports)?;
-    let (mut tables_buffer, mut routes_buffer) =
-        (Vec::with_capacity(8192), Vec::with_capacity(8192));
-    loop {
-        tables_buffer.clear();
-        routes_buffer.clear();
-        // An error is an overrun: what was missed may be about us.
-        let told = tokio::select! {
-            received = tables.recv(&mut tables_buffer) => {
-                (received.is_err() || messages(&tables_buffer).any(|message| is_our_table(&message)))
-                    .then_some(Foreign::Table)
-            }
-            received = routes.recv(&mut routes_buffer) => {
-                (received.is_err() || messages(&routes_buffer).any(|message| is_our_route(&message)))
-                    .then_some(Foreign::Route)
-            }
-            _ = stop.wait_for(|stop| *stop) => return Ok(()),
+/// Counts the signs of foreign edits so far. A number that grew since the reader last looked says:
+/// repair that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ForeignEdits {
+    pub tables: u64,
+    pub routes: u64,
+}
+
+impl ForeignEdits {
+    fn count(&mut self, foreign: Foreign) {
+        let counter = match foreign {
+            Foreign::Table => &mut self.tables,
+            Foreign::Route => &mut self.routes,
         };
-        if let Some(told) = told {
-            // A full queue says the same already.
-            if let Err(mpsc::error::TrySendError::Closed(_)) = foreign.try_send(told) {
-                return Ok(());
+        *counter = counter.saturating_add(1);
+    }
+}
+
+/// Watches the tables and routes of one network namespace.
+#[derive(Debug)]
+pub struct Monitor {
+    tables: NetlinkListener,
+    routes: NetlinkListener,
+    sender: watch::Sender<ForeignEdits>,
+}
+
+impl Monitor {
+    /// Subscribes in the calling thread's network namespace, inside a tokio runtime. What the
+    /// sockets with `own_ports` do is not told.
+    pub fn open(own_ports: &[u32]) -> Result<(Self, watch::Receiver<ForeignEdits>), Error> {
+        let tables =
+            NetlinkListener::open(NETLINK_NETFILTER, &TABLE_GROUPS, &others_tables(own_ports))
+                .map_err(Error::SubscribeTables)?;
+        let routes = NetlinkListener::open(NETLINK_ROUTE, &ROUTE_GROUPS, &others_routes(own_ports))
+            .map_err(Error::SubscribeRoutes)?;
+        let (sender, receiver) = watch::channel(ForeignEdits::default());
+        let monitor = Self {
+            tables,
+            routes,
+            sender,
+        };
+        Ok((monitor, receiver))
+    }
+
+    /// Tells of foreign edits until nobody listens any more.
+    pub async fn run(mut self) -> Result<(), Error> {
+        loop {
+            let notification = tokio::select! {
+                () = self.sender.closed() => return Ok(()),
+                result = self.tables.receive() => result.map_err(Error::Receive)?,
+                result = self.routes.receive() => result.map_err(Error::Receive)?,
+            };
+            let found = match notification {
+                Notification::Messages(datagram) => foreign(datagram),
+                Notification::Lost => {
+                    tracing::debug!("kernel notifications were lost");
+                    vec![Foreign::Table, Foreign::Route]
+                }
+            };
+            if !found.is_empty() {
+                self.sender.send_modify(|edits| {
+                    for foreign in found {
+                        edits.count(foreign);
+                    }
+                });
             }
         }
     }
 }
 
-fn subscribe(protocol: isize, groups: &[u32], ports: &[u32]) -> io::Result<TokioSocket> {
-    let mut socket = TokioSocket::new(protocol)?;
-    SockRef::from(socket.socket_ref()).attach_filter(&filter(ports))?;
-    socket.socket_mut().bind(&SocketAddr::new(0, 0))?;
-    for group in groups {
-        socket.socket_mut().add_membership(*group)?;
+/// What the messages of a datagram, none of them our own, say about our objects.
+fn foreign(mut datagram: &[u8]) -> Vec<Foreign> {
+    let mut found = Vec::new();
+    while !datagram.is_empty() {
+        // What cannot be read could have been about anything.
+        let Ok((message, rest)) = Message::split(datagram) else {
+            return vec![Foreign::Table, Foreign::Route];
+        };
+        datagram = rest;
+        found.extend(foreign_message(&message).filter(|foreign| !found.contains(foreign)));
     }
-    Ok(socket)
+    found
 }
 
-/// Drops what answers our own requests: `nlmsg_pid` is the port of who asked. It is compared as a
-/// big-endian word, which is how classic BPF loads; the header has it in host order. All messages of
-/// one datagram come from one request.
-fn filter(ports: &[u32]) -> Vec<SockFilter> {
-    const LOAD_WORD: u16 = 0x20;
-    const JUMP_EQUAL: u16 = 0x15;
-    const RETURN: u16 = 0x06;
-    let mut program = vec![SockFilter::new(LOAD_WORD, 0, 0, 12)];
-    for (index, port) in ports.iter().enumerate() {
-        let to_drop = u8::try_from(ports.len() - index).unwrap_or(u8::MAX);
-        program.push(SockFilter::new(
-            JUMP_EQUAL,
-            to_drop,
-            0,
-            u32::from_be_bytes(port.to_ne_bytes()),
-        ));
+fn foreign_message(message: &Message<'_>) -> Option<Foreign> {
+    let payload = message.payload;
+    let (subsystem, kind) = (message.message_type >> 8, message.message_type & 0xff);
+    if subsystem == NFTABLES_SUBSYSTEM {
+        let ours = !NOT_OBJECTS.contains(&kind) && table_name(payload) == Some(TABLE.as_bytes());
+        return ours.then_some(Foreign::Table);
     }
-    program.push(SockFilter::new(RETURN, 0, 0, u32::MAX));
-    program.push(SockFilter::new(RETURN, 0, 0, 0));
-    program
+    let route = || Some((*payload.get(4)?, *payload.get(5)?));
+    let found = match message.message_type {
+        DELETE_ROUTE => route()? == (TABLE_LOCAL, PROTOCOL),
+        // Replaces one of ours, or makes one in our name; the kernel's own are for new addresses.
+        NEW_ROUTE => matches!(route()?, (TABLE_LOCAL, protocol) if protocol != PROTOCOL_KERNEL),
+        // Takes the routes along that have the address as their source; older kernels say nothing
+        // of those.
+        DELETE_ADDRESS => true,
+        // Takes the IPv6 routes along.
+        NEW_LINK => {
+            let flags = payload.get(8..12)?.try_into().ok()?;
+            u32::from_ne_bytes(flags) & IFF_UP == 0
+        }
+        _ => false,
+    };
+    found.then_some(Foreign::Route)
 }
 
-/// One notification: its type and the bytes from its header on.
-struct Notice<'a> {
-    kind: u16,
-    bytes: &'a [u8],
+/// The value of the attribute that names the table, without its terminating zero.
+fn table_name(payload: &[u8]) -> Option<&[u8]> {
+    let mut attributes = payload.get(NFGENMSG_BYTES..)?;
+    loop {
+        let [l0, l1, k0, k1] = *attributes.first_chunk::<4>()?;
+        let length = usize::from(u16::from_ne_bytes([l0, l1]));
+        let value = attributes.get(4..length)?;
+        if u16::from_ne_bytes([k0, k1]) & NLA_TYPE_MASK == TABLE_ATTRIBUTE {
+            return Some(value.strip_suffix(b"\0").unwrap_or(value));
+        }
+        attributes = attributes.get(length.next_multiple_of(4)..)?;
+    }
 }
 
-fn messages(mut datagram: &[u8]) -> impl Iterator<Item = Notice<'_>> {
-    std::iter::from_fn(move || {
-        let length = u32::from_ne_bytes(*datagram.first_chunk::<4>()?) as usize;
-        let kind = u16::from_ne_bytes(datagram.get(4..6)?.try_into().ok()?);
-        let bytes = datagram
-            .get(..length)
-            .filter(|bytes| bytes.len() >= HEADER_LENGTH)?;
-        datagram = datagram
-            .get(length.next_multiple_of(4)..)
-            .unwrap_or_default();
-        Some(Notice { kind, bytes })
-    })
+/// Drops what the sockets with these ports did.
+fn not_from(own_ports: &[u32]) -> Vec<SockFilter> {
+    let mut steps = vec![filter::load_word(filter::PORT)];
+    for port in own_ports {
+        steps.extend([filter::word_is(*port, 0, 1), filter::ignore()]);
+    }
+    steps
 }
 
-fn is_our_table(notice: &Notice<'_>) -> bool {
-    notice
-        .bytes
-        .get(HEADER_LENGTH..)
-        .is_some_and(|payload| nftables::is_about_our_table(notice.kind, payload))
+/// All `nf_tables` notifications of others. The messages of one transaction share a datagram, hence
+/// the first tells whose it is.
+fn others_tables(own_ports: &[u32]) -> Vec<SockFilter> {
+    let mut steps = not_from(own_ports);
+    steps.push(filter::accept());
+    steps
 }
 
-fn is_our_route(notice: &Notice<'_>) -> bool {
-    notice.kind == DELETE_ROUTE && notice.bytes.get(ROUTE_PROTOCOL) == Some(&PROTOCOL.into())
+/// Others' changes to the local table, addresses that go, and what happens to lo.
+fn others_routes(own_ports: &[u32]) -> Vec<SockFilter> {
+    let mut steps = not_from(own_ports);
+    steps.extend([
+        filter::load_half(filter::TYPE),
+        filter::half_is(DELETE_ADDRESS, 7, 0),
+        filter::half_is(NEW_LINK, 4, 0),
+        filter::half_is(NEW_ROUTE, 1, 0),
+        filter::half_is(DELETE_ROUTE, 0, 5),
+        filter::load_byte(ROUTE_TABLE_OFFSET),
+        filter::byte_is(TABLE_LOCAL, 2, 3),
+        filter::load_word(LINK_INDEX_OFFSET),
+        filter::word_is(LOOPBACK, 0, 1),
+        filter::accept(),
+        filter::ignore(),
+    ]);
+    steps
 }
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::indexing_slicing)]
+    #![allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing
+    )]
+
+    use proptest::prelude::*;
+
     use super::*;
 
+    fn message(message_type: u16, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(16 + payload.len()).unwrap();
+        let mut bytes = length.to_ne_bytes().to_vec();
+        bytes.extend(message_type.to_ne_bytes());
+        bytes.extend([0; 10]);
+        bytes.extend(payload);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn table(kind: u16, name: &str) -> Vec<u8> {
+        let mut payload = vec![1, 0, 0, 0];
+        // A flag in the kind, and another attribute first.
+        payload.extend([8, 0, 2, 0x80, 0, 0, 0, 0]);
+        payload.extend(u16::try_from(5 + name.len()).unwrap().to_ne_bytes());
+        payload.extend([1, 0]);
+        payload.extend(name.as_bytes());
+        payload.push(0);
+        message(10 << 8 | kind, &payload)
+    }
+
     #[test]
-    fn truncated_datagrams_hold_no_messages() {
-        for length in 0..HEADER_LENGTH {
-            assert_eq!(messages(&vec![0xff; length]).count(), 0);
+    fn only_objects_of_our_table_count() {
+        for kind in [0, 2, 3, 5, 6, 8, 9, 11, 12, 14, 18, 20, 22, 24] {
+            assert_eq!(foreign(&table(kind, "edgelb")), [Foreign::Table], "{kind}");
+            assert_eq!(foreign(&table(kind, "edgelb2")), [], "{kind}");
+            assert_eq!(foreign(&table(kind, "edge")), [], "{kind}");
         }
-        let mut datagram = vec![0; 28];
-        datagram[0] = 28;
-        datagram[4] = 25;
-        datagram[ROUTE_PROTOCOL] = 225;
-        assert!(messages(&datagram).all(|notice| is_our_route(&notice)));
-        assert_eq!(messages(&datagram).count(), 1);
-        datagram[ROUTE_PROTOCOL] = 3;
-        assert!(!messages(&datagram).any(|notice| is_our_route(&notice)));
+        assert_eq!(foreign(&table(15, "edgelb")), []);
+        let several = [table(2, "other"), table(2, "edgelb"), table(5, "edgelb")].concat();
+        assert_eq!(foreign(&several), [Foreign::Table]);
+    }
+
+    #[test]
+    fn only_what_can_touch_our_routes_counts() {
+        let route = |table, protocol| [2, 32, 0, 0, table, protocol, 254, 2, 0, 0, 0, 0];
+        for (kind, table, protocol, counts) in [
+            (25, 255, 225, true),
+            (25, 255, 2, false),
+            (25, 254, 225, false),
+            (24, 255, 225, true),
+            (24, 255, 3, true),
+            (24, 255, 2, false),
+            (24, 254, 3, false),
+        ] {
+            let found = foreign(&message(kind, &route(table, protocol)));
+            assert_eq!(!found.is_empty(), counts, "{kind} {table} {protocol}");
+        }
+        let mut link = [0; 16];
+        assert_eq!(foreign(&message(16, &link)), [Foreign::Route]);
+        link[8] = 1;
+        assert_eq!(foreign(&message(16, &link)), []);
+        assert_eq!(foreign(&message(21, &[0; 8])), [Foreign::Route]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_could_be_anything() {
+        assert_eq!(foreign(&[1, 2, 3]), [Foreign::Table, Foreign::Route]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_reader_panic(
+            kind in any::<u16>(), payload in prop::collection::vec(any::<u8>(), 0..80)
+        ) {
+            foreign(&payload);
+            for kind in [kind, 10 << 8, 16, 21, 24, 25] {
+                foreign(&message(kind, &payload));
+            }
+        }
     }
 }

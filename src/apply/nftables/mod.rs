@@ -32,8 +32,6 @@ pub use observe::Observed;
 /// The name of our table.
 pub const TABLE: &str = "edgelb";
 
-/// The attribute that names the table in messages about tables, chains, rules, sets and elements.
-const NAME_OF_TABLE: u16 = 1;
 /// Bytes of one element in a message, at most, with its attributes' heads.
 const ELEMENT_BYTES: usize = 160;
 /// Room in a transaction for chains and for the heads of messages.
@@ -54,15 +52,6 @@ pub enum Error {
     /// The kernel sent something that is no nf_tables message.
     #[error("a malformed nf_tables message came from the kernel: {0}")]
     Malformed(&'static str),
-}
-
-/// Whether a notification of the nf_tables group is about our table: its type and what follows the
-/// netlink header. `NEWGEN` names no table and says nothing by itself.
-pub(super) fn is_about_our_table(kind: u16, payload: &[u8]) -> bool {
-    kind & 0xff00 == encode::SUBSYSTEM
-        && observe::Attributes::of(payload)
-            .and_then(|attributes| attributes.string(NAME_OF_TABLE))
-            .is_ok_and(|table| table == Some(TABLE))
 }
 
 /// What one call changed, for metrics and logs.

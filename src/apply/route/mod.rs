@@ -1,4 +1,4 @@
-//! Local routes, by which this node takes packets for addresses that no interface has ("AnyIP").
+//! Local routes, by which this node takes packets for addresses that no interface has ("`AnyIP`").
 //!
 //! `local PREFIX dev lo table local proto 225 src NODE`, one for each service range and one for each
 //! held address outside of them. With the preferred source the node's own connections carry the

@@ -5,7 +5,7 @@
 //! forgets. A last line without its line feed was never acknowledged and counts for nothing.
 
 use std::collections::BTreeSet;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::net::{AddrParseError, IpAddr, SocketAddr};
@@ -177,10 +177,7 @@ impl Journal {
         if names.is_empty() {
             return Ok(());
         }
-        let text: String = names
-            .iter()
-            .map(|name| format!("{prefix}{name}\n"))
-            .collect();
+        let text = lines(names, prefix);
         let written = self.cut().and_then(|file| {
             file.write_all(text.as_bytes())?;
             file.sync_data()
@@ -232,11 +229,7 @@ impl Journal {
 
     /// Rewrites the file with nothing but what is ours.
     fn compact(&mut self) -> Result<(), Error> {
-        let text: String = self
-            .entries
-            .iter()
-            .map(|name| format!("{name}\n"))
-            .collect();
+        let text = lines(&self.entries, "");
         let written = atomic_file::write(&self.directory, FILE, text.as_bytes());
         // The rename may have taken place although the write failed, in the sync after it.
         self.file = None;
@@ -252,6 +245,14 @@ impl Journal {
             source,
         }
     }
+}
+
+fn lines(names: &BTreeSet<VirtualServerName>, prefix: &str) -> String {
+    names.iter().fold(String::new(), |mut text, name| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{prefix}{name}");
+        text
+    })
 }
 
 fn open_for_appending(path: &std::path::Path) -> io::Result<File> {
