@@ -349,11 +349,10 @@ fn reload_takes_the_good_and_refuses_the_bad() {
     rig.daemons[0].reload().unwrap();
     let node_port = socket(rig.lab.node(0).unwrap().address.ipv4, 30_024);
     rig.wait_refused(rig.client(), node_port, TCP);
-    fs::write(
-        rig.daemons[0].configuration_path(),
-        "[proxy]\nnode_port_range = \"0-99999\"\nsceduler = \"rr\"\n",
-    )
-    .unwrap();
+    let good = fs::read_to_string(rig.daemons[0].configuration_path()).unwrap();
+    let bad = good.replace("\"31000-31999\"", "\"0-99999\"\nsceduler = \"rr\"");
+    assert_ne!(good, bad);
+    fs::write(rig.daemons[0].configuration_path(), bad).unwrap();
     rig.daemons[0].reload().unwrap();
     let status = eventually(PATIENCE, || {
         let status = rig.ask(0, "status");
@@ -441,7 +440,9 @@ fn hostile_manifests_do_not_matter() {
     let to = socket(vip, 80);
     rig.wait_served(rig.client(), to, TCP);
     let good = fs::read_to_string(rig.manifests.path().join("service-web.yaml")).unwrap();
-    for number in 0..500_usize {
+    // An emulated machine gets fewer of them: what is tested does not depend on the datapath.
+    let files = if ipvs() { 60_usize } else { 500 };
+    for number in 0..files {
         let cut = (number * 7919) % good.len();
         let text = match number % 5 {
             0 => good.get(..cut).unwrap_or("{").to_owned(),
@@ -458,9 +459,9 @@ fn hostile_manifests_do_not_matter() {
             .write(&format!("hostile-{number:03}.yaml"), &text)
             .unwrap();
     }
-    eventually(PATIENCE, || {
+    eventually(Duration::from_secs(60), || {
         let status = rig.ask(0, "status");
-        (status["source"]["problems"].as_array().unwrap().len() > 50).then_some(())
+        (status["source"]["problems"].as_array().unwrap().len() >= files / 2).then_some(())
     });
     assert_eq!(spread(rig.client(), to, TCP, 20).0.len(), 2);
     assert_eq!(rig.vip("web").0, vip);
