@@ -3,6 +3,7 @@
 //! Touches only virtual servers that its journal names; a foreign one in the way is reported. A TCP
 //! real server that is no longer wanted gets weight 0 and goes when its connections have gone.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Instant;
@@ -337,22 +338,17 @@ impl VirtualServers {
             }
             return;
         };
-        if !self.servers.contains_key(&key) {
-            if real_servers.is_empty() {
-                return;
-            }
-            changes.push(Change::NewVirtualServer(key, attributes.clone()));
-            self.servers.insert(
-                key,
-                Server {
+        let server = match self.servers.entry(key) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(_) if real_servers.is_empty() => return,
+            Entry::Vacant(entry) => {
+                changes.push(Change::NewVirtualServer(key, attributes.clone()));
+                entry.insert(Server {
                     attributes: attributes.clone(),
                     real_servers: BTreeMap::new(),
                     wanted: true,
-                },
-            );
-        }
-        let Some(server) = self.servers.get_mut(&key) else {
-            return;
+                })
+            }
         };
         server.wanted = !real_servers.is_empty();
         if server.attributes != attributes {
