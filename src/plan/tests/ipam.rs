@@ -1,8 +1,6 @@
 //! Address management: order of pools and addresses, stickiness, release, waiting, families
 //! (cases 1 to 4, 10 to 15, 20 to 22, 26, 28, 59 of the announcing specification).
 
-use std::time::Instant;
-
 use super::{
     config, held, inputs, ip, key, labels, load_balancer, pool, reasons, service, with_status,
 };
@@ -12,7 +10,6 @@ use crate::model::family::Family;
 use crate::model::pool::Pool;
 use crate::model::service::{Service, ServiceType};
 use crate::plan::Inputs;
-use crate::plan::ipam::usage;
 use crate::plan::reason::Reason;
 
 fn dual(name: &str) -> Service {
@@ -437,21 +434,4 @@ fn a_pool_that_goes_takes_nothing_away() {
             ("192.0.2.200", "")
         );
     }
-}
-
-#[test]
-fn a_huge_pool_costs_what_is_held_and_an_empty_one_nothing() {
-    let started = Instant::now();
-    let huge = config(vec![pool("huge", "2001:db8:ffff::/48")]);
-    let services: Vec<Service> = (0..500)
-        .map(|number| load_balancer(&format!("s{number:03}")))
-        .collect();
-    let (_, plan) = planned(&huge, services.clone());
-    assert_eq!(held(&plan, "s499"), "2001:db8:ffff::1f3");
-    let numbers = usage(&huge, &plan.allocations);
-    assert_eq!((numbers[0].total, numbers[0].allocated), (1 << 80, 500));
-    // 2^16 addresses, all of them refused, asked for by 500 Services: searched once, not 500 times.
-    let (_, plan) = planned(&config(vec![pool("none", "169.254.0.0/16")]), services);
-    assert_eq!(labels(&plan, "s499"), "pool_exhausted");
-    assert!(started.elapsed().as_secs() < 5, "{:?}", started.elapsed());
 }

@@ -7,6 +7,7 @@
     clippy::indexing_slicing
 )]
 
+mod capacity;
 mod endpoints;
 mod externals;
 mod forwarding;
