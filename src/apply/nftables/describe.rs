@@ -1,5 +1,6 @@
 //! The table in the words of the nft program, for people and for golden files. Pure.
 
+use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::TABLE;
@@ -24,10 +25,9 @@ pub fn describe(state: &NodeState, translation: bool) -> String {
                 singles(&elements, table, family)
             };
             for line in lines {
-                text.push_str(&format!(
-                    "add element inet {TABLE} {} {{ {line} }}\n",
-                    table.name(family)
-                ));
+                let name = table.name(family);
+                // Writing to a String cannot fail.
+                let _ = writeln!(text, "add element inet {TABLE} {name} {{ {line} }}");
             }
         }
     }
@@ -143,10 +143,11 @@ fn chain(chain: &Chain) -> String {
             3 => "output",
             _ => "postrouting",
         };
-        text.push_str(&format!(
-            "\ttype {} hook {name} priority {}; policy accept;\n",
+        let _ = writeln!(
+            text,
+            "\ttype {} hook {name} priority {}; policy accept;",
             hook.kind, hook.priority
-        ));
+        );
     }
     for rule in &chain.rules {
         let family = rule.steps.iter().find_map(|step| match step {
@@ -154,11 +155,7 @@ fn chain(chain: &Chain) -> String {
             _ => None,
         });
         let steps: Vec<String> = rule.steps.iter().map(|step| words(step, family)).collect();
-        text.push_str(&format!(
-            "\t{} comment \"{}\"\n",
-            steps.join(" "),
-            rule.comment
-        ));
+        let _ = writeln!(text, "\t{} comment \"{}\"", steps.join(" "), rule.comment);
     }
     text.push_str("}\n");
     text

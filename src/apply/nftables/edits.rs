@@ -51,7 +51,7 @@ pub(super) fn between(old: &NodeState, new: &NodeState, translation: bool) -> Ve
         match difference {
             MapDiff::Add(address, _) => edits.push(add(element::of_address(Table::Held, *address))),
             MapDiff::Remove(address, _) => {
-                edits.push(remove(element::of_address(Table::Held, *address)))
+                edits.push(remove(element::of_address(Table::Held, *address)));
             }
             MapDiff::Update { .. } => {}
         }
@@ -69,7 +69,7 @@ pub(super) fn between(old: &NodeState, new: &NodeState, translation: bool) -> Ve
             match difference {
                 SetDiff::Add(address) => edits.push(add(element::of_address(table, *address))),
                 SetDiff::Remove(address) => {
-                    edits.push(remove(element::of_address(table, *address)))
+                    edits.push(remove(element::of_address(table, *address)));
                 }
             }
         }

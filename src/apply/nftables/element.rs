@@ -1,6 +1,6 @@
 //! Set and map elements, and what a frontend or a host needs of them. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -224,7 +224,7 @@ pub(super) fn of_ranges<'a>(
     ranges: impl Iterator<Item = &'a IpNet>,
     elements: &mut Elements,
 ) {
-    let mut ends: BTreeMap<(Family, Bytes), ()> = BTreeMap::new();
+    let mut ends: BTreeSet<(Family, Bytes)> = BTreeSet::new();
     for range in IpNet::aggregate(&ranges.map(IpNet::trunc).collect()) {
         let family = Family::of(range.addr());
         let start = Bytes::empty().address(range.network());
@@ -237,10 +237,10 @@ pub(super) fn of_ranges<'a>(
             Value::Nothing,
         );
         if let Some(end) = after(range.broadcast()) {
-            ends.insert((family, Bytes::empty().address(end)), ());
+            ends.insert((family, Bytes::empty().address(end)));
         }
     }
-    for (family, key) in ends.into_keys() {
+    for (family, key) in ends {
         // A range that begins where another ends needs no mark between them.
         elements
             .entry(ElementKey { table, family, key })
