@@ -20,16 +20,18 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::admin::health::{self, Addresses};
 use crate::admin::metrics::Metrics;
 use crate::admin::snapshot::Snapshot;
-use crate::admin::{health, socket};
+use crate::admin::socket::AdminSocket;
 use crate::apply::announcer::{Announcer, burst::BurstSettings};
 use crate::apply::kernel::Kernel;
-use crate::apply::monitor;
+use crate::apply::monitor::Monitor;
 use crate::apply::state_directory::StateDirectory;
 use crate::config::{self, Config, Environment, SourceKind};
 use crate::model::announcement::AnnouncedSet;
 use crate::reconcile::Reconciler;
+use crate::source::host::HostSource;
 use crate::source::{self, SourceStatus};
 
 /// Source events that may wait; a source that is faster waits itself.
@@ -41,12 +43,19 @@ const STOP_PATIENCE: Duration = Duration::from_millis(1500);
 const START_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Runs until SIGTERM or SIGINT. Forwarding stays in the kernel when it ends.
-pub async fn run(config_file: &Path, config: Config, kernel: Kernel, state: StateDirectory) -> anyhow::Result<()> {
+pub async fn run(
+    config_file: &Path,
+    config: Config,
+    kernel: Kernel,
+    state: Arc<StateDirectory>,
+) -> anyhow::Result<()> {
     let config = Arc::new(config);
     let (stop, stopped) = watch::channel(false);
     let mut tasks = Tasks::default();
 
-    let (allocations, warning) = state.read_allocations().context("cannot read the allocations")?;
+    let (allocations, warning) = state
+        .read_allocations()
+        .context("cannot read the allocations")?;
     if let Some(warning) = warning {
         tracing::warn!(error = %warning, "allocations could not be read, addresses are given out anew");
     }
@@ -56,14 +65,19 @@ pub async fn run(config_file: &Path, config: Config, kernel: Kernel, state: Stat
         refresh: config.announce.refresh,
     };
     let (announcer, announcer_view) = Announcer::new(bursts, to_announce);
-    tasks.spawn("announcer", async move { announcer.run().await.map_err(anyhow::Error::from) });
+    tasks.spawn("announcer", async move {
+        announcer.run().await.map_err(anyhow::Error::from)
+    });
 
-    let (foreign, mut foreign_edits) = mpsc::channel(16);
-    let ports = kernel.ports();
-    tasks.spawn("monitor", monitor::run(ports, foreign, stopped.clone()));
+    let (monitor, mut foreign_edits) = Monitor::open(&kernel.ports())?;
+    tasks.spawn_until("monitor", stopped.clone(), async move {
+        Ok(monitor.run().await?)
+    });
 
-    let (hosts, mut host) = watch::channel(source::host::list().await.context("cannot list the interfaces")?);
-    tasks.spawn("host", source::host::run(hosts, stopped.clone()));
+    let (host_source, mut host) = HostSource::open().context("cannot list the interfaces")?;
+    tasks.spawn_until("host", stopped.clone(), async move {
+        Ok(host_source.run().await?)
+    });
 
     let (events, mut source_events) = mpsc::channel(WAITING_EVENTS);
     let (source_status, mut source) = watch::channel(SourceStatus::default());
@@ -75,12 +89,35 @@ pub async fn run(config_file: &Path, config: Config, kernel: Kernel, state: Stat
     });
 
     let first_host = host.borrow_and_update().clone();
-    let mut reconciler =
-        Reconciler::new(Arc::clone(&config), first_host, kernel, state, allocations, announced, announcer_view.clone());
-    let metrics = Arc::new(Metrics::new(&announcer_view));
+    let mut reconciler = Reconciler::new(
+        Arc::clone(&config),
+        first_host,
+        kernel,
+        state,
+        allocations,
+        announced,
+        announcer_view.clone(),
+    );
+    let counters = announcer_view.counters().clone();
+    let metrics =
+        Arc::new(Metrics::new(&config.node.name).with(|registry| counters.register(registry)));
     let (snapshots, snapshot) = watch::channel(Arc::new(reconciler.snapshot()));
-    tasks.spawn("admin", socket::serve(config.node.runtime_dir.join("admin.sock"), snapshot.clone(), stopped.clone()));
-    tasks.spawn("health", health::serve(config.observability.clone(), snapshot, Arc::clone(&metrics), stopped));
+    let admin = AdminSocket::bind(&config.node.runtime_dir.join("admin.sock"))
+        .context("cannot open the admin socket")?;
+    let (admin_snapshot, admin_stopped) = (snapshot.clone(), stopped.clone());
+    tasks.spawn("admin", async move {
+        admin.serve(admin_snapshot, admin_stopped).await;
+        Ok(())
+    });
+    let addresses = Addresses {
+        observability: config.observability.listen,
+        health: config.observability.health_listen,
+    };
+    let health_metrics = Arc::clone(&metrics);
+    tasks.spawn("health", async move {
+        health::serve(addresses, snapshot, health_metrics, stopped).await;
+        Ok(())
+    });
 
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
@@ -93,7 +130,10 @@ pub async fn run(config_file: &Path, config: Config, kernel: Kernel, state: Stat
 
     let ended = loop {
         let now = Instant::now();
-        if loop_state.due(&reconciler, now).is_some_and(|due| due <= now) {
+        if loop_state
+            .due(&reconciler, now)
+            .is_some_and(|due| due <= now)
+        {
             let before = Arc::clone(&snapshots.borrow());
             reconciler.run(now).await;
             loop_state.pass_ended(Instant::now());
@@ -135,10 +175,10 @@ pub async fn run(config_file: &Path, config: Config, kernel: Kernel, state: Stat
                     reconciler.host(new, Instant::now());
                 }
             }
-            foreign = foreign_edits.recv() => {
-                if foreign.is_some() {
-                    while foreign_edits.try_recv().is_ok() {}
-                    tracing::info!("somebody changed what is ours, it is repaired");
+            changed = foreign_edits.changed() => {
+                if changed.is_ok() {
+                    let edits = *foreign_edits.borrow_and_update();
+                    tracing::info!(tables = edits.tables, routes = edits.routes, "somebody changed what is ours, it is repaired");
                     reconciler.distrust_kernel(Instant::now());
                 }
             }
@@ -151,7 +191,12 @@ pub async fn run(config_file: &Path, config: Config, kernel: Kernel, state: Stat
     };
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     let _ = stop.send(true);
-    if tokio::time::timeout(STOP_PATIENCE, tasks.join()).await.is_err() {
+    // The announcer ends with its publisher.
+    drop(reconciler);
+    if tokio::time::timeout(STOP_PATIENCE, tasks.join())
+        .await
+        .is_err()
+    {
         tracing::warn!("a task was slow to stop and is ended");
     }
     tracing::info!("stopped, forwarding stays in the kernel");
@@ -169,7 +214,12 @@ struct LoopState {
 
 impl LoopState {
     fn new(config_file: PathBuf) -> Self {
-        Self { config_file, started: Instant::now(), pass_ended: None, told_ready: false }
+        Self {
+            config_file,
+            started: Instant::now(),
+            pass_ended: None,
+            told_ready: false,
+        }
     }
 
     fn pass_ended(&mut self, now: Instant) {
@@ -178,11 +228,18 @@ impl LoopState {
 
     /// When the reconciler is to run next.
     fn due(&self, reconciler: &Reconciler, now: Instant) -> Option<Instant> {
-        let earliest = self.pass_ended.map(|ended| ended + reconciler.config().proxy.min_sync_interval);
+        let earliest = self
+            .pass_ended
+            .map(|ended| ended + reconciler.config().proxy.min_sync_interval);
         let due = reconciler.due(now)?;
-        let ready = (!self.told_ready && !reconciler.is_ready()).then(|| self.started + START_PATIENCE);
+        let ready =
+            (!self.told_ready && !reconciler.is_ready()).then(|| self.started + START_PATIENCE);
         let due = earliest.map_or(due, |earliest| due.max(earliest));
-        Some(ready.filter(|ready| *ready > now).map_or(due, |ready| due.min(ready)))
+        Some(
+            ready
+                .filter(|ready| *ready > now)
+                .map_or(due, |ready| due.min(ready)),
+        )
     }
 
     fn tell_ready(&mut self, reconciler: &Reconciler) {
@@ -191,9 +248,16 @@ impl LoopState {
             return;
         }
         self.told_ready = true;
-        let status = if ready { "serving" } else { "waiting for the source" };
+        let status = if ready {
+            "serving"
+        } else {
+            "waiting for the source"
+        };
         // Without systemd there is nobody to tell.
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(status)]);
+        let _ = sd_notify::notify(&[
+            sd_notify::NotifyState::Ready,
+            sd_notify::NotifyState::Status(status),
+        ]);
     }
 
     /// Reads the configuration again; one that is not valid changes nothing.
@@ -210,7 +274,10 @@ impl LoopState {
             }
             Err(invalid) => {
                 for problem in &invalid.problems {
-                    tracing::error!(problem = problem.describe(&self.config_file), "configuration refused");
+                    tracing::error!(
+                        problem = problem.describe(&self.config_file),
+                        "configuration refused"
+                    );
                 }
                 reconciler.refuse_configuration(invalid.to_string());
             }
@@ -231,14 +298,22 @@ fn keep_fixed(old: &Config, mut new: Config) -> (Config, Vec<&'static str>) {
     keep("membership", old.membership == new.membership);
     keep("observability", old.observability == new.observability);
     keep("proxy.datapath", old.proxy.datapath == new.proxy.datapath);
-    keep("announce.gratuitous_burst", old.announce.gratuitous_burst == new.announce.gratuitous_burst);
-    keep("announce.refresh", old.announce.refresh == new.announce.refresh);
+    keep(
+        "announce.gratuitous_burst",
+        old.announce.gratuitous_burst == new.announce.gratuitous_burst,
+    );
+    keep(
+        "announce.refresh",
+        old.announce.refresh == new.announce.refresh,
+    );
     new.node = old.node.clone();
     new.source = old.source.clone();
     new.membership = old.membership.clone();
     new.observability = old.observability.clone();
     new.proxy.datapath = old.proxy.datapath;
-    new.announce.gratuitous_burst.clone_from(&old.announce.gratuitous_burst);
+    new.announce
+        .gratuitous_burst
+        .clone_from(&old.announce.gratuitous_burst);
     new.announce.refresh = old.announce.refresh;
     (new, kept)
 }
@@ -251,7 +326,9 @@ fn publish(
 ) {
     let snapshot = Arc::new(reconciler.snapshot());
     if snapshot.pass.number != before.pass.number {
-        metrics.observe(&snapshot.pass, Some(&before.plan), &snapshot.plan);
+        // Before the first pass there was no plan, and what it finds is no transition.
+        let previous = (before.pass.number > 0).then_some(&*before.plan);
+        metrics.observe(&snapshot.pass, previous, &snapshot.plan);
     }
     snapshots.send_replace(snapshot);
 }
@@ -300,8 +377,27 @@ struct Tasks {
 }
 
 impl Tasks {
-    fn spawn(&mut self, name: &'static str, task: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
+    fn spawn(
+        &mut self,
+        name: &'static str,
+        task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+    ) {
         self.running.spawn(async move { (name, task.await) });
+    }
+
+    /// The same for a task that knows nothing of stopping.
+    fn spawn_until(
+        &mut self,
+        name: &'static str,
+        mut stop: watch::Receiver<bool>,
+        task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+    ) {
+        self.spawn(name, async move {
+            tokio::select! {
+                ended = task => ended,
+                _ = stop.wait_for(|stop| *stop) => Ok(()),
+            }
+        });
     }
 
     /// Waits for a task that ends although nobody stopped it.
@@ -323,7 +419,8 @@ impl Tasks {
 pub fn supported(config: &Config) -> Result<(), &'static str> {
     match config.source.kind {
         SourceKind::Manifests => Ok(()),
-        SourceKind::Kubernetes => Err("source.kind = \"kubernetes\" is not in this version; write source.kind = \"manifests\""),
+        SourceKind::Kubernetes => Err(
+            "source.kind = \"kubernetes\" is not in this version; write source.kind = \"manifests\"",
+        ),
     }
 }
-

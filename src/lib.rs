@@ -9,6 +9,7 @@ pub mod config;
 pub mod daemon;
 pub mod lab;
 pub mod model;
+pub mod netlink_listener;
 pub mod plan;
 pub mod reconcile;
 pub mod source;

@@ -44,7 +44,7 @@ pub struct Reconciler {
     retry: Option<(Instant, Duration)>,
     next_drain: Option<Instant>,
     kernel: Kernel,
-    state: StateDirectory,
+    state: Arc<StateDirectory>,
     announced: watch::Sender<Arc<AnnouncedSet>>,
     announcer: AnnouncerView,
     started: SystemTime,
@@ -58,12 +58,17 @@ impl Reconciler {
         config: Arc<Config>,
         host: Host,
         kernel: Kernel,
-        state: StateDirectory,
+        state: Arc<StateDirectory>,
         allocations: Allocations,
         announced: watch::Sender<Arc<AnnouncedSet>>,
         announcer: AnnouncerView,
     ) -> Self {
-        let inputs = Inputs { node: config.node.name.clone(), host, allocations, ..Inputs::default() };
+        let inputs = Inputs {
+            node: config.node.name.clone(),
+            host,
+            allocations,
+            ..Inputs::default()
+        };
         Self {
             config,
             config_problem: None,
@@ -153,7 +158,10 @@ impl Reconciler {
             return None;
         }
         let event = self.waiting_since.map(|_| now);
-        [event, self.retry.map(|(at, _)| at), self.next_drain].into_iter().flatten().min()
+        [event, self.retry.map(|(at, _)| at), self.next_drain]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Whether a pass is to be made, and not only a look at what drains.
@@ -169,10 +177,13 @@ impl Reconciler {
         if self.wants_pass(now) {
             self.pass(now).await;
         }
-        if self.next_drain.is_some_and(|at| at <= now) || (self.next_drain.is_none() && self.kernel.drains()) {
+        if self.next_drain.is_some_and(|at| at <= now)
+            || (self.next_drain.is_none() && self.kernel.drains())
+        {
             let deadline = self.config.proxy.drain_deadline;
-            let report =
-                self.kernel.drain(now, |age, connections| finished(Draining { age, connections }, deadline));
+            let report = self.kernel.drain(now, |age, connections| {
+                finished(Draining { age, connections }, deadline)
+            });
             for failure in &report.failures {
                 warn(failure);
                 self.repair = true;
@@ -214,11 +225,19 @@ impl Reconciler {
     }
 
     /// Books the pass and sets the next try where something failed.
-    fn finish(&mut self, now: Instant, waiting_since: Option<Instant>, report: Report, failures: Vec<Failure>) {
+    fn finish(
+        &mut self,
+        now: Instant,
+        waiting_since: Option<Instant>,
+        report: Report,
+        failures: Vec<Failure>,
+    ) {
         self.retry = if failures.is_empty() {
             None
         } else {
-            let delay = self.retry.map_or(FIRST_RETRY, |(_, delay)| (delay * 2).min(LONGEST_RETRY));
+            let delay = self
+                .retry
+                .map_or(FIRST_RETRY, |(_, delay)| (delay * 2).min(LONGEST_RETRY));
             Some((Instant::now() + delay, delay))
         };
         for failure in &failures {
@@ -248,13 +267,18 @@ impl Reconciler {
         let mut staying = current.interfaces.clone();
         for (index, interface) in &mut staying {
             let wanted = plan.state.announced.get(index);
-            interface.addresses.retain(|vip| wanted.is_some_and(|wanted| wanted.addresses.contains(vip)));
+            interface
+                .addresses
+                .retain(|vip| wanted.is_some_and(|wanted| wanted.addresses.contains(vip)));
         }
         if staying == current.interfaces {
             return;
         }
         let generation = self.publish(staying);
-        if tokio::time::timeout(WITHDRAW_PATIENCE, self.announcer.wait_in_force(generation)).await.is_err() {
+        if tokio::time::timeout(WITHDRAW_PATIENCE, self.announcer.wait_in_force(generation))
+            .await
+            .is_err()
+        {
             tracing::warn!("the announcer is slow to withdraw");
         }
     }
@@ -267,13 +291,18 @@ impl Reconciler {
         }
         let generation = current.generation + 1;
         // The announcer ends only with the daemon.
-        let _ = self.announced.send(Arc::new(AnnouncedSet { generation, interfaces }));
+        let _ = self.announced.send(Arc::new(AnnouncedSet {
+            generation,
+            interfaces,
+        }));
         generation
     }
 
     fn log_ownership(&self, plan: &Plan) {
         use imbl::ordmap::DiffItem;
-        let owner = |ownership: &crate::plan::ownership::Ownership| ownership.owner.clone().unwrap_or_default();
+        let owner = |ownership: &crate::plan::ownership::Ownership| {
+            ownership.owner.clone().unwrap_or_default()
+        };
         for difference in self.plan.ownership.diff(&plan.ownership) {
             let (vip, before, after): (&IpAddr, String, String) = match difference {
                 DiffItem::Add(vip, new) => (vip, String::new(), owner(new)),

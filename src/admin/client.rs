@@ -81,7 +81,9 @@ pub fn ask<T: DeserializeOwned>(path: &Path, command: Command) -> Result<T, AskE
         Some(data) if answer.ok => Ok(data),
         _ => Err(AskError::Refused {
             path: path.to_owned(),
-            message: answer.error.unwrap_or_else(|| "it did not say why".to_owned()),
+            message: answer
+                .error
+                .unwrap_or_else(|| "it did not say why".to_owned()),
         }),
     }
 }

@@ -90,10 +90,10 @@ pub struct Answer<T> {
     /// Whether the request was answered.
     pub ok: bool,
     /// What was asked for.
-    #[serde(skip_serializing_if = "Option::is_none", default = "Option::default")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<T>,
     /// Why there is no answer.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 

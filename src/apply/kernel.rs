@@ -5,15 +5,16 @@
 //! node. Announcing comes after all this and ends before it; that is the caller's part.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Failure;
 use super::ipvs::types::Timeouts;
 use super::ipvs::{self, Ipvs};
 use super::nftables::{self, Nftables};
-use super::route::Routes;
-use super::state_directory::StateDirectory;
-use super::sysctl::Sysctls;
+use super::route::{self, Routes};
+use super::state_directory::{Journal, StateDirectory};
+use super::sysctl::{self, Sysctls};
 use super::virtual_servers::{self, SYSCTLS, VirtualServers};
 use crate::config::{Config, Datapath};
 use crate::model::node_state::NodeState;
@@ -26,8 +27,8 @@ pub enum OpenError {
     Ipvs(#[source] ipvs::Error),
     #[error(transparent)]
     Nftables(#[from] nftables::Error),
-    #[error("cannot open a route socket")]
-    Routes(#[source] super::netlink::Error),
+    #[error(transparent)]
+    Routes(#[from] route::Error),
     #[error(transparent)]
     State(#[from] super::state_directory::Error),
 }
@@ -49,11 +50,12 @@ pub struct Kernel {
     virtual_servers: Option<VirtualServers>,
     routes: Routes,
     sysctls: Sysctls,
+    state: Arc<StateDirectory>,
 }
 
 impl Kernel {
     /// Opens the sockets and chooses the datapath; changes nothing yet.
-    pub fn open(datapath: Datapath, state: &StateDirectory) -> Result<Self, OpenError> {
+    pub fn open(datapath: Datapath, state: Arc<StateDirectory>) -> Result<Self, OpenError> {
         let ipvs = match (datapath, Ipvs::open()) {
             (Datapath::Nftables, _) => None,
             (_, Ok(ipvs)) => Some(ipvs),
@@ -64,20 +66,35 @@ impl Kernel {
             }
         };
         let virtual_servers = match ipvs {
-            Some(ipvs) => Some(VirtualServers::new(ipvs, state.journal()?)),
+            Some(ipvs) => {
+                let (journal, warnings) = Journal::open(&state)?;
+                for warning in warnings {
+                    tracing::warn!(error = %warning, "some virtual servers may count as foreign");
+                }
+                Some(VirtualServers::new(ipvs, journal))
+            }
             None => None,
         };
+        let (sysctls, warning) = Sysctls::open(&state)?;
+        if let Some(warning) = warning {
+            tracing::warn!(error = %warning, "previous values of sysctls are lost");
+        }
         Ok(Self {
             nftables: Nftables::open(virtual_servers.is_none())?,
             virtual_servers,
-            routes: Routes::open().map_err(OpenError::Routes)?,
-            sysctls: Sysctls::open(state)?,
+            routes: Routes::open()?,
+            sysctls,
+            state,
         })
     }
 
     /// `ipvs` or `nftables`.
     pub fn datapath(&self) -> &'static str {
-        if self.virtual_servers.is_some() { "ipvs" } else { "nftables" }
+        if self.virtual_servers.is_some() {
+            "ipvs"
+        } else {
+            "nftables"
+        }
     }
 
     /// The netlink ports of our sockets: notifications that carry one are about our own changes.
@@ -89,12 +106,17 @@ impl Kernel {
     pub fn messages(&self) -> u64 {
         self.nftables.counters().messages
             + self.routes.counters().messages
-            + self.virtual_servers.as_ref().map_or(0, |servers| servers.counters().messages)
+            + self
+                .virtual_servers
+                .as_ref()
+                .map_or(0, |servers| servers.counters().messages)
     }
 
     /// Virtual servers and real servers in IPVS; zero on the nftables datapath.
     pub fn totals(&self) -> (usize, usize) {
-        self.virtual_servers.as_ref().map_or((0, 0), VirtualServers::totals)
+        self.virtual_servers
+            .as_ref()
+            .map_or((0, 0), VirtualServers::totals)
     }
 
     /// Sends the difference between two states, at the price of what differs.
@@ -111,8 +133,12 @@ impl Kernel {
             .filter(|(address, _)| new.held.contains_key(*address))
             .map(|(address, held)| (*address, *held))
             .collect();
-        between.service_ranges =
-            old.service_ranges.iter().filter(|range| new.service_ranges.contains(*range)).copied().collect();
+        between.service_ranges = old
+            .service_ranges
+            .iter()
+            .filter(|range| new.service_ranges.contains(*range))
+            .copied()
+            .collect();
         if old.held.ptr_eq(&new.held) && old.service_ranges == new.service_ranges {
             between = old.clone();
         }
@@ -152,9 +178,7 @@ impl Kernel {
         if self.virtual_servers.is_some() {
             wanted.extend(SYSCTLS.map(|(path, value)| (path.to_owned(), value.to_owned())));
         }
-        let (changed, failures) = self.sysctls.repair(&wanted);
-        report.count("sysctl", "change", changed);
-        report.failures.extend(failures);
+        report.sysctls(self.sysctls.repair(&self.state, &wanted));
     }
 
     /// Sets the timeouts of idle connections in IPVS.
@@ -172,24 +196,38 @@ impl Kernel {
 
     /// Whether real servers with weight 0 wait for their connections.
     pub fn drains(&self) -> bool {
-        self.virtual_servers.as_ref().is_some_and(VirtualServers::drains)
+        self.virtual_servers
+            .as_ref()
+            .is_some_and(VirtualServers::drains)
     }
 
     /// Removes the draining real servers that `finished` lets go; it is told age and connections.
     pub fn drain(&mut self, now: Instant, finished: impl Fn(Duration, u32) -> bool) -> Report {
-        let mut report = Report { forwards: true, ..Report::default() };
-        let Some(virtual_servers) = &mut self.virtual_servers else { return report };
+        let mut report = Report {
+            forwards: true,
+            ..Report::default()
+        };
+        let Some(virtual_servers) = &mut self.virtual_servers else {
+            return report;
+        };
         match virtual_servers.draining() {
             Ok(draining) => {
                 let gone: Vec<_> = draining
                     .into_iter()
-                    .filter(|draining| finished(now.saturating_duration_since(draining.since), draining.connections))
+                    .filter(|draining| {
+                        finished(
+                            now.saturating_duration_since(draining.since),
+                            draining.connections,
+                        )
+                    })
                     .collect();
                 if !gone.is_empty() {
                     report.virtual_servers(virtual_servers.remove_drained(&gone));
                 }
             }
-            Err(error) => report.failures.push(Failure::new("virtual_server", "draining", &error)),
+            Err(error) => report
+                .failures
+                .push(Failure::new("virtual_server", "draining", &error)),
         }
         report
     }
@@ -203,11 +241,11 @@ impl Kernel {
         }
         match self.nftables.remove() {
             Ok(removed) => report.count("table", "remove", usize::from(removed)),
-            Err(error) => report.failures.push(Failure::new("table", "inet edgelb", &error)),
+            Err(error) => report
+                .failures
+                .push(Failure::new("table", "inet edgelb", &error)),
         }
-        let (restored, failures) = self.sysctls.restore();
-        report.count("sysctl", "change", restored);
-        report.failures.extend(failures);
+        report.sysctls(self.sysctls.restore(&self.state, &BTreeMap::new()));
         report
     }
 }
@@ -229,7 +267,8 @@ impl Report {
                 true
             }
             Err(error) => {
-                self.failures.push(Failure::new("table", "inet edgelb", &error));
+                self.failures
+                    .push(Failure::new("table", "inet edgelb", &error));
                 false
             }
         }
@@ -245,10 +284,39 @@ impl Report {
         self.failures.extend(outcome.failures);
     }
 
-    fn routes(&mut self, outcome: super::route::Outcome) {
-        self.count("route", "add", outcome.added);
-        self.count("route", "change", outcome.changed);
-        self.count("route", "remove", outcome.removed);
-        self.failures.extend(outcome.failures);
+    fn routes(&mut self, result: Result<route::Outcome, route::Error>) {
+        match result {
+            Ok(outcome) => {
+                self.count("route", "add", outcome.added);
+                self.count("route", "change", outcome.replaced);
+                self.count("route", "remove", outcome.removed);
+                self.failures.extend(
+                    outcome.failures.iter().map(|failure| {
+                        Failure::new("route", &failure.prefix().to_string(), failure)
+                    }),
+                );
+            }
+            Err(error) => self
+                .failures
+                .push(Failure::new("route", "table local", &error)),
+        }
+    }
+
+    fn sysctls(&mut self, result: Result<sysctl::Outcome, super::state_directory::Error>) {
+        match result {
+            Ok(outcome) => {
+                self.count("sysctl", "change", outcome.written.len());
+                self.failures.extend(
+                    outcome
+                        .failures
+                        .iter()
+                        .map(|failure| Failure::new("sysctl", failure.path(), failure)),
+                );
+            }
+            Err(error) => {
+                self.failures
+                    .push(Failure::new("state_directory", "sysctls.json", &error))
+            }
+        }
     }
 }

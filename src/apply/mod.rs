@@ -2,8 +2,13 @@
 
 pub mod announcer;
 pub mod ipvs;
+pub mod kernel;
+pub mod monitor;
 pub mod netlink;
 pub mod nftables;
+pub mod route;
+pub mod state_directory;
+pub mod sysctl;
 pub mod virtual_servers;
 
 use std::error::Error;

@@ -1,6 +1,7 @@
 //! `edgelb cleanup`: removes everything that edgelb ever put into this kernel, and nothing else.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context;
 
@@ -20,13 +21,16 @@ pub fn run(file: &Path, format: Format) -> anyhow::Result<Exit> {
         }
     };
     let (state, warnings) = StateDirectory::open(&config.node.state_dir).with_context(|| {
-        format!("cannot use the state directory {}: stop the daemon first", config.node.state_dir.display())
+        format!(
+            "cannot use the state directory {}: stop the daemon first",
+            config.node.state_dir.display()
+        )
     })?;
     for warning in warnings {
         super::tell(&warning.to_string());
     }
     // IPVS wherever there is one: an earlier run may have used it.
-    let mut kernel = match Kernel::open(Datapath::Auto, &state) {
+    let mut kernel = match Kernel::open(Datapath::Auto, Arc::new(state)) {
         Ok(kernel) => kernel,
         Err(error @ OpenError::State(_)) => return Err(error.into()),
         Err(error) => {
@@ -61,5 +65,9 @@ pub fn run(file: &Path, format: Format) -> anyhow::Result<Exit> {
         }
     }
     .context("cannot write the result")?;
-    Ok(if report.failures.is_empty() { Exit::Fine } else { Exit::Problem })
+    Ok(if report.failures.is_empty() {
+        Exit::Fine
+    } else {
+        Exit::Problem
+    })
 }

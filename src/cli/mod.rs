@@ -1,9 +1,18 @@
 //! The command line: one module a command; results on stdout, errors on stderr, exit codes by contract.
 
 mod check;
+mod cleanup;
 pub mod demo;
 pub mod exit;
 pub mod output;
+mod peers;
+mod pools;
+mod run;
+mod services;
+mod status;
+mod table;
+mod view;
+mod vips;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -13,6 +22,7 @@ use clap::{Parser, Subcommand};
 
 use exit::Exit;
 use output::Format;
+use view::ViewArguments;
 
 /// Edge load balancer for bare-metal Kubernetes.
 #[derive(Debug, Parser)]
@@ -43,25 +53,52 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Runs the node daemon in the foreground.
+    Run,
     /// Validates the configuration file and prints every problem with the corrected form.
     Check,
+    /// Shows whether the running daemon works, and everything that is wrong now.
+    Status(ViewArguments),
+    /// Shows every Service: where it is reached, who answers, and what it lacks.
+    Services(ViewArguments),
+    /// Shows every VIP: who announces it where, and why not this node.
+    Vips(ViewArguments),
+    /// Shows how full each pool is.
+    Pools(ViewArguments),
+    /// Shows the nodes among which VIPs are shared out.
+    Peers(ViewArguments),
     /// Shows the whole thing on this machine, in a LAN of network namespaces, without a cluster.
     Demo(demo::DemoArguments),
+    /// Removes everything that edgelb ever put into this kernel, and nothing else.
+    Cleanup,
 }
 
 /// Parses the arguments, runs the command and gives the exit code.
 pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
-    let ended = match arguments.command {
-        Command::Check => check::run(&arguments.config, arguments.output),
+    let (config, format) = (&arguments.config, arguments.output);
+    let ended = match &arguments.command {
+        Command::Run => run::run(config),
+        Command::Cleanup => cleanup::run(config, format),
         // The only one with exit codes from another process.
-        Command::Demo(demo) => return demo::run(&demo, arguments.output),
+        Command::Demo(demo) => return demo::run(demo, format),
+        Command::Check => check::run(config, format),
+        Command::Status(view) => status::run(view, config, format),
+        Command::Services(view) => services::run(view, config, format),
+        Command::Vips(view) => vips::run(view, config, format),
+        Command::Pools(view) => pools::run(view, config, format),
+        Command::Peers(view) => peers::run(view, config, format),
     };
     ended
         .unwrap_or_else(|error| {
-            // Nobody is left to tell when stderr is closed too; the exit code still speaks.
-            let _ = writeln!(std::io::stderr(), "edgelb: {error:#}");
+            tell(&format!("{error:#}"));
             Exit::Problem
         })
         .into()
+}
+
+/// Says something to the person at the terminal, on stderr.
+fn tell(text: &str) {
+    // Nobody is left to tell when stderr is closed too; the exit code still speaks.
+    let _ = writeln!(std::io::stderr(), "edgelb: {}", text.trim_end());
 }

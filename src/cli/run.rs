@@ -1,6 +1,7 @@
 //! `edgelb run`: the node daemon in the foreground.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context;
 use tracing_subscriber::EnvFilter;
@@ -29,19 +30,26 @@ pub fn run(file: &Path) -> anyhow::Result<Exit> {
         super::tell(&format!("{}: {problem}", file.display()));
         return Ok(Exit::Usage);
     }
-    let (state, warnings) = StateDirectory::open(&config.node.state_dir)
-        .with_context(|| format!("cannot use the state directory {}", config.node.state_dir.display()))?;
+    let (state, warnings) = StateDirectory::open(&config.node.state_dir).with_context(|| {
+        format!(
+            "cannot use the state directory {}",
+            config.node.state_dir.display()
+        )
+    })?;
     for warning in warnings {
         tracing::warn!(error = %warning, "state directory");
     }
-    let mut kernel = match Kernel::open(config.proxy.datapath, &state) {
+    let state = Arc::new(state);
+    let mut kernel = match Kernel::open(config.proxy.datapath, Arc::clone(&state)) {
         Ok(kernel) => kernel,
         Err(error) => {
             super::tell(&format!("{:#}", anyhow::Error::from(error)));
             return Ok(Exit::Privilege);
         }
     };
-    kernel.set_timeouts(&config).context("cannot set the timeouts of IPVS")?;
+    kernel
+        .set_timeouts(&config)
+        .context("cannot set the timeouts of IPVS")?;
     tracing::info!(datapath = kernel.datapath(), "kernel opened");
     // Two workers: one makes passes, the other goes on answering ARP meanwhile.
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -68,7 +76,10 @@ fn start_log(config: &Config) {
         LogLevel::Trace => "trace",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false);
     // A second subscriber in one process cannot be; the first one goes on.
     let _ = match config.observability.log_format {
         LogFormat::Text => builder.try_init(),

@@ -46,6 +46,19 @@ impl Table {
     }
 }
 
+/// A table, and below it a line for each name that something is to be said about.
+pub fn with_notes(table: &Table, notes: &[(String, String)]) -> String {
+    let mut text = table.text();
+    if !notes.is_empty() {
+        text.push('\n');
+    }
+    for (name, note) in notes {
+        text.push_str(&printable(&format!("{name}: {note}")));
+        text.push('\n');
+    }
+    text
+}
+
 /// Text from outside without control characters, which a terminal would obey.
 pub fn printable(text: &str) -> String {
     text.chars()

@@ -1,6 +1,7 @@
 //! Where the cluster's objects and this host's facts come from. A source turns what it cannot use
 //! into a problem that people can read, never into silence; it decides nothing.
 
+pub mod host;
 pub mod kubernetes;
 pub mod manifest;
 

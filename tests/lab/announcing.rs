@@ -14,7 +14,9 @@ use super::rig::{PATIENCE, Rig, cluster_ips, eventually, socket, web};
 #[test]
 fn exactly_one_node_answers() {
     let rig = Rig::new(3, 3);
-    let services: Vec<_> = (30..34).map(|number| web(&format!("web-{number}"), number)).collect();
+    let services: Vec<_> = (30..34)
+        .map(|number| web(&format!("web-{number}"), number))
+        .collect();
     for service in &services {
         rig.serve(service, &rig.workloads());
     }
@@ -25,18 +27,45 @@ fn exactly_one_node_answers() {
         rig.wait_served(rig.client(), socket(vip, 80), Protocol::Tcp);
         let mac = rig.node(owner).mac_address("eth0").unwrap();
         let client = rig.lab.client().unwrap();
-        let answers =
-            arp_probe(&client.namespace, "eth0", client.address.ipv4, vip, Duration::from_millis(300)).unwrap();
+        let answers = arp_probe(
+            &client.namespace,
+            "eth0",
+            client.address.ipv4,
+            vip,
+            Duration::from_millis(300),
+        )
+        .unwrap();
         assert_eq!(answers, [mac], "{vip}");
-        let text = tool(&client.namespace, "arping", &["-c", "3", "-w", "3", "-I", "eth0", &vip.to_string()]).unwrap();
-        let replies: Vec<&str> = text.lines().filter(|line| line.contains("reply from")).collect();
+        let text = tool(
+            &client.namespace,
+            "arping",
+            &["-c", "3", "-w", "3", "-I", "eth0", &vip.to_string()],
+        )
+        .unwrap();
+        let replies: Vec<&str> = text
+            .lines()
+            .filter(|line| line.contains("reply from"))
+            .collect();
         assert_eq!(replies.len(), 3, "{text}");
-        assert!(replies.iter().all(|line| line.to_lowercase().contains(&mac.to_string())), "{text} {mac}");
+        assert!(
+            replies
+                .iter()
+                .all(|line| line.to_lowercase().contains(&mac.to_string())),
+            "{text} {mac}"
+        );
     }
     assert!(owners.len() > 1, "VIPs are spread: {owners:?}");
     for number in 30..34 {
         let client = rig.lab.client().unwrap();
-        let probe = |address| arp_probe(&client.namespace, "eth0", client.address.ipv4, address, Duration::from_millis(200));
+        let probe = |address| {
+            arp_probe(
+                &client.namespace,
+                "eth0",
+                client.address.ipv4,
+                address,
+                Duration::from_millis(200),
+            )
+        };
         assert_eq!(probe(cluster_ips(number).ipv4).unwrap(), []);
     }
 }
@@ -52,7 +81,16 @@ fn a_take_over_is_announced() {
     rig.wait_served(rig.client(), to, Protocol::Tcp);
     let mut command = Command::new("tcpdump");
     command
-        .args(["-l", "-n", "-e", "-i", "eth0", "--immediate-mode", "arp and ether broadcast and host", &vip.to_string()])
+        .args([
+            "-l",
+            "-n",
+            "-e",
+            "-i",
+            "eth0",
+            "--immediate-mode",
+            "arp and ether broadcast and host",
+            &vip.to_string(),
+        ])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let mut capture = rig.client().spawn(&mut command).unwrap();
@@ -62,15 +100,29 @@ fn a_take_over_is_announced() {
     let mut line = String::new();
     while !line.contains("listening on") {
         let mut byte = [0];
-        assert_eq!(capture.stderr.as_mut().unwrap().read(&mut byte).unwrap_or(0).min(1), 1, "{line}");
+        assert_eq!(
+            capture
+                .stderr
+                .as_mut()
+                .unwrap()
+                .read(&mut byte)
+                .unwrap_or(0)
+                .min(1),
+            1,
+            "{line}"
+        );
         line.push(char::from(byte[0]));
         if line.len() > 400 || String::from_utf8_lossy(&ready).contains("listening on") {
             break;
         }
     }
-    rig.manifests.remove_node(&rig.lab.nodes()[owner].name).unwrap();
+    rig.manifests
+        .remove_node(&rig.lab.nodes()[owner].name)
+        .unwrap();
     let successor = 1 - owner;
-    eventually(PATIENCE, || (rig.vip("web") == (vip, successor)).then_some(()));
+    eventually(PATIENCE, || {
+        (rig.vip("web") == (vip, successor)).then_some(())
+    });
     rig.wait_served(rig.client(), to, Protocol::Tcp);
     let mac = rig.node(successor).mac_address("eth0").unwrap().to_string();
     let neighbour = eventually(PATIENCE, || {
@@ -79,14 +131,37 @@ fn a_take_over_is_announced() {
     });
     assert!(!neighbour.is_empty());
     let client = rig.lab.client().unwrap();
-    let answers = arp_probe(&client.namespace, "eth0", client.address.ipv4, vip, Duration::from_millis(300)).unwrap();
-    assert_eq!(answers.iter().map(ToString::to_string).collect::<Vec<_>>(), [mac.clone()]);
+    let answers = arp_probe(
+        &client.namespace,
+        "eth0",
+        client.address.ipv4,
+        vip,
+        Duration::from_millis(300),
+    )
+    .unwrap();
+    assert_eq!(
+        answers.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        [mac.clone()]
+    );
     std::thread::sleep(Duration::from_millis(300));
     capture.kill().unwrap();
     let mut text = String::new();
-    capture.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    capture
+        .stdout
+        .take()
+        .unwrap()
+        .read_to_string(&mut text)
+        .unwrap();
     capture.wait().unwrap();
     let announced: Vec<&str> = text.lines().filter(|line| line.contains(&mac)).collect();
-    assert!(announced.iter().any(|line| line.contains("Request who-has")), "{text}");
-    assert!(announced.iter().any(|line| line.contains("Reply")), "{text}");
+    assert!(
+        announced
+            .iter()
+            .any(|line| line.contains("Request who-has")),
+        "{text}"
+    );
+    assert!(
+        announced.iter().any(|line| line.contains("Reply")),
+        "{text}"
+    );
 }

@@ -10,9 +10,13 @@
 mod announcer;
 mod announcing;
 mod demo;
+mod host;
 mod ipvs;
 mod lab_itself;
+mod monitor;
 mod netlink;
 mod operation;
 mod rig;
+mod routes;
+mod sysctls;
 mod traffic;

@@ -8,7 +8,10 @@ use edgelb::lab::client::{Protocol, open_stream};
 use edgelb::lab::daemon::Daemon;
 use edgelb::lab::{Namespace, tool};
 
-use super::rig::{PATIENCE, PROGRAM, Rig, START, cluster_ips, eventually, ipvs, request, socket, soon, spread, web};
+use super::rig::{
+    PATIENCE, PROGRAM, Rig, START, cluster_ips, eventually, ipvs, request, socket, soon, spread,
+    web,
+};
 
 const TCP: Protocol = Protocol::Tcp;
 
@@ -34,8 +37,18 @@ fn kernel(namespace: &Namespace) -> BTreeSet<String> {
 fn sysctls(namespace: &Namespace) -> BTreeSet<String> {
     let text = tool(namespace, "sysctl", &["-a", "--pattern", "^net\\."]).unwrap();
     // Counters and caches of the kernel's own.
-    let changing = ["conntrack_count", "nf_conntrack_buckets", "dev_weight", "flush", "tcp_fastopen_key", "stable_secret"];
-    text.lines().filter(|line| !changing.iter().any(|name| line.contains(name))).map(str::to_owned).collect()
+    let changing = [
+        "conntrack_count",
+        "nf_conntrack_buckets",
+        "dev_weight",
+        "flush",
+        "tcp_fastopen_key",
+        "stable_secret",
+    ];
+    text.lines()
+        .filter(|line| !changing.iter().any(|name| line.contains(name)))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Somebody flushes the ruleset, deletes a rule, an element, a route: repaired at once; what the
@@ -43,7 +56,10 @@ fn sysctls(namespace: &Namespace) -> BTreeSet<String> {
 #[test]
 fn foreign_edits_are_repaired() {
     let mut configuration = toml::Table::new();
-    configuration.insert("proxy".to_owned(), toml::toml! { resync_interval = "2s" }.into());
+    configuration.insert(
+        "proxy".to_owned(),
+        toml::toml! { resync_interval = "2s" }.into(),
+    );
     let rig = Rig::with(1, 2, configuration);
     let service = web("web", 20);
     rig.serve(&service, &rig.workloads());
@@ -63,19 +79,34 @@ fn foreign_edits_are_repaired() {
         vec!["nft", "delete", "table", "inet", "edgelb"],
         vec!["nft", "flush", "chain", "inet", "edgelb", "input"],
         vec!["nft", "delete", "element", "inet", "edgelb", map, &key],
-        vec!["nft", "add", "element", "inet", "edgelb", "held4", "{ 192.0.2.99 }"],
+        vec![
+            "nft",
+            "add",
+            "element",
+            "inet",
+            "edgelb",
+            "held4",
+            "{ 192.0.2.99 }",
+        ],
         vec!["nft", "add", "rule", "inet", "edgelb", "input", "drop"],
         vec!["nft", "add", "chain", "inet", "edgelb", "surprise"],
         vec!["ip", "route", "flush", "table", "local", "proto", "225"],
     ];
     let vip_text = vip.to_string();
-    edits.push(vec!["ip", "route", "del", "local", &vip_text, "table", "local"]);
+    edits.push(vec![
+        "ip", "route", "del", "local", &vip_text, "table", "local",
+    ]);
     for edit in &edits {
         tool(rig.node(0), edit[0], &edit[1..]).unwrap();
         let start = Instant::now();
-        let repaired = eventually(PATIENCE, || (kernel(rig.node(0)) == whole).then(|| start.elapsed()));
+        let repaired = eventually(PATIENCE, || {
+            (kernel(rig.node(0)) == whole).then(|| start.elapsed())
+        });
         // Looking takes some 50 ms by itself; what counts is that no resync was waited for.
-        assert!(repaired < soon() * 5 && (ipvs() || repaired < Duration::from_secs(1)), "{edit:?} after {repaired:?}");
+        assert!(
+            repaired < soon() * 5 && (ipvs() || repaired < Duration::from_secs(1)),
+            "{edit:?} after {repaired:?}"
+        );
         rig.wait_served(rig.client(), to, TCP);
     }
     if ipvs() {
@@ -84,13 +115,26 @@ fn foreign_edits_are_repaired() {
         for edit in [
             vec!["-C"],
             vec!["-d", "-t", &virtual_server, "-r", &real_server],
-            vec!["-e", "-t", &virtual_server, "-r", &real_server, "-m", "-w", "7"],
+            vec![
+                "-e",
+                "-t",
+                &virtual_server,
+                "-r",
+                &real_server,
+                "-m",
+                "-w",
+                "7",
+            ],
             vec!["-E", "-t", &virtual_server, "-s", "wlc"],
         ] {
             tool(rig.node(0), "ipvsadm", &edit).unwrap();
             let start = Instant::now();
             eventually(PATIENCE, || (kernel(rig.node(0)) == whole).then_some(()));
-            assert!(start.elapsed() < Duration::from_secs(6), "{edit:?} after {:?}", start.elapsed());
+            assert!(
+                start.elapsed() < Duration::from_secs(6),
+                "{edit:?} after {:?}",
+                start.elapsed()
+            );
         }
     }
 }
@@ -110,9 +154,14 @@ fn a_crash_leaves_nothing_wrong() {
         for number in 0..100_u8 {
             let service = web(&format!("change-{number}"), 100 + number % 100);
             if (number + round) % 3 == 0 {
-                rig.manifests.remove(&format!("service-change-{number}.yaml")).unwrap();
+                rig.manifests
+                    .remove(&format!("service-change-{number}.yaml"))
+                    .unwrap();
             } else {
-                rig.serve(&service, &[rig.workload(&format!("web-{}", 1 + (number + round) % 3))]);
+                rig.serve(
+                    &service,
+                    &[rig.workload(&format!("web-{}", 1 + (number + round) % 3))],
+                );
             }
             if number == 37 + round * 20 {
                 rig.daemons[0].kill().unwrap();
@@ -130,12 +179,21 @@ fn a_crash_leaves_nothing_wrong() {
         let count = services["services"].as_array().unwrap().len();
         let files = fs::read_dir(rig.manifests.path())
             .unwrap()
-            .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with("service-"))
+            .filter(|entry| {
+                entry
+                    .as_ref()
+                    .unwrap()
+                    .file_name()
+                    .to_string_lossy()
+                    .starts_with("service-")
+            })
             .count();
         (count == files).then_some(files)
     });
     assert!(expected > 30);
-    eventually(PATIENCE, || request(rig.client(), socket(vip, 80), TCP).ok());
+    eventually(PATIENCE, || {
+        request(rig.client(), socket(vip, 80), TCP).ok()
+    });
     let settled = eventually(PATIENCE, || {
         let seen = kernel(rig.node(0));
         std::thread::sleep(Duration::from_millis(100));
@@ -144,14 +202,24 @@ fn a_crash_leaves_nothing_wrong() {
     // A start from nothing gives the same kernel, but for the numbers of endpoints that a chain exists for.
     rig.daemons[0].terminate(Duration::from_secs(2)).unwrap();
     let output = cleanup(&rig);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let options = rig.options(toml::Table::new());
     rig.daemons[0] = Daemon::start(&rig.lab, 0, &options).unwrap();
     rig.daemons[0].wait_ready(START).unwrap();
     let without_picks = |seen: &BTreeSet<String>| -> BTreeSet<String> {
-        seen.iter().filter(|line| !line.contains("pick") || line.contains("goto")).filter(|line| !line.contains("numgen")).cloned().collect()
+        seen.iter()
+            .filter(|line| !line.contains("pick") || line.contains("goto"))
+            .filter(|line| !line.contains("numgen"))
+            .cloned()
+            .collect()
     };
-    eventually(PATIENCE, || (without_picks(&kernel(rig.node(0))) == without_picks(&settled)).then_some(()));
+    eventually(PATIENCE, || {
+        (without_picks(&kernel(rig.node(0))) == without_picks(&settled)).then_some(())
+    });
 }
 
 fn cleanup(rig: &Rig) -> std::process::Output {
@@ -170,11 +238,22 @@ fn a_restart_is_not_noticed() {
     rig.wait_served(rig.client(), to, TCP);
     let mut stream = open_stream(rig.client(), to).unwrap();
     let name = stream.send("before").unwrap().workload;
-    let handles = |rig: &Rig| tool(rig.node(0), "nft", &["-a", "list", "table", "inet", "edgelb"]).unwrap();
+    let handles = |rig: &Rig| {
+        tool(
+            rig.node(0),
+            "nft",
+            &["-a", "list", "table", "inet", "edgelb"],
+        )
+        .unwrap()
+    };
     let before = (kernel(rig.node(0)), handles(&rig));
     let start = Instant::now();
     let status = rig.daemons[0].terminate(Duration::from_secs(5)).unwrap();
-    assert!(status.success() && start.elapsed() < Duration::from_secs(2), "{status} after {:?}", start.elapsed());
+    assert!(
+        status.success() && start.elapsed() < Duration::from_secs(2),
+        "{status} after {:?}",
+        start.elapsed()
+    );
     assert_eq!(kernel(rig.node(0)), before.0, "forwarding stays");
     assert_eq!(stream.send("while it is away").unwrap().workload, name);
     assert_eq!(spread(rig.client(), to, TCP, 20).0.len(), 2);
@@ -194,16 +273,38 @@ fn cleanup_leaves_the_kernel_as_it_was() {
     let foreign_table = "add table inet other; add chain inet other input { type filter hook input priority 5; }; \
                          add rule inet other input tcp dport 4444 drop";
     tool(rig.node(0), "nft", &[foreign_table]).unwrap();
-    tool(rig.node(0), "ip", &["route", "add", "local", "198.51.100.77", "dev", "lo", "table", "local"]).unwrap();
+    tool(
+        rig.node(0),
+        "ip",
+        &[
+            "route",
+            "add",
+            "local",
+            "198.51.100.77",
+            "dev",
+            "lo",
+            "table",
+            "local",
+        ],
+    )
+    .unwrap();
     let foreign_server = ["-A", "-t", "198.51.100.77:80", "-s", "wrr"];
     if ipvs() {
         tool(rig.node(0), "ipvsadm", &foreign_server).unwrap();
     }
     rig.daemons[0].terminate(Duration::from_secs(2)).unwrap();
     let output = cleanup(&rig);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let found = (kernel(rig.node(0)), sysctls(rig.node(0)));
-    assert!(!found.0.iter().any(|line| line.contains("edgelb")), "{:?}", found.0);
+    assert!(
+        !found.0.iter().any(|line| line.contains("edgelb")),
+        "{:?}",
+        found.0
+    );
 
     let options = rig.options(toml::Table::new());
     rig.daemons[0] = Daemon::start(&rig.lab, 0, &options).unwrap();
@@ -213,13 +314,20 @@ fn cleanup_leaves_the_kernel_as_it_was() {
     let (vip, _) = rig.vip("web");
     rig.wait_served(rig.client(), socket(vip, 80), TCP);
     assert_ne!(sysctls(rig.node(0)), found.1);
-    assert!(kernel(rig.node(0)).is_superset(&found.0), "what others made is there");
+    assert!(
+        kernel(rig.node(0)).is_superset(&found.0),
+        "what others made is there"
+    );
     // While the daemon runs nobody cleans up under it.
     let output = cleanup(&rig);
     assert!(!output.status.success());
     rig.daemons[0].kill().unwrap();
     let output = cleanup(&rig);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     assert_eq!(kernel(rig.node(0)), found.0);
     assert_eq!(sysctls(rig.node(0)), found.1);
 }
@@ -233,22 +341,40 @@ fn reload_takes_the_good_and_refuses_the_bad() {
     let (vip, _) = rig.vip("web");
     rig.wait_served(rig.client(), socket(vip, 80), TCP);
     let mut closed = toml::Table::new();
-    closed.insert("proxy".to_owned(), toml::toml! { node_port_range = "31000-31999" }.into());
+    closed.insert(
+        "proxy".to_owned(),
+        toml::toml! { node_port_range = "31000-31999" }.into(),
+    );
     rig.daemons[0].reconfigure(&rig.options(closed)).unwrap();
     rig.daemons[0].reload().unwrap();
     let node_port = socket(rig.lab.node(0).unwrap().address.ipv4, 30_024);
     rig.wait_refused(rig.client(), node_port, TCP);
-    fs::write(rig.daemons[0].configuration_path(), "[proxy]\nnode_port_range = \"0-99999\"\nsceduler = \"rr\"\n").unwrap();
+    let good = fs::read_to_string(rig.daemons[0].configuration_path()).unwrap();
+    let bad = good.replace("\"31000-31999\"", "\"0-99999\"\nsceduler = \"rr\"");
+    assert_ne!(good, bad);
+    fs::write(rig.daemons[0].configuration_path(), bad).unwrap();
     rig.daemons[0].reload().unwrap();
     let status = eventually(PATIENCE, || {
         let status = rig.ask(0, "status");
         (status["config"]["valid"] == false).then_some(status)
     });
-    assert!(status["config"]["problem"].as_str().unwrap().contains("sceduler"), "{status}");
-    assert!(rig.wait_served(rig.client(), socket(vip, 80), TCP).workload.starts_with("web-"));
+    assert!(
+        status["config"]["problem"]
+            .as_str()
+            .unwrap()
+            .contains("sceduler"),
+        "{status}"
+    );
+    assert!(
+        rig.wait_served(rig.client(), socket(vip, 80), TCP)
+            .workload
+            .starts_with("web-")
+    );
     let log = rig.daemons[0].log().unwrap();
     assert!(log.contains("proxy.node_port_range"), "{log}");
-    rig.daemons[0].reconfigure(&rig.options(toml::Table::new())).unwrap();
+    rig.daemons[0]
+        .reconfigure(&rig.options(toml::Table::new()))
+        .unwrap();
     rig.daemons[0].reload().unwrap();
     rig.wait_served(rig.client(), node_port, TCP);
     assert_eq!(rig.ask(0, "status")["config"]["valid"], true);
@@ -266,7 +392,9 @@ fn broken_manifests_are_told_and_change_nothing() {
     let file = rig.manifests.path().join("service-web.yaml");
     let good = fs::read_to_string(&file).unwrap();
     for broken in [
-        good.get(..good.len() / 2).unwrap().replace("apiVersion", "apiVersion: ["),
+        good.get(..good.len() / 2)
+            .unwrap()
+            .replace("apiVersion", "apiVersion: ["),
         good.replace("port: 80", "port: eighty"),
         "\u{0}\u{1}\u{2}".to_owned(),
     ] {
@@ -276,12 +404,22 @@ fn broken_manifests_are_told_and_change_nothing() {
             (!status["source"]["problems"].as_array().unwrap().is_empty()).then_some(status)
         });
         let problem = &status["source"]["problems"][0];
-        assert!(problem["file"].as_str().unwrap().ends_with("service-web.yaml"), "{problem}");
+        assert!(
+            problem["file"]
+                .as_str()
+                .unwrap()
+                .ends_with("service-web.yaml"),
+            "{problem}"
+        );
         assert_eq!(problem["keeps_last_good"], true);
         assert_eq!(spread(rig.client(), to, TCP, 10).0.len(), 2);
         rig.manifests.write("service-web.yaml", &good).unwrap();
         eventually(PATIENCE, || {
-            rig.ask(0, "status")["source"]["problems"].as_array().unwrap().is_empty().then_some(())
+            rig.ask(0, "status")["source"]["problems"]
+                .as_array()
+                .unwrap()
+                .is_empty()
+                .then_some(())
         });
     }
     assert!(rig.daemons[0].log().unwrap().contains("service-web.yaml"));
@@ -302,20 +440,28 @@ fn hostile_manifests_do_not_matter() {
     let to = socket(vip, 80);
     rig.wait_served(rig.client(), to, TCP);
     let good = fs::read_to_string(rig.manifests.path().join("service-web.yaml")).unwrap();
-    for number in 0..500_usize {
+    // An emulated machine gets fewer of them: what is tested does not depend on the datapath.
+    let files = if ipvs() { 60_usize } else { 500 };
+    for number in 0..files {
         let cut = (number * 7919) % good.len();
         let text = match number % 5 {
             0 => good.get(..cut).unwrap_or("{").to_owned(),
             1 => "- ".repeat(number * 20),
             2 => good.replace("80", "-1").replace("default", "\u{fffd}"),
-            3 => format!("a: &a [x, x]\nb: &b [{}]\nc: [{}]\n", "*a, ".repeat(number), "*b, ".repeat(number)),
+            3 => format!(
+                "a: &a [x, x]\nb: &b [{}]\nc: [{}]\n",
+                "*a, ".repeat(number),
+                "*b, ".repeat(number)
+            ),
             _ => format!("{{\"kind\": {number}, \"items\": [[[[{number}]]]]}}"),
         };
-        rig.manifests.write(&format!("hostile-{number:03}.yaml"), &text).unwrap();
+        rig.manifests
+            .write(&format!("hostile-{number:03}.yaml"), &text)
+            .unwrap();
     }
-    eventually(PATIENCE, || {
+    eventually(Duration::from_secs(60), || {
         let status = rig.ask(0, "status");
-        (status["source"]["problems"].as_array().unwrap().len() > 50).then_some(())
+        (status["source"]["problems"].as_array().unwrap().len() >= files / 2).then_some(())
     });
     assert_eq!(spread(rig.client(), to, TCP, 20).0.len(), 2);
     assert_eq!(rig.vip("web").0, vip);
@@ -327,7 +473,10 @@ fn exit_codes_are_the_contract() {
     let rig = Rig::new(1, 1);
     let code = |arguments: &[&str]| {
         let mut command = std::process::Command::new(PROGRAM);
-        command.args(arguments).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        command
+            .args(arguments)
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null());
         command.status().unwrap().code()
     };
     let file = rig.daemons[0].configuration_path();
@@ -343,6 +492,13 @@ fn exit_codes_are_the_contract() {
     assert_eq!(code(&["run", "-c", bad.to_str().unwrap()]), Some(2));
     let mut rig = rig;
     rig.daemons[0].terminate(Duration::from_secs(2)).unwrap();
-    assert_eq!(code(&["status", "-c", rig.daemons[0].configuration_path().to_str().unwrap()]), Some(3));
+    assert_eq!(
+        code(&[
+            "status",
+            "-c",
+            rig.daemons[0].configuration_path().to_str().unwrap()
+        ]),
+        Some(3)
+    );
     let _ = cluster_ips(1);
 }

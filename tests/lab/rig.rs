@@ -57,10 +57,15 @@ impl Rig {
         for node in lab.nodes() {
             manifests.write_node(node).unwrap();
         }
-        let mut rig = Self { lab, manifests, daemons: Vec::new() };
+        let mut rig = Self {
+            lab,
+            manifests,
+            daemons: Vec::new(),
+        };
         let options = rig.options(configuration);
         for node in 0..nodes {
-            rig.daemons.push(Daemon::start(&rig.lab, node, &options).unwrap());
+            rig.daemons
+                .push(Daemon::start(&rig.lab, node, &options).unwrap());
         }
         for daemon in &mut rig.daemons {
             daemon.wait_ready(START).unwrap();
@@ -98,18 +103,26 @@ impl Rig {
 
     /// Writes a Service with its endpoints, the endpoints first.
     pub fn serve(&self, service: &ServiceManifest, workloads: &[&Workload]) {
-        self.manifests.write_endpoints(service, workloads, self.lab.nodes()).unwrap();
+        self.manifests
+            .write_endpoints(service, workloads, self.lab.nodes())
+            .unwrap();
         self.manifests.write_service(service).unwrap();
     }
 
     pub fn endpoints(&self, service: &ServiceManifest, workloads: &[&Workload]) {
-        self.manifests.write_endpoints(service, workloads, self.lab.nodes()).unwrap();
+        self.manifests
+            .write_endpoints(service, workloads, self.lab.nodes())
+            .unwrap();
     }
 
     /// What `edgelb COMMAND -o json` of one daemon says.
     pub fn ask(&self, daemon: usize, command: &str) -> Value {
         let output = self.daemons[daemon].ask(&[command, "-o", "json"]).unwrap();
-        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{command}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
@@ -124,7 +137,11 @@ impl Rig {
                         && vip["address"].as_str().unwrap().parse::<Ipv4Addr>().is_ok()
                 })?;
                 let owner = vip["owner"].as_str()?;
-                let owner = self.lab.nodes().iter().position(|node| node.name == owner)?;
+                let owner = self
+                    .lab
+                    .nodes()
+                    .iter()
+                    .position(|node| node.name == owner)?;
                 seen.insert((vip["address"].as_str().unwrap().parse().unwrap(), owner));
             }
             (seen.len() == 1).then(|| seen.pop_first().unwrap())
@@ -167,8 +184,15 @@ pub fn cluster_ips(number: u8) -> DualStack {
     }
 }
 
-pub fn request(from: &Namespace, to: SocketAddr, protocol: Protocol) -> Result<Answer, RequestError> {
-    let options = RequestOptions { timeout: Duration::from_secs(2), ..RequestOptions::default() };
+pub fn request(
+    from: &Namespace,
+    to: SocketAddr,
+    protocol: Protocol,
+) -> Result<Answer, RequestError> {
+    let options = RequestOptions {
+        timeout: Duration::from_secs(2),
+        ..RequestOptions::default()
+    };
     request_with(from, to, protocol, &options)
 }
 
@@ -186,8 +210,12 @@ pub fn spread(
     let mut by_workload = BTreeMap::new();
     let mut seen = BTreeSet::new();
     for number in 0..requests {
-        let answer = request(from, to, protocol)
-            .unwrap_or_else(|error| panic!("request {number} from {} to {protocol} {to}: {error}", from.name()));
+        let answer = request(from, to, protocol).unwrap_or_else(|error| {
+            panic!(
+                "request {number} from {} to {protocol} {to}: {error}",
+                from.name()
+            )
+        });
         *by_workload.entry(answer.workload).or_default() += 1;
         seen.insert(answer.seen.ip());
     }

@@ -207,7 +207,7 @@ fn five_hundred_hostile_files_leave_a_working_service_alone() {
         ("x-utf16.yaml", "NUL"),
         ("x-deep-flow.yaml", "recursion limit"),
         ("x-deep.json", "recursion"),
-        ("x-duplicate.yaml", "a-good.yaml too"),
+        ("x-duplicate.yaml", "in force from a-good.yaml"),
     ] {
         let of_file: Vec<_> = problems
             .iter()

@@ -7,6 +7,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::map_response;
 use axum::response::Response;
 use axum::routing::get;
 use serde::Serialize;
@@ -35,7 +36,17 @@ pub(super) fn router(paths: Paths, health: Health, metrics: Arc<Metrics>) -> Rou
             .route("/metrics", get(metrics_text))
             .route("/readyz", get(readyz)),
     };
-    router.with_state(Told { health, metrics })
+    router
+        .layer(map_response(last_answer))
+        .with_state(Told { health, metrics })
+}
+
+/// One answer a connection, whatever the path, so that idle clients hold no place.
+#[allow(clippy::unused_async, reason = "axum's middleware is async")]
+async fn last_answer(mut response: Response) -> Response {
+    let close = HeaderValue::from_static("close");
+    response.headers_mut().insert(header::CONNECTION, close);
+    response
 }
 
 /// HZ-5: the daemon's loop alone.
@@ -127,13 +138,11 @@ fn json_answer_with(status: StatusCode, body: &impl Serialize) -> Response {
     }
 }
 
-/// One answer a connection, so that idle clients hold no place.
 fn answer(status: StatusCode, media_type: &'static str, text: String) -> Response {
     let mut response = Response::new(Body::from(text));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
-    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     headers.insert(
         header::X_CONTENT_TYPE_OPTIONS,
         HeaderValue::from_static("nosniff"),

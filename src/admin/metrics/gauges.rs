@@ -116,10 +116,26 @@ fn counts(registry: &mut Registry, snapshot: &Snapshot) {
         })
         .sum();
     for (name, help, count) in [
-        ("services", "Services of the cluster", snapshot.inputs.cluster.services.len()),
-        ("endpoints", "Endpoints in use, counted for each Service port", endpoints),
-        ("virtual_servers", "Addresses and ports that this node forwards", frontends.len()),
-        ("real_servers", "Destinations of all virtual servers", real_servers),
+        (
+            "services",
+            "Services of the cluster",
+            snapshot.inputs.cluster.services.len(),
+        ),
+        (
+            "endpoints",
+            "Endpoints in use, counted for each Service port",
+            endpoints,
+        ),
+        (
+            "virtual_servers",
+            "Addresses and ports that this node forwards",
+            frontends.len(),
+        ),
+        (
+            "real_servers",
+            "Destinations of all virtual servers",
+            real_servers,
+        ),
     ] {
         let gauge: Gauge = Gauge::default();
         gauge.set(whole(count));

@@ -1,4 +1,4 @@
-//! The metrics of the daemon, registered in one place, as OpenMetrics text.
+//! The metrics of the daemon, registered in one place, as `OpenMetrics` text.
 //!
 //! What happens is counted after each pass by [`Metrics::observe`]; what is so now is read from the
 //! snapshot at each scrape, so that a series goes with the VIP or pool that it is about. Labels are
@@ -127,11 +127,13 @@ impl Metrics {
             self.pass_failures.get_or_create(&labels).inc();
         }
         for reason in transition::reasons(&self.node, previous, now) {
-            self.transitions.get_or_create(&ReasonLabels { reason }).inc();
+            self.transitions
+                .get_or_create(&ReasonLabels { reason })
+                .inc();
         }
     }
 
-    /// Everything as OpenMetrics text; its media type is [`CONTENT_TYPE`].
+    /// Everything as `OpenMetrics` text; its media type is [`CONTENT_TYPE`].
     pub fn render(&self, snapshot: &Snapshot) -> Result<String, fmt::Error> {
         let mut text = String::new();
         encode_registry(&mut text, &self.registry)?;

@@ -33,7 +33,10 @@ pub(super) fn reasons(node: &str, previous: Option<&Plan>, now: &Plan) -> Vec<&'
         .filter_map(|change| match change {
             DiffItem::Add(_, new) => owns(new).then_some(ALLOCATED),
             DiffItem::Remove(_, old) => owns(old).then_some(RELEASED),
-            DiffItem::Update { old: (_, old), new: (_, new) } => match (owns(old), owns(new)) {
+            DiffItem::Update {
+                old: (_, old),
+                new: (_, new),
+            } => match (owns(old), owns(new)) {
                 (false, true) => Some(gained(node, old, new)),
                 (true, false) => Some(exclusion(new, node).unwrap_or(BETTER_NODE)),
                 _ => None,

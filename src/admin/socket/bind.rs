@@ -33,7 +33,7 @@ pub enum BindError {
     #[error("{} is there and is no socket: move it away", path.display())]
     NotASocket { path: PathBuf },
     /// The operating system refused a step.
-    #[error("cannot {step} {}: {cause}", path.display())]
+    #[error("cannot {step} {}", path.display())]
     System {
         step: &'static str,
         path: PathBuf,
@@ -67,9 +67,11 @@ impl AdminSocket {
         clear(path)?;
 
         let address = SockAddr::unix(path).map_err(failed("bind", path))?;
-        let socket =
-            Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed("open a socket for", path))?;
-        socket.set_nonblocking(true).map_err(failed("set up", path))?;
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)
+            .map_err(failed("open a socket for", path))?;
+        socket
+            .set_nonblocking(true)
+            .map_err(failed("set up", path))?;
         socket.bind(&address).map_err(failed("bind", path))?;
         // Nobody can connect before it listens, whatever mode the umask gave it.
         restrict(path).map_err(failed("restrict", path))?;
@@ -105,7 +107,10 @@ fn make_directory(directory: &Path) -> io::Result<()> {
     if directory.is_dir() {
         return Ok(());
     }
-    DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(directory)?;
     // The umask may have narrowed it.
     fs::set_permissions(directory, Permissions::from_mode(0o755))
 }

@@ -21,7 +21,9 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, error, warn};
 
-use super::protocol::{Command, LARGEST_REQUEST, RequestError, data_line, error_line, parse_request};
+use super::protocol::{
+    Command, LARGEST_REQUEST, RequestError, data_line, error_line, parse_request,
+};
 use super::snapshot::Snapshot;
 use super::stopped;
 use super::view::View;

@@ -11,11 +11,11 @@ mod vips;
 pub use peers::{Peer, Peers};
 pub use pools::{PoolFamily, Pools};
 pub use services::{ServicePortView, ServiceView, ServiceVip, Services};
+pub(super) use status::seconds_since_epoch;
 pub use status::{
-    Conflict, ConfigurationState, FailureView, LastPass, ServiceCounts, SourceProblemView,
+    ConfigurationState, Conflict, FailureView, LastPass, ServiceCounts, SourceProblemView,
     SourceState, Status, VipCounts,
 };
-pub(super) use status::seconds_since_epoch;
 pub use vips::{ExcludedNode, VipView, Vips};
 
 use std::net::IpAddr;
@@ -53,7 +53,7 @@ impl From<&Reason> for ReasonView {
 #[serde(untagged)]
 pub enum View {
     /// The daemon as a whole.
-    Status(Status),
+    Status(Box<Status>),
     /// Every Service.
     Services(Services),
     /// Every VIP.
@@ -68,7 +68,7 @@ impl View {
     /// Answers a command; `now` is for the uptime alone.
     pub fn of(command: Command, snapshot: &Snapshot, now: SystemTime) -> Self {
         match command {
-            Command::Status => Self::Status(Status::of(snapshot, now)),
+            Command::Status => Self::Status(Box::new(Status::of(snapshot, now))),
             Command::Services => Self::Services(Services::of(snapshot)),
             Command::Vips => Self::Vips(Vips::of(snapshot)),
             Command::Pools => Self::Pools(Pools::of(snapshot)),

@@ -40,7 +40,8 @@ impl Peers {
                 *owned.entry(owner).or_insert(0) += 1;
             }
         }
-        let mut addresses: BTreeMap<&str, &[IpAddr]> = BTreeMap::from([(inputs.node.as_str(), &[][..])]);
+        let mut addresses: BTreeMap<&str, &[IpAddr]> =
+            BTreeMap::from([(inputs.node.as_str(), &[][..])]);
         for (name, node) in &inputs.cluster.nodes {
             addresses.insert(name, &node.addresses);
         }

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use message::{HEADER_LENGTH, Kind, Message};
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST};
+use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
@@ -93,6 +94,10 @@ impl NetlinkSocket {
         socket.connect(&SocketAddr::new(0, 0))?;
         socket.set_ext_ack(true)?;
         socket.set_cap_ack(true)?;
+        if protocol == NETLINK_ROUTE {
+            // Dumps obey the filters in their request, such as the routing table (Linux 4.20).
+            socket.set_netlink_get_strict_chk(true)?;
+        }
         let options = SockRef::from(&socket);
         options.set_read_timeout(Some(REPLY_TIMEOUT))?;
         if setsockopt(&socket, sockopt::SndBufForce, &BUFFER_BYTES).is_err() {

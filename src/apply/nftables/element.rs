@@ -1,6 +1,6 @@
 //! Set and map elements, and what a frontend or a host needs of them. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -218,33 +218,41 @@ pub(super) fn of_hairpin(address: IpAddr) -> ElementKey {
     }
 }
 
-/// Ranges, merged so that none overlaps another: the kernel refuses overlaps (SR-8).
+/// Ranges, merged so that none overlaps another or begins where one ends: the kernel refuses both
+/// (SR-8), because the end of a range is an element too, the first address that is not in it.
 pub(super) fn of_ranges<'a>(
     table: Table,
     ranges: impl Iterator<Item = &'a IpNet>,
     elements: &mut Elements,
 ) {
-    let mut ends: BTreeSet<(Family, Bytes)> = BTreeSet::new();
-    for range in IpNet::aggregate(&ranges.map(IpNet::trunc).collect()) {
-        let family = Family::of(range.addr());
-        let start = Bytes::empty().address(range.network());
-        elements.insert(
-            ElementKey {
-                table,
-                family,
-                key: start,
-            },
-            Value::Nothing,
-        );
-        if let Some(end) = after(range.broadcast()) {
-            ends.insert((family, Bytes::empty().address(end)));
+    let mut spans: Vec<(IpAddr, Option<IpAddr>)> = ranges
+        .map(|range| (range.network(), after(range.broadcast())))
+        .collect();
+    spans.sort_unstable();
+    let mut merged: Vec<(IpAddr, Option<IpAddr>)> = Vec::new();
+    for (start, end) in spans {
+        match merged.last_mut() {
+            Some((first, last))
+                if Family::of(*first) == Family::of(start)
+                    && last.is_none_or(|last| start <= last) =>
+            {
+                // No end at all is the greatest.
+                *last = last.zip(end).map(|(last, end)| last.max(end));
+            }
+            _ => merged.push((start, end)),
         }
     }
-    for (family, key) in ends {
-        // A range that begins where another ends needs no mark between them.
-        elements
-            .entry(ElementKey { table, family, key })
-            .or_insert(Value::RangeEnd);
+    for (start, end) in merged {
+        let family = Family::of(start);
+        let key = |address| ElementKey {
+            table,
+            family,
+            key: Bytes::empty().address(address),
+        };
+        elements.insert(key(start), Value::Nothing);
+        if let Some(end) = end {
+            elements.insert(key(end), Value::RangeEnd);
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 pub mod desired;
 mod outcome;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use imbl::ordmap::DiffItem;
@@ -171,7 +171,11 @@ impl VirtualServers {
                     // Whatever is neither serving nor draining in our way is set again from weight 0.
                     let serving = real_server.real_server == attributes_of(SERVING);
                     if !serving && real_server.real_server != attributes_of(0) {
-                        odd.push(Change::SetRealServer(key, real_server.key, attributes_of(0)));
+                        odd.push(Change::SetRealServer(
+                            key,
+                            real_server.key,
+                            attributes_of(0),
+                        ));
                     }
                     let draining = (!serving).then(|| {
                         known
@@ -191,8 +195,14 @@ impl VirtualServers {
         }
         self.send(&odd, &mut outcome);
         self.change(wanted, now, &mut outcome);
-        let live = self.servers.keys().filter_map(name).collect();
-        if let Err(error) = self.journal.retain(&live) {
+        let live: BTreeSet<VirtualServerName> = self.servers.keys().filter_map(name).collect();
+        let gone: Vec<VirtualServerName> = self
+            .journal
+            .iter()
+            .filter(|name| !live.contains(name))
+            .copied()
+            .collect();
+        if let Err(error) = self.journal.forget(&gone) {
             outcome
                 .failures
                 .push(Failure::new("state_directory", "ipvs.journal", &error));

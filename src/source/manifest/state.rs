@@ -5,8 +5,9 @@
 //! - A file with a document that cannot be read keeps its last good objects, as a whole.
 //! - A file that is gone, or empty, keeps them for [`GRACE`]: editors and tools take files away and
 //!   put them back.
-//! - An object that stands in several files is taken from the first file by name; a file that is gone
-//!   comes after all that are there.
+//! - An object that stands in several files stays with the file that it is in force from, so that no
+//!   new file takes it over; else it is taken from the first file by name. A file that is gone comes
+//!   after all that are there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -52,6 +53,8 @@ pub struct ManifestState {
     files: BTreeMap<String, FileObjects>,
     /// The files that have an object with this key.
     providers: BTreeMap<ObjectKey, BTreeSet<String>>,
+    /// The file that the object in force is from, where several have it.
+    holders: BTreeMap<ObjectKey, String>,
     merged: Merged,
 }
 
@@ -184,24 +187,26 @@ impl ManifestState {
         key: &'a ObjectKey,
         files: &'a BTreeSet<String>,
     ) -> impl Iterator<Item = SourceProblem> + 'a {
-        let is_there = |name: &&String| {
-            self.files
-                .get(*name)
-                .is_some_and(|known| known.gone_since.is_none())
-        };
-        let mut present = files.iter().filter(is_there);
-        let first = present.next();
-        present.filter_map(move |name| {
-            let first = first?;
-            let known = self.files.get(name)?;
-            Some(SourceProblem {
-                file: name.clone(),
-                line: known.objects.get(key).map(|document| document.line),
-                field: None,
-                message: format!("{key} is in {first} too, and the first file by name counts: take it out of {first} or of {name}"),
-                keeps_last_good: known.keeps_last_good,
+        let holder = self.holder(key);
+        files
+            .iter()
+            .filter(move |name| Some(*name) != holder)
+            .filter_map(move |name| {
+                let holder = holder?;
+                let known = self
+                    .files
+                    .get(name)
+                    .filter(|known| known.gone_since.is_none())?;
+                Some(SourceProblem {
+                    file: name.clone(),
+                    line: known.objects.get(key).map(|document| document.line),
+                    field: None,
+                    message: format!(
+                        "{key} is in force from {holder}: take it out of {holder} or of {name}"
+                    ),
+                    keeps_last_good: known.keeps_last_good,
+                })
             })
-        })
     }
 
     fn parsed(&mut self, file: &str, parsed: Parsed, dirty: &mut BTreeSet<ObjectKey>) {
@@ -295,22 +300,33 @@ impl ManifestState {
         }
     }
 
-    /// The object in force for a key.
-    fn in_force(&self, key: &ObjectKey) -> Option<&ManifestObject> {
-        let (_, known) = self
-            .providers
+    /// The file that a key's object in force is from.
+    fn holder(&self, key: &ObjectKey) -> Option<&String> {
+        let holder = self.holders.get(key);
+        self.providers
             .get(key)?
             .iter()
             .filter_map(|name| Some((name, self.files.get(name)?)))
-            .min_by_key(|(name, known)| (known.gone_since.is_some(), *name))?;
-        known.objects.get(key).map(|document| &document.object)
+            .min_by_key(|(name, known)| (known.gone_since.is_some(), Some(*name) != holder, *name))
+            .map(|(name, _)| name)
     }
 
     fn merge(&mut self, dirty: &BTreeSet<ObjectKey>) -> Vec<ClusterChange> {
-        let objects: Vec<(&ObjectKey, Option<ManifestObject>)> = dirty
-            .iter()
-            .map(|key| (key, self.in_force(key).cloned()))
-            .collect();
+        let mut objects: Vec<(&ObjectKey, Option<ManifestObject>)> = Vec::new();
+        for key in dirty {
+            let Some(holder) = self.holder(key).cloned() else {
+                self.holders.remove(key);
+                objects.push((key, None));
+                continue;
+            };
+            let object = self
+                .files
+                .get(&holder)
+                .and_then(|known| known.objects.get(key))
+                .map(|document| document.object.clone());
+            objects.push((key, object));
+            self.holders.insert(key.clone(), holder);
+        }
         self.merged.apply(objects)
     }
 }

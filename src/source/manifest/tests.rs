@@ -204,33 +204,44 @@ fn an_unreadable_file_keeps_its_objects_for_good() {
 }
 
 #[test]
-fn the_first_file_by_name_counts() {
+fn no_new_file_takes_an_object_over() {
     let mut rig = Rig::new();
     rig.put("b.yaml", WEB);
     assert_eq!(rig.problems(), []);
     rig.put("a.yaml", &with_address("10.96.0.11"));
-    assert_eq!(rig.web_address(), "10.96.0.11");
+    assert_eq!(rig.web_address(), "10.96.0.10");
     let problems = rig.problems();
     assert_eq!(problems.len(), 1);
     assert_eq!(
         (problems[0].file.as_str(), problems[0].line),
-        ("b.yaml", Some(1))
+        ("a.yaml", Some(1))
     );
     assert!(
         problems[0]
             .message
-            .contains("Service default/web is in a.yaml too"),
+            .contains("Service default/web is in force from b.yaml"),
         "{problems:?}"
     );
-    let changes = rig.content("a.yaml", Content::Gone);
+    let changes = rig.content("b.yaml", Content::Gone);
     assert_eq!(
         changes.len(),
         1,
         "the other file takes over at once: {changes:?}"
     );
-    assert_eq!(rig.web_address(), "10.96.0.10");
+    assert_eq!(rig.web_address(), "10.96.0.11");
     assert_eq!(rig.problems(), []);
     assert_eq!(rig.pass(GRACE), [], "nothing was lost with it");
+    // Of files that appear together the first by name counts.
+    let mut rig = Rig::new();
+    let both = [
+        ("b.yaml".to_owned(), Content::Bytes(WEB.as_bytes().to_vec())),
+        (
+            "a.yaml".to_owned(),
+            Content::Bytes(with_address("10.96.0.11").into_bytes()),
+        ),
+    ];
+    rig.state.update(both, rig.now);
+    assert!(rig.problems()[0].file == "b.yaml", "{:?}", rig.problems());
 
     let twice = parse("c.yaml", format!("{WEB}---\n{WEB}").as_bytes());
     assert!(!twice.broken);

@@ -1,0 +1,23 @@
+//! The first half of a repair: takes away what must not be local any more, and adds nothing. An
+//! address must cease to be local before its filter goes.
+
+use super::{Error, Operation, Outcome, PROTOCOL, Routes, desired, has_our_form};
+use crate::apply::route::message::LocalRoute;
+use crate::model::node_state::NodeState;
+
+impl Routes {
+    /// Removes our routes that the state does not want.
+    pub fn prune(&mut self, state: &NodeState) -> Result<Outcome, Error> {
+        let desired = desired(state);
+        let stray: Vec<LocalRoute> = self
+            .observe()?
+            .into_values()
+            .flatten()
+            .filter(|route| route.protocol == PROTOCOL)
+            .filter(|route| !desired.contains_key(&route.prefix) || !has_our_form(route))
+            .collect();
+        let mut outcome = Outcome::default();
+        self.send(Operation::Remove, &stray, &mut outcome)?;
+        Ok(outcome)
+    }
+}

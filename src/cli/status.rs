@@ -1,0 +1,171 @@
+//! `edgelb status`: the running daemon at a glance, and everything that is wrong with it now.
+
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::exit::Exit;
+use super::output::Format;
+use super::table::printable;
+use super::view::{ViewArguments, show};
+use crate::admin::protocol::Command;
+use crate::admin::view::Status;
+use crate::config::SourceKind;
+
+/// Asks and prints.
+pub fn run(arguments: &ViewArguments, config: &Path, format: Format) -> anyhow::Result<Exit> {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs_f64();
+    show(Command::Status, arguments, config, format, |status| {
+        text(status, now)
+    })
+}
+
+fn text(status: &Status, now: f64) -> String {
+    let mut lines = vec![format!(
+        "edgelb {} on {}: {}, {} datapath, up {}",
+        status.version,
+        status.node,
+        if status.ready { "ready" } else { "not ready" },
+        status.datapath,
+        span(status.uptime_seconds)
+    )];
+    let mut line = |name: &str, value: String| lines.push(format!("{name:<14} {value}"));
+    let config = &status.config;
+    line(
+        "configuration",
+        match &config.problem {
+            Some(problem) => format!("the newest file is not in force: {problem}"),
+            None => "valid".to_owned(),
+        },
+    );
+    line("source", source(status, now));
+    let services = &status.services;
+    line(
+        "services",
+        format!(
+            "{}, of them {} LoadBalancer, {} waiting for a VIP",
+            services.total, services.load_balancer, services.pending
+        ),
+    );
+    line("endpoints", status.endpoints.to_string());
+    line(
+        "vips",
+        format!(
+            "{} held, {} announced by this node",
+            status.vips.held, status.vips.owned
+        ),
+    );
+    line("last pass", pass(status, now));
+    for problem in &status.source.problems {
+        let place = match problem.line {
+            Some(line) => format!("{}:{line}", problem.file),
+            None => problem.file.clone(),
+        };
+        let field = problem.field.as_ref();
+        let field = field.map(|field| format!("{field}: ")).unwrap_or_default();
+        let kept = if problem.keeps_last_good {
+            " (what was good before stays in force)"
+        } else {
+            ""
+        };
+        line(
+            "problem",
+            format!("{place}: {field}{}{kept}", problem.message),
+        );
+    }
+    for ignored in &status.source.ignored {
+        line("ignored", ignored.clone());
+    }
+    for conflict in &status.conflicts {
+        line(
+            "conflict",
+            format!(
+                "{} is {}'s; {} does not get it",
+                conflict.frontend, conflict.holder, conflict.refused
+            ),
+        );
+    }
+    for failure in &status.last_pass.failures {
+        line(
+            "failure",
+            format!("{} {}: {}", failure.kind, failure.object, failure.message),
+        );
+    }
+    let printed: Vec<String> = lines.iter().map(|line| printable(line)).collect();
+    printed.join("\n") + "\n"
+}
+
+fn source(status: &Status, now: f64) -> String {
+    let source = &status.source;
+    let kind = match source.kind {
+        SourceKind::Kubernetes => "kubernetes",
+        SourceKind::Manifests => "manifests",
+    };
+    let connected = if source.connected {
+        "connected"
+    } else {
+        "not connected"
+    };
+    let event = match source.last_event {
+        Some(event) => format!("last event {} ago", ago(now, event)),
+        None => "no event yet".to_owned(),
+    };
+    format!("{kind}, {connected}, {event}")
+}
+
+fn pass(status: &Status, now: f64) -> String {
+    let pass = &status.last_pass;
+    let Some(finished) = pass.finished else {
+        return "none yet".to_owned();
+    };
+    let latency = pass
+        .latency_ms
+        .map(|latency| format!(", {latency} ms after its first event"))
+        .unwrap_or_default();
+    format!(
+        "number {}, {} ago, took {} ms{latency}",
+        pass.number,
+        ago(now, finished),
+        pass.duration_ms
+    )
+}
+
+/// Between two times in seconds; a clock that was set back gives 0.
+fn ago(now: f64, then: f64) -> String {
+    // Negative and absurdly large values end at the bounds of the type.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    span((now - then) as u64)
+}
+
+/// Whole seconds in the two largest units that they have.
+fn span(seconds: u64) -> String {
+    let (days, hours) = (seconds / 86400, seconds / 3600 % 24);
+    let (minutes, rest) = (seconds / 60 % 60, seconds % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{rest}s"),
+        (0, 0, _) => format!("{minutes}m {rest}s"),
+        (0, _, _) => format!("{hours}h {minutes}m"),
+        _ => format!("{days}d {hours}h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_have_two_units() {
+        for (seconds, text) in [
+            (0, "0s"),
+            (59, "59s"),
+            (61, "1m 1s"),
+            (7_260, "2h 1m"),
+            (90_000, "1d 1h"),
+        ] {
+            assert_eq!(span(seconds), text);
+        }
+        assert_eq!(ago(1.0, 5.0), "0s", "a clock that was set back");
+    }
+}

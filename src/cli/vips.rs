@@ -1,0 +1,37 @@
+//! `edgelb vips`: who announces each VIP, and why not this node.
+
+use std::path::Path;
+
+use super::exit::Exit;
+use super::output::Format;
+use super::table::{Table, with_notes};
+use super::view::{ViewArguments, list, show};
+use crate::admin::protocol::Command;
+use crate::admin::view::Vips;
+
+/// Asks and prints.
+pub fn run(arguments: &ViewArguments, config: &Path, format: Format) -> anyhow::Result<Exit> {
+    show(Command::Vips, arguments, config, format, text)
+}
+
+fn text(answer: &Vips) -> String {
+    let mut table = Table::new(["VIP", "SERVICE", "POOL", "OWNER", "ANNOUNCED-ON"]);
+    let mut notes = Vec::new();
+    for vip in &answer.vips {
+        if !vip.reasons.is_empty() {
+            let reasons = vip.reasons.iter().map(|reason| reason.text.as_str());
+            notes.push((
+                vip.address.to_string(),
+                reasons.collect::<Vec<_>>().join("; "),
+            ));
+        }
+        table.row([
+            vip.address.to_string(),
+            vip.service.clone(),
+            vip.pool.clone().unwrap_or_default(),
+            vip.owner.clone().unwrap_or_default(),
+            list(&vip.interfaces),
+        ]);
+    }
+    with_notes(&table, &notes)
+}

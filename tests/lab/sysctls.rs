@@ -1,0 +1,174 @@
+//! Sysctls of a fresh network namespace, written and put back.
+
+use std::collections::BTreeMap;
+
+use edgelb::apply::state_directory::StateDirectory;
+use edgelb::apply::sysctl::{Failure, Outcome, Sysctls};
+use edgelb::lab::{Namespace, tool};
+
+const FORWARD: &str = "net/ipv4/ip_forward";
+const ARP_IGNORE: &str = "net/ipv4/conf/all/arp_ignore";
+const PORTS: &str = "net/ipv4/ip_local_port_range";
+/// The kernel sets it to 0 when forwarding is switched on.
+const REDIRECTS: &str = "net/ipv4/conf/all/accept_redirects";
+
+struct Node {
+    namespace: Namespace,
+    directory: std::path::PathBuf,
+}
+
+impl Node {
+    fn new(test: &str) -> Self {
+        let namespace = Namespace::create(test).unwrap();
+        let directory = std::env::temp_dir().join(format!("edgelb-{test}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&directory);
+        Self {
+            namespace,
+            directory,
+        }
+    }
+
+    /// Runs with the settings as a daemon would that has just started.
+    fn run<T: Send>(&self, work: impl FnOnce(&mut Sysctls, &StateDirectory) -> T + Send) -> T {
+        let started = || {
+            let (state, warnings) = StateDirectory::open(&self.directory).unwrap();
+            assert_eq!(warnings, []);
+            let (mut sysctls, warning) = Sysctls::open(&state).unwrap();
+            assert_eq!(warning, None);
+            work(&mut sysctls, &state)
+        };
+        self.namespace.run(started).unwrap()
+    }
+
+    fn repair(&self, desired: &BTreeMap<String, String>) -> Outcome {
+        self.run(|sysctls, state| sysctls.repair(state, desired).unwrap())
+    }
+
+    fn restore(&self) -> Outcome {
+        self.run(|sysctls, state| sysctls.restore(state, &BTreeMap::new()).unwrap())
+    }
+
+    fn value(&self, path: &str) -> String {
+        tool(&self.namespace, "cat", &[&format!("/proc/sys/{path}")])
+            .unwrap()
+            .trim()
+            .to_owned()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn desired(values: &[(&str, &str)]) -> BTreeMap<String, String> {
+    values
+        .iter()
+        .map(|(path, value)| ((*path).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+fn kinds(outcome: &Outcome) -> Vec<&str> {
+    outcome.failures.iter().map(Failure::kind).collect()
+}
+
+#[test]
+fn only_what_differs_is_written_and_all_of_it_is_put_back() {
+    let node = Node::new("sysctls");
+    node.namespace.set_sysctl(REDIRECTS, "1").unwrap();
+    let ports = node.value(PORTS);
+    let wanted = desired(&[
+        (ARP_IGNORE, "1"),
+        (FORWARD, "1"),
+        (PORTS, "20000 30000"),
+        (REDIRECTS, "1"),
+    ]);
+    let outcome = node.repair(&wanted);
+    assert_eq!(kinds(&outcome), [""; 0]);
+    // Redirects fitted before forwarding was written, and were reset by it.
+    assert_eq!(outcome.written, [FORWARD, REDIRECTS, ARP_IGNORE, PORTS]);
+    for (path, value) in [
+        (FORWARD, "1"),
+        (ARP_IGNORE, "1"),
+        (REDIRECTS, "1"),
+        (PORTS, "20000\t30000"),
+    ] {
+        assert_eq!(node.value(path), value, "{path}");
+    }
+    assert!(node.repair(&wanted).written.is_empty());
+
+    // Somebody changes one: it is repaired, and what was first stays remembered.
+    node.namespace.set_sysctl(ARP_IGNORE, "2").unwrap();
+    assert_eq!(node.repair(&wanted).written, [ARP_IGNORE]);
+    let outcome = node.restore();
+    assert_eq!(kinds(&outcome), [""; 0]);
+    for (path, value) in [
+        (FORWARD, "0"),
+        (ARP_IGNORE, "0"),
+        (REDIRECTS, "1"),
+        (PORTS, ports.as_str()),
+    ] {
+        assert_eq!(node.value(path), value, "{path}");
+    }
+    assert!(node.restore().written.is_empty());
+}
+
+#[test]
+fn what_others_changed_since_is_left_alone_and_told() {
+    let node = Node::new("sysctls-others");
+    node.repair(&desired(&[(FORWARD, "1"), (ARP_IGNORE, "1")]));
+    node.namespace.set_sysctl(ARP_IGNORE, "2").unwrap();
+    let outcome = node.restore();
+    assert_eq!(outcome.written, [FORWARD]);
+    assert_eq!(kinds(&outcome), ["sysctl_changed_by_others"]);
+    assert!(outcome.failures[0].to_string().contains(ARP_IGNORE));
+    assert_eq!(node.value(ARP_IGNORE), "2");
+}
+
+#[test]
+fn what_is_not_wanted_any_more_can_be_put_back_by_itself() {
+    let node = Node::new("sysctls-keep");
+    node.repair(&desired(&[(FORWARD, "1"), (ARP_IGNORE, "1")]));
+    let keep = desired(&[(FORWARD, "1")]);
+    let outcome = node.run(|sysctls, state| sysctls.restore(state, &keep).unwrap());
+    assert_eq!(outcome.written, [ARP_IGNORE]);
+    assert_eq!(
+        (node.value(FORWARD), node.value(ARP_IGNORE)),
+        ("1".to_owned(), "0".to_owned())
+    );
+    assert_eq!(node.restore().written, [FORWARD]);
+}
+
+#[test]
+fn failures_name_the_path_and_stop_nothing() {
+    let node = Node::new("sysctls-failures");
+    let outcome = node.repair(&desired(&[
+        ("../etc/passwd", "1"),
+        ("/etc/passwd", "1"),
+        ("net/ipv4/conf/eth77/arp_ignore", "1"),
+        ("net/ipv4/vs_absent/conntrack", "1"),
+        (ARP_IGNORE, "1"),
+        (PORTS, "no ports"),
+    ]));
+    assert_eq!(outcome.written, [ARP_IGNORE]);
+    assert_eq!(
+        kinds(&outcome),
+        [
+            "sysctl_path",
+            "sysctl_path",
+            "sysctl_missing",
+            "sysctl_missing",
+            "sysctl_refused"
+        ]
+    );
+    assert!(
+        outcome.failures[2]
+            .to_string()
+            .contains("net/ipv4/conf/eth77/arp_ignore: the interface is gone")
+    );
+    assert_eq!(outcome.failures[4].path(), PORTS);
+    // Read-only for everybody in a user namespace, and this one is always.
+    let outcome = node.repair(&desired(&[("kernel/osrelease", "7")]));
+    assert_eq!(kinds(&outcome), ["sysctl_not_permitted"]);
+}
