@@ -15,7 +15,7 @@ use crate::model::service::ServiceKey;
 
 impl Plan {
     /// Puts the new plan of one Service in the place of the old one, and settles who wins each port.
-    pub(super) fn exchange(&mut self, key: &ServiceKey, new: Option<Arc<ServicePlan>>) {
+    pub(super) fn exchange(&mut self, key: &ServiceKey, new: Option<&Arc<ServicePlan>>) {
         let old = self.services.remove(key);
         if let Some(old) = &old {
             for (port, _) in &old.frontends {
@@ -31,7 +31,7 @@ impl Plan {
                 forget(&mut self.asks, address, key);
             }
         }
-        if let Some(new) = &new {
+        if let Some(new) = new {
             for (port, _) in &new.frontends {
                 self.claims.entry(*port).or_default().insert(key.clone());
             }
@@ -46,7 +46,7 @@ impl Plan {
             }
             self.services.insert(key.clone(), Arc::clone(new));
         }
-        let both = || old.iter().chain(&new);
+        let both = || old.iter().chain(new);
         for (port, _) in both().flat_map(|plan| &plan.frontends) {
             self.settle_port(*port);
         }

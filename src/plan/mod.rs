@@ -155,7 +155,7 @@ pub fn replan(config: &Config, inputs: &Inputs, previous: &Plan, scope: &Scope) 
             .services
             .get(key)
             .map(|service| Arc::new(forwarding.service(service)));
-        plan.exchange(key, new);
+        plan.exchange(key, new.as_ref());
     }
     own(config, inputs, &before, &dirty, scope, &mut plan);
     plan

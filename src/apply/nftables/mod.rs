@@ -38,7 +38,7 @@ const RESERVED_BYTES: usize = 16 << 10;
 /// Why the table could not be observed or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The kernel has no nf_tables, or this process lacks `CAP_NET_ADMIN`.
+    /// The kernel has no `nf_tables`, or this process lacks `CAP_NET_ADMIN`.
     #[error("nf_tables is not available: load the module nf_tables and run with CAP_NET_ADMIN")]
     NotAvailable(#[source] netlink::Error),
     /// A dump failed.
@@ -47,7 +47,7 @@ pub enum Error {
     /// A transaction was refused and rolled back whole.
     #[error("the kernel refused a transaction on the table inet edgelb")]
     Apply(#[source] TransactionError),
-    /// The kernel sent something that is no nf_tables message.
+    /// The kernel sent something that is no `nf_tables` message.
     #[error("a malformed nf_tables message came from the kernel: {0}")]
     Malformed(&'static str),
 }

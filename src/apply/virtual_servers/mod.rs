@@ -6,6 +6,7 @@
 pub mod desired;
 mod outcome;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
@@ -321,19 +322,16 @@ impl VirtualServers {
             }
             return;
         };
-        if !self.servers.contains_key(&key) {
+        if let Entry::Vacant(place) = self.servers.entry(key) {
             if real_servers.is_empty() {
                 return;
             }
             changes.push(Change::NewVirtualServer(key, attributes.clone()));
-            self.servers.insert(
-                key,
-                Server {
-                    attributes: attributes.clone(),
-                    real_servers: BTreeMap::new(),
-                    wanted: true,
-                },
-            );
+            place.insert(Server {
+                attributes: attributes.clone(),
+                real_servers: BTreeMap::new(),
+                wanted: true,
+            });
         }
         let Some(server) = self.servers.get_mut(&key) else {
             return;

@@ -1,4 +1,4 @@
-//! Address management: which VIPs a LoadBalancer Service holds. Lowest free address of the first
+//! Address management: which VIPs a `LoadBalancer` Service holds. Lowest free address of the first
 //! pool by priority, then name; what a Service holds it keeps. Decides nothing about announcing.
 
 mod usage;

@@ -83,7 +83,7 @@ pub(super) fn interface(index: u32, name: &str, addresses: &str) -> Interface {
     }
 }
 
-/// A host on the LAN 192.0.2.0/24 and 2001:db8::/64, with the router .1; the cluster is empty.
+/// A host on the LAN 192.0.2.0/24 and `2001:db8::/64`, with the router .1; the cluster is empty.
 pub(super) fn inputs() -> Inputs {
     let mut inputs = Inputs {
         node: HERE.to_owned(),
