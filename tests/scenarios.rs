@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use difference::difference;
 use edgelb::apply::nftables::{describe, describe_chains};
+use edgelb::apply::route;
 use edgelb::apply::virtual_servers::desired;
 use edgelb::config::{Config, Environment, parse};
 use edgelb::plan::{Inputs, plan};
@@ -104,7 +105,7 @@ fn check(name: &str) {
     let expected = [
         ("ipvs.save", desired::describe(&plan.state)),
         ("ruleset.nft", describe(&plan.state, true)),
-        ("routes.txt", render::routes(&plan.state)),
+        ("routes.txt", route::describe(&plan.state)),
         ("announcements.txt", render::announcements(&plan)),
         ("status.yaml", render::status(&inputs, &plan, &problems)),
     ];

@@ -1,47 +1,9 @@
-//! Routes, announcements and the view of each Service, as the golden files have them.
+//! Announcements and the view of each Service, as the golden files have them.
 
 use std::fmt::Write as _;
 
-use edgelb::model::family::{Family, host_prefix};
-use edgelb::model::node_state::NodeState;
 use edgelb::plan::{Inputs, Plan};
 use edgelb::source::SourceProblem;
-
-/// As `ip route show table local proto 225` would: whole ranges, and held addresses outside them.
-pub fn routes(state: &NodeState) -> String {
-    let inside = |address| {
-        state
-            .service_ranges
-            .iter()
-            .any(|range| range.contains(&address))
-    };
-    let addresses = state
-        .held
-        .keys()
-        .copied()
-        .filter(|address| !inside(*address));
-    let mut prefixes: Vec<_> = state.service_ranges.iter().copied().collect();
-    prefixes.extend(addresses.map(host_prefix));
-    prefixes.sort();
-    let mut text = String::new();
-    for prefix in prefixes {
-        let family = Family::of(prefix.addr());
-        let to = if prefix.prefix_len() == prefix.max_prefix_len() {
-            prefix.addr().to_string()
-        } else {
-            prefix.to_string()
-        };
-        let _ = write!(text, "local {to} dev lo");
-        if family == Family::V4 {
-            text.push_str(" scope host");
-        }
-        if let Some(source) = state.preferred_source.get(&family) {
-            let _ = write!(text, " src {source}");
-        }
-        text.push('\n');
-    }
-    text
-}
 
 /// A line for each VIP that is served: interface and hardware address where this node announces
 /// it, and its owner; below it the nodes that may not own it.

@@ -362,6 +362,15 @@ fn difference(old: &NodeState, new: &NodeState) -> (Vec<Put>, Vec<IpNet>) {
     (put, remove)
 }
 
+/// The routes of a state as `ip route show table local proto 225` writes them, for people and for
+/// golden files.
+pub fn describe(state: &NodeState) -> String {
+    desired(state)
+        .into_iter()
+        .map(|(prefix, source)| format!("{}\n", LocalRoute::ours(prefix, source)))
+        .collect()
+}
+
 fn desired(state: &NodeState) -> Desired {
     let ranges = state.service_ranges.iter().map(IpNet::trunc);
     let addresses = state
