@@ -1,4 +1,4 @@
-//! EndpointSlices as the planner needs them. `Endpoints` objects are mirrored into the same type.
+//! `EndpointSlices` as the planner needs them. `Endpoints` objects are mirrored into the same type.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::family::{Family, Protocol};
 use super::service::ServiceKey;
 
-/// Namespace and name of an EndpointSlice.
+/// Namespace and name of an `EndpointSlice`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SliceKey {
     /// The namespace, which is also its Service's.

@@ -85,7 +85,7 @@ pub struct ServicePort {
     pub name: String,
     /// Transport protocol.
     pub protocol: Protocol,
-    /// Port of ClusterIP and VIP.
+    /// Port of `ClusterIP` and VIP.
     pub port: u16,
     /// Port on each node, if there is one.
     pub node_port: Option<u16>,
@@ -103,7 +103,7 @@ pub struct Service {
     pub labels: BTreeMap<String, String>,
     /// The annotations that edgelb understands (contract), by their full name; others are dropped.
     pub annotations: BTreeMap<String, String>,
-    /// At most one ClusterIP per family; empty for a headless Service.
+    /// At most one `ClusterIP` per family; empty for a headless Service.
     pub cluster_ips: Vec<IpAddr>,
     /// `spec.externalIPs`
     pub external_ips: Vec<IpAddr>,

@@ -1,8 +1,10 @@
 //! On which interfaces of this node an owned VIP is announced.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::config::Config;
+use crate::model::announcement::AnnouncedInterface;
 use crate::model::host::{Host, Interface};
 
 /// The interfaces that announce `vip`: running, with a hardware address, not excluded; those that the
@@ -35,4 +37,34 @@ pub fn interfaces<'a>(
                 named.iter().any(|pattern| pattern.matches(&interface.name))
             }
     })
+}
+
+/// Makes `vip` announced on exactly these interfaces.
+pub(super) fn announce(
+    host: &Host,
+    vip: IpAddr,
+    interfaces: &[u32],
+    announced: &mut BTreeMap<u32, AnnouncedInterface>,
+) {
+    for (index, interface) in announced.iter_mut() {
+        if !interfaces.contains(index) {
+            interface.addresses.remove(&vip);
+        }
+    }
+    announced.retain(|_, interface| !interface.addresses.is_empty());
+    for index in interfaces {
+        let Some(interface) = host.interfaces.get(index) else {
+            continue;
+        };
+        let Some(mac) = interface.mac else { continue };
+        announced
+            .entry(*index)
+            .or_insert_with(|| AnnouncedInterface {
+                name: interface.name.clone(),
+                mac,
+                addresses: BTreeSet::new(),
+            })
+            .addresses
+            .insert(vip);
+    }
 }

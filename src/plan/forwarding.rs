@@ -1,6 +1,7 @@
 //! What one Service is forwarded from and to: its frontends with a treatment for each source class.
 //! Knows nothing of IPVS or nftables; both program what this file says.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use super::Inputs;
 use super::address::{AddressBook, external_allowed};
 use super::endpoints::{Endpoints, select};
 use super::reason::Reason;
+use super::request::request;
 use crate::config::{Config, ProxyScope};
 use crate::model::allocation::Allocations;
 use crate::model::family::Family;
@@ -30,6 +32,8 @@ pub struct ServicePlan {
     pub held: Vec<(IpAddr, HeldFor)>,
     /// Its endpoints on this node.
     pub hairpin: Vec<IpAddr>,
+    /// Addresses that it names and does not hold, sorted: what it gets depends on who does.
+    pub asks: Vec<IpAddr>,
     /// Endpoints that a Cluster policy may use, over all ports.
     pub endpoints: usize,
     /// What was left out, and why.
@@ -56,7 +60,10 @@ enum Exposure {
 impl Forwarding<'_> {
     /// Plans one Service.
     pub fn service(&self, service: &Service) -> ServicePlan {
-        let mut plan = ServicePlan::default();
+        let mut plan = ServicePlan {
+            asks: self.asks(service),
+            ..ServicePlan::default()
+        };
         if !service.is_forwarded() {
             return plan;
         }
@@ -82,6 +89,21 @@ impl Forwarding<'_> {
         plan.hairpin.sort_unstable();
         plan.hairpin.dedup();
         plan
+    }
+
+    fn asks(&self, service: &Service) -> Vec<IpAddr> {
+        let held = self.allocations.addresses(&service.key);
+        let requested = match service.kind {
+            ServiceType::LoadBalancer => request(service).unwrap_or_default().addresses,
+            _ => Vec::new(),
+        };
+        let ingress = service.ingress.iter().map(|ingress| ingress.address);
+        let named = service.external_ips.iter().copied().chain(ingress);
+        let asks: BTreeSet<IpAddr> = named
+            .chain(requested)
+            .filter(|address| !held.contains(address))
+            .collect();
+        asks.into_iter().collect()
     }
 
     fn scheduler(&self, service: &Service) -> Scheduler {
@@ -176,6 +198,7 @@ impl Forwarding<'_> {
             open
         });
         let mut seen_endpoints = 0;
+        let mut served = false;
         let mut local_policy_unmet = false;
         for family in Family::BOTH {
             let own: Vec<_> = addresses
@@ -186,6 +209,7 @@ impl Forwarding<'_> {
             if own.is_empty() && node_port.is_none() {
                 continue;
             }
+            served = true;
             let endpoints = select(
                 &self.inputs.cluster,
                 &service.key,
@@ -235,7 +259,7 @@ impl Forwarding<'_> {
         if local_policy_unmet {
             plan.reasons
                 .push(Reason::NoLocalEndpoints { port: port.port });
-        } else if seen_endpoints == 0 {
+        } else if served && seen_endpoints == 0 {
             plan.reasons.push(Reason::NoEndpoints { port: port.port });
         }
     }

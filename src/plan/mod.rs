@@ -5,8 +5,10 @@ pub mod address;
 pub mod announcement;
 pub mod drain;
 pub mod endpoints;
+mod exchange;
 pub mod forwarding;
 pub mod ipam;
+mod node;
 pub mod ownership;
 pub mod reason;
 pub mod request;
@@ -18,12 +20,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::model::allocation::Allocations;
-use crate::model::announcement::AnnouncedInterface;
 use crate::model::cluster::{ClusterState, Dirty};
 use crate::model::family::Family;
 use crate::model::frontend::FrontendPort;
@@ -67,6 +67,8 @@ pub struct Plan {
     holds: OrdMap<(IpAddr, HeldFor), usize>,
     /// How many Services have an endpoint of this address here.
     hairpins: OrdMap<IpAddr, usize>,
+    /// Who asks for an address that it does not hold: planned again when its holder changes.
+    asks: OrdMap<IpAddr, OrdSet<ServiceKey>>,
 }
 
 /// What changed since the previous plan.
@@ -126,7 +128,7 @@ pub fn replan(config: &Config, inputs: &Inputs, previous: &Plan, scope: &Scope) 
     let before = inputs.allocations.clone();
     allocate(config, inputs, &book, previous, &mut dirty, &mut plan);
 
-    let state = host_state(config, inputs);
+    let state = node::state(config, inputs);
     let pods_known: Vec<Family> = Family::BOTH
         .into_iter()
         .filter(|family| {
@@ -153,13 +155,14 @@ pub fn replan(config: &Config, inputs: &Inputs, previous: &Plan, scope: &Scope) 
             .services
             .get(key)
             .map(|service| Arc::new(forwarding.service(service)));
-        plan.exchange(key, new);
+        plan.exchange(key, new.as_ref());
     }
     own(config, inputs, &before, &dirty, scope, &mut plan);
     plan
 }
 
-/// Address management for the dirty Services, and for the waiting ones when something came free.
+/// Address management for the dirty Services, for the waiting ones when something came free, and
+/// for those that ask for an address whose holder changed.
 fn allocate(
     config: &Config,
     inputs: &Inputs,
@@ -169,132 +172,64 @@ fn allocate(
     plan: &mut Plan,
 ) {
     let services = &inputs.cluster.services;
-    let held = inputs.allocations.held();
-    let mut allocator =
-        ipam::Allocator::new(config, book, &inputs.node, inputs.allocations.clone());
-    let gone: Vec<ServiceKey> = match plan.services.is_empty() {
+    let before = &inputs.allocations;
+    let mut allocator = ipam::Allocator::new(config, book, &inputs.node, before.clone());
+    let gone: Vec<ServiceKey> = if plan.services.is_empty() {
         // A full plan also finds Services that went while this program was away.
-        true => inputs
-            .allocations
+        before
             .records()
             .map(|record| record.service.clone())
             .filter(|key| !services.contains_key(key))
-            .collect(),
-        false => dirty
+            .collect()
+    } else {
+        dirty
             .iter()
             .filter(|key| !services.contains_key(*key))
             .cloned()
-            .collect(),
+            .collect()
     };
+    let may_come_free = gone
+        .iter()
+        .chain(dirty.iter())
+        .any(|key| !before.addresses(key).is_empty());
+    if may_come_free || before.held() == 0 {
+        dirty.extend(previous.pending.keys().cloned());
+    }
     for key in &gone {
         allocator.release(key);
     }
+    let present = || dirty.iter().filter_map(|key| services.get(key));
+    present().for_each(|service| allocator.give_back(service));
+    present().for_each(|service| allocator.adopt(service));
+    let mut outcomes: BTreeMap<ServiceKey, Vec<Reason>> = present()
+        .map(|service| (service.key.clone(), allocator.allocate(service)))
+        .collect();
+    dirty.extend(gone);
+
+    let mut interested: BTreeSet<ServiceKey> = BTreeSet::new();
     for key in dirty.iter() {
-        if let Some(service) = services.get(key) {
-            allocator.settle(service);
+        let now = allocator.allocations();
+        let both = before.addresses(key).iter().chain(now.addresses(key));
+        for address in both.filter(|address| before.holder(**address) != now.holder(**address)) {
+            interested.extend(plan.asks.get(address).into_iter().flatten().cloned());
         }
     }
-    let released = gone
-        .iter()
-        .any(|key| !inputs.allocations.addresses(key).is_empty())
-        || dirty
-            .iter()
-            .any(|key| !inputs.allocations.addresses(key).is_empty());
-    if released || held == 0 {
-        dirty.extend(previous.pending.keys().cloned());
+    // Whoever was refused early in this pass is told who holds the address at the end of it.
+    interested.extend(outcomes.iter().filter_map(|(key, reasons)| {
+        let refused = |reason: &Reason| matches!(reason, Reason::RequestTaken { .. });
+        reasons.iter().any(refused).then(|| key.clone())
+    }));
+    for service in interested.iter().filter_map(|key| services.get(key)) {
+        outcomes.insert(service.key.clone(), allocator.allocate(service));
     }
+    dirty.extend(interested);
     for key in dirty.iter() {
-        let reasons = services
-            .get(key)
-            .map(|service| allocator.allocate(service))
-            .unwrap_or_default();
-        if reasons.is_empty() {
-            plan.pending.remove(key);
-        } else {
-            plan.pending.insert(key.clone(), reasons);
-        }
+        match outcomes.remove(key) {
+            Some(reasons) if !reasons.is_empty() => plan.pending.insert(key.clone(), reasons),
+            _ => plan.pending.remove(key),
+        };
     }
     plan.allocations = allocator.finish();
-}
-
-/// What depends on the configuration, the host and the Nodes alone.
-fn host_state(config: &Config, inputs: &Inputs) -> NodeState {
-    let mut state = NodeState {
-        service_ranges: config.proxy.service_cidrs.iter().copied().collect(),
-        ..Default::default()
-    };
-    state.pod_ranges = config
-        .proxy
-        .cluster_cidrs
-        .iter()
-        .copied()
-        .chain(
-            inputs
-                .cluster
-                .nodes
-                .values()
-                .flat_map(|node| node.pod_cidrs.iter().copied()),
-        )
-        .collect();
-    let wanted = |address: IpAddr| {
-        let ranges = &config.proxy.node_port_addresses;
-        ranges.is_empty() || ranges.iter().any(|range| range.contains(&address))
-    };
-    for interface in inputs
-        .host
-        .interfaces
-        .values()
-        .filter(|interface| !interface.loopback)
-    {
-        for address in interface.addresses.iter().map(IpNet::addr) {
-            // NP-7: link-local IPv6 addresses open nothing.
-            let link_local =
-                matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
-            if !link_local && wanted(address) {
-                state.node_addresses.insert(address);
-            }
-        }
-    }
-    for family in Family::BOTH {
-        if let Some(address) = preferred_source(inputs, family) {
-            state.preferred_source.insert(family, address);
-        }
-    }
-    state.sysctls = sysctls(config);
-    state
-}
-
-/// The address that this node's own packets to a held address carry: the Node object's where an
-/// interface has it, else the first global one. Never the held address itself (SYS-8).
-fn preferred_source(inputs: &Inputs, family: Family) -> Option<IpAddr> {
-    let own: Vec<IpAddr> = inputs
-        .host
-        .interfaces
-        .values()
-        .filter(|interface| !interface.loopback && interface.running)
-        .flat_map(|interface| interface.addresses.iter().map(IpNet::addr))
-        .filter(|address| Family::of(*address) == family)
-        .filter(|address| match address {
-            IpAddr::V4(address) => !address.is_link_local(),
-            IpAddr::V6(address) => !address.is_unicast_link_local(),
-        })
-        .collect();
-    let node = inputs.cluster.nodes.get(&inputs.node);
-    node.into_iter()
-        .flat_map(|node| node.addresses.iter().copied())
-        .find(|address| own.contains(address))
-        .or_else(|| own.first().copied())
-}
-
-/// The sysctls that both datapaths need. The IPVS ones are the IPVS datapath's own business.
-fn sysctls(config: &Config) -> BTreeMap<String, String> {
-    let mut sysctls = BTreeMap::from([("net/ipv4/ip_forward".to_owned(), "1".to_owned())]);
-    if config.proxy.strict_arp {
-        // SYS-5: otherwise every node answers for every held address.
-        sysctls.insert("net/ipv4/conf/all/arp_ignore".to_owned(), "1".to_owned());
-        sysctls.insert("net/ipv4/conf/all/arp_announce".to_owned(), "2".to_owned());
-    }
-    sysctls
 }
 
 /// Who announces which VIP, and what this node announces where.
@@ -310,8 +245,8 @@ fn own(
     let mut touched: BTreeSet<IpAddr> = match scope {
         Scope::Everything => plan
             .allocations
-            .records()
-            .flat_map(|record| record.addresses.iter().copied())
+            .holders()
+            .map(|(address, _)| address)
             .collect(),
         Scope::Services(_) => BTreeSet::new(),
     };
@@ -346,159 +281,12 @@ fn own(
                 plan.state.answering.remove(&vip);
             }
         }
-        announce(inputs, vip, &own_interfaces, &mut plan.state.announced);
-    }
-}
-
-/// Makes `vip` announced on exactly these interfaces.
-fn announce(
-    inputs: &Inputs,
-    vip: IpAddr,
-    interfaces: &[u32],
-    announced: &mut BTreeMap<u32, AnnouncedInterface>,
-) {
-    for (index, interface) in announced.iter_mut() {
-        if !interfaces.contains(index) {
-            interface.addresses.remove(&vip);
-        }
-    }
-    announced.retain(|_, interface| !interface.addresses.is_empty());
-    for index in interfaces {
-        let Some(interface) = inputs.host.interfaces.get(index) else {
-            continue;
-        };
-        let Some(mac) = interface.mac else { continue };
-        announced
-            .entry(*index)
-            .or_insert_with(|| AnnouncedInterface {
-                name: interface.name.clone(),
-                mac,
-                addresses: BTreeSet::new(),
-            })
-            .addresses
-            .insert(vip);
-    }
-}
-
-impl Plan {
-    /// Puts the new plan of one Service in the place of the old one, and settles who wins each port.
-    fn exchange(&mut self, key: &ServiceKey, new: Option<Arc<ServicePlan>>) {
-        let old = self.services.remove(key);
-        if let Some(old) = &old {
-            for (port, _) in &old.frontends {
-                let left = self.claims.get_mut(port).is_some_and(|claims| {
-                    claims.remove(key);
-                    claims.is_empty()
-                });
-                if left {
-                    self.claims.remove(port);
-                }
-            }
-            for hold in &old.held {
-                count_down(&mut self.holds, hold);
-            }
-            for address in &old.hairpin {
-                count_down(&mut self.hairpins, address);
-            }
-        }
-        if let Some(new) = &new {
-            for (port, _) in &new.frontends {
-                self.claims.entry(*port).or_default().insert(key.clone());
-            }
-            for hold in &new.held {
-                *self.holds.entry(*hold).or_insert(0) += 1;
-            }
-            for address in &new.hairpin {
-                *self.hairpins.entry(*address).or_insert(0) += 1;
-            }
-            self.services.insert(key.clone(), Arc::clone(new));
-        }
-        let both = || old.iter().chain(&new);
-        for (port, _) in both().flat_map(|plan| &plan.frontends) {
-            self.settle_port(*port);
-        }
-        for (address, _) in both().flat_map(|plan| &plan.held) {
-            self.settle_address(*address);
-        }
-        for address in both().flat_map(|plan| &plan.hairpin) {
-            if self.hairpins.contains_key(address) {
-                self.state.hairpin.insert(*address);
-            } else {
-                self.state.hairpin.remove(address);
-            }
-        }
-    }
-
-    /// The lowest Service that wants a port gets it.
-    fn settle_port(&mut self, port: FrontendPort) {
-        let winner = self
-            .claims
-            .get(&port)
-            .and_then(OrdSet::get_min)
-            .and_then(|key| {
-                let frontends = &self.services.get(key)?.frontends;
-                let at = frontends
-                    .binary_search_by_key(&port, |(port, _)| *port)
-                    .ok()?;
-                frontends.get(at).map(|(_, frontend)| Arc::clone(frontend))
-            });
-        match winner {
-            // An equal frontend stays the same object, so that a diff passes over it.
-            Some(frontend) if self.state.frontends.get(&port) == Some(&frontend) => {}
-            Some(frontend) => {
-                self.state.frontends.insert(port, frontend);
-            }
-            None => {
-                self.state.frontends.remove(&port);
-            }
-        }
-    }
-
-    /// An address is held as long as some Service needs it; a VIP is one whatever else it may be.
-    fn settle_address(&mut self, address: IpAddr) {
-        let held = [HeldFor::Vip, HeldFor::External, HeldFor::ClusterIp]
-            .into_iter()
-            .find(|held| self.holds.contains_key(&(address, *held)));
-        match held {
-            Some(held) => {
-                self.state.held.insert(address, held);
-            }
-            None => {
-                self.state.held.remove(&address);
-            }
-        }
-    }
-
-    /// Why a Service is not served as it asks, address management and conflicts included.
-    pub fn reasons(&self, key: &ServiceKey) -> Vec<Reason> {
-        let mut reasons = self.pending.get(key).cloned().unwrap_or_default();
-        if let Some(plan) = self.services.get(key) {
-            reasons.extend(plan.reasons.iter().cloned());
-            for (port, _) in &plan.frontends {
-                if let Some(holder) = self
-                    .claims
-                    .get(port)
-                    .and_then(OrdSet::get_min)
-                    .filter(|holder| *holder != key)
-                {
-                    reasons.push(Reason::FrontendTaken {
-                        frontend: *port,
-                        holder: holder.clone(),
-                    });
-                }
-            }
-        }
-        reasons
-    }
-}
-
-fn count_down<K: Ord + Clone>(counts: &mut OrdMap<K, usize>, key: &K) {
-    let gone = counts.get_mut(key).is_some_and(|count| {
-        *count = count.saturating_sub(1);
-        *count == 0
-    });
-    if gone {
-        counts.remove(key);
+        announcement::announce(
+            &inputs.host,
+            vip,
+            &own_interfaces,
+            &mut plan.state.announced,
+        );
     }
 }
 

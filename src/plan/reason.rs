@@ -141,6 +141,9 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::OtherClass { class } if class.is_empty() => {
+                f.write_str("it names no loadBalancerClass, and load_balancer.default is false")
+            }
             Self::OtherClass { class } => write!(f, "loadBalancerClass {class} is another implementation's"),
             Self::ServedByAnother { address } => {
                 write!(f, "its status holds {address}, which is in none of our pools: another implementation serves it")

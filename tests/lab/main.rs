@@ -11,6 +11,7 @@ mod announcer;
 mod announcing;
 mod demo;
 mod host;
+mod incremental;
 mod ipvs;
 mod lab_itself;
 mod monitor;

@@ -195,13 +195,13 @@ impl ServiceCounts {
     /// Counts the Services of the cluster.
     pub fn of(snapshot: &Snapshot) -> Self {
         let services = &snapshot.inputs.cluster.services;
+        let allocations = &snapshot.plan.allocations;
         let ours = || {
             services.values().filter(|service| {
                 service.kind == ServiceType::LoadBalancer
-                    && not_ours(&snapshot.config, service).is_none()
+                    && not_ours(&snapshot.config, allocations, service).is_none()
             })
         };
-        let allocations = &snapshot.plan.allocations;
         Self {
             total: services.len(),
             load_balancer: ours().count(),

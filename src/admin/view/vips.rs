@@ -50,16 +50,12 @@ pub struct ExcludedNode {
 impl Vips {
     /// The VIPs at the moment of the snapshot.
     pub fn of(snapshot: &Snapshot) -> Self {
-        let mut vips: Vec<VipView> = snapshot
-            .plan
-            .allocations
-            .records()
-            .flat_map(|record| {
-                (record.addresses.iter()).map(|address| view(snapshot, *address, &record.service))
-            })
-            .collect();
-        vips.sort_by_key(|vip| vip.address);
-        Self { vips }
+        let holders = snapshot.plan.allocations.holders();
+        Self {
+            vips: holders
+                .map(|(address, service)| view(snapshot, address, service))
+                .collect(),
+        }
     }
 }
 

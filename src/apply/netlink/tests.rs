@@ -1,3 +1,4 @@
+//! Messages as a kernel sends them, whole and broken.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,4 +1,4 @@
-//! Bytes of nf_tables requests: messages, attributes, nesting. Knows no table of ours.
+//! Bytes of `nf_tables` requests: messages, attributes, nesting. Knows no table of ours.
 //!
 //! Numbers in attributes are big-endian, as `linux/netfilter/nf_tables.h` says; what rules compare
 //! in registers is in network or host order as the loading expression says.
@@ -48,6 +48,7 @@ pub(super) struct Request {
 
 /// An open nested attribute.
 #[must_use]
+#[derive(Clone, Copy)]
 pub(super) struct Nest(usize);
 
 impl Request {

@@ -184,7 +184,7 @@ fn load(request: &mut Request, key: &[Load], family: Option<Family>) {
             Load::DestinationPort => payload(request, 2, 2, 2, register),
             // NFT_CT_DST_IP, NFT_CT_DST_IP6
             Load::OriginalDestination => {
-                original(request, if address == 1 { 20 } else { 22 }, register)
+                original(request, if address == 1 { 20 } else { 22 }, register);
             }
             // NFT_CT_PROTO_DST
             Load::OriginalPort => original(request, 12, register),

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::element::{Bytes, ElementKey, Elements, Value};
 use super::encode::{Request, message};
 use super::expression::Verdict;
+use super::schema::parse_pick;
 use super::sets::{Maps, Table};
-use super::{Error, TABLE, parse_pick};
+use super::{Error, TABLE};
 use crate::apply::netlink::{self, NetlinkSocket};
 use crate::model::family::Family;
 

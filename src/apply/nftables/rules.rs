@@ -109,12 +109,12 @@ fn goto(chain: &str) -> Step {
     Step::Verdict(Verdict::Goto(chain.to_owned()))
 }
 
-fn hook(number: u32, priority: i32, kind: &'static str) -> Option<Hook> {
-    Some(Hook {
+const fn hook(number: u32, priority: i32, kind: &'static str) -> Hook {
+    Hook {
         number,
         priority,
         kind,
-    })
+    }
 }
 
 fn refuse() -> Chain {
@@ -235,7 +235,7 @@ fn guard() -> Chain {
     }
     Chain {
         name: "guard",
-        hook: hook(PREROUTING, -110, "filter"),
+        hook: Some(hook(PREROUTING, -110, "filter")),
         rules,
     }
 }
@@ -296,7 +296,7 @@ fn translate(name: &'static str, number: u32, outside: bool) -> Chain {
     }
     Chain {
         name,
-        hook: hook(number, -100, "nat"),
+        hook: Some(hook(number, -100, "nat")),
         rules,
     }
 }
@@ -325,7 +325,7 @@ fn input() -> Chain {
     }
     Chain {
         name: "input",
-        hook: hook(INPUT, 110, "filter"),
+        hook: Some(hook(INPUT, 110, "filter")),
         rules,
     }
 }
@@ -375,7 +375,7 @@ fn postrouting() -> Chain {
     }
     Chain {
         name: "postrouting",
-        hook: hook(POSTROUTING, 100, "nat"),
+        hook: Some(hook(POSTROUTING, 100, "nat")),
         rules,
     }
 }

@@ -39,7 +39,7 @@ pub enum Table {
     NodeAddresses,
     /// Ranges whose addresses are pods.
     PodRanges,
-    /// Ranges of ClusterIPs.
+    /// Ranges of `ClusterIPs`.
     ServiceRanges,
 }
 

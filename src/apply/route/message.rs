@@ -2,6 +2,7 @@
 //!
 //! Pure: what is to be added, replaced or deleted is decided elsewhere.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -40,6 +41,28 @@ pub(super) struct LocalRoute {
     /// The interface, where there is exactly one.
     pub interface: Option<u32>,
     pub preferred_source: Option<IpAddr>,
+}
+
+/// In the words of `ip route show table local proto 225`.
+impl fmt::Display for LocalRoute {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "local ")?;
+        if self.prefix.prefix_len() == self.prefix.max_prefix_len() {
+            write!(formatter, "{} dev lo", self.prefix.addr())?;
+        } else {
+            write!(formatter, "{} dev lo", self.prefix)?;
+        }
+        if self.scope == RouteScope::Host {
+            write!(formatter, " scope host")?;
+        }
+        if let Some(source) = self.preferred_source {
+            write!(formatter, " src {source}")?;
+        }
+        if self.metric != 0 {
+            write!(formatter, " metric {} pref medium", self.metric)?;
+        }
+        Ok(())
+    }
 }
 
 impl LocalRoute {

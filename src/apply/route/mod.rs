@@ -362,6 +362,17 @@ fn difference(old: &NodeState, new: &NodeState) -> (Vec<Put>, Vec<IpNet>) {
     (put, remove)
 }
 
+/// The routes of a state as `ip route show table local proto 225` writes them, for people and for
+/// golden files.
+pub fn describe(state: &NodeState) -> String {
+    let mut text = String::new();
+    for (prefix, source) in desired(state) {
+        text.push_str(&LocalRoute::ours(prefix, source).to_string());
+        text.push('\n');
+    }
+    text
+}
+
 fn desired(state: &NodeState) -> Desired {
     let ranges = state.service_ranges.iter().map(IpNet::trunc);
     let addresses = state

@@ -1,3 +1,4 @@
+//! Routes between states, and messages of the kernel, whole and broken.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,3 +1,4 @@
+//! What survives a restart, a crash in the middle of a write, and a reboot.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

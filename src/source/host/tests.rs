@@ -1,3 +1,4 @@
+//! Links, addresses, gateways and resolvers as the kernel and a file tell them, whole and broken.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,12 +1,11 @@
+//! Against what ipvsadm says to a kernel and hears from it (`tests/fixtures/ipvsadm`), and against
+//! bytes that nobody would send.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing
 )]
-
-//! Against what ipvsadm says to a kernel and hears from it (`tests/fixtures/ipvsadm`), and against
-//! bytes that nobody would send.
 
 mod captured;
 

@@ -3,26 +3,28 @@
 //! Touches only virtual servers that its journal names; a foreign one in the way is reported. A TCP
 //! real server that is no longer wanted gets weight 0 and goes when its connections have gone.
 
+pub mod desired;
+mod outcome;
+
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::time::Instant;
 
 use imbl::ordmap::DiffItem;
 
 use super::Failure;
 use super::ipvs::types::{
-    Change, Family as IpvsFamily, ForwardingMethod, Granularity, Persistence,
-    Protocol as IpvsProtocol, RealServer as RealServerAttributes, RealServerKey, Timeouts,
-    VirtualServer, VirtualServerKey,
+    Change, Protocol as IpvsProtocol, RealServerKey, Timeouts, VirtualServer, VirtualServerKey,
 };
 use super::ipvs::{Error, Ipvs};
 use super::netlink::Counters;
 use super::state_directory::{Journal, VirtualServerName};
-use crate::model::family::{Family, Protocol};
-use crate::model::frontend::{Frontend, FrontendAddress, FrontendPort, SourceClass};
+use crate::model::family::Protocol;
+use crate::model::frontend::FrontendAddress;
 use crate::model::node_state::NodeState;
-use crate::model::scheduler::Scheduler;
+use desired::{SERVING, Wanted, attributes_of, keys, of_frontend};
+
+pub use outcome::Outcome;
 
 /// The kind of object in failures.
 const KIND: &str = "virtual_server";
@@ -36,21 +38,6 @@ pub const SYSCTLS: [(&str, &str); 3] = [
     // Persistence never leads to a real server with weight 0 (AFF-10).
     ("net/ipv4/vs/expire_quiescent_template", "1"),
 ];
-
-/// Weight of a real server that takes connections.
-const SERVING: u32 = 1;
-
-/// What one call changed.
-#[derive(Debug, Default)]
-pub struct Outcome {
-    pub virtual_servers_added: usize,
-    pub virtual_servers_changed: usize,
-    pub virtual_servers_removed: usize,
-    pub real_servers_added: usize,
-    pub real_servers_changed: usize,
-    pub real_servers_removed: usize,
-    pub failures: Vec<Failure>,
-}
 
 /// A virtual server as this node means it to be, or as it was left.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,9 +64,6 @@ pub struct VirtualServers {
     journal: Journal,
     servers: BTreeMap<VirtualServerKey, Server>,
 }
-
-/// What a frontend wants: attributes and real servers.
-type Wanted = (VirtualServer, BTreeSet<RealServerKey>);
 
 impl VirtualServers {
     /// Takes over IPVS; changes nothing yet.
@@ -422,21 +406,6 @@ impl VirtualServers {
     }
 }
 
-impl Outcome {
-    fn count(&mut self, change: &Change) {
-        let counter = match change {
-            Change::NewVirtualServer(..) => &mut self.virtual_servers_added,
-            Change::SetVirtualServer(..) => &mut self.virtual_servers_changed,
-            Change::DeleteVirtualServer(..) => &mut self.virtual_servers_removed,
-            Change::NewRealServer(..) => &mut self.real_servers_added,
-            Change::SetRealServer(..) => &mut self.real_servers_changed,
-            Change::DeleteRealServer(..) => &mut self.real_servers_removed,
-            Change::ZeroStatistics(_) => return,
-        };
-        *counter += 1;
-    }
-}
-
 /// In the words of ipvsadm.
 fn describe(change: &Change) -> String {
     match change {
@@ -450,66 +419,6 @@ fn describe(change: &Change) -> String {
         Change::DeleteRealServer(key, real_server) => format!("-d {key} -r {real_server}"),
         Change::ZeroStatistics(_) => "-Z".to_owned(),
     }
-}
-
-fn attributes_of(weight: u32) -> RealServerAttributes {
-    RealServerAttributes::new(ForwardingMethod::Masquerade, weight)
-}
-
-/// The virtual servers of a frontend: one, or one for each node address.
-fn keys(port: FrontendPort, state: &NodeState) -> impl Iterator<Item = VirtualServerKey> {
-    let addresses: Vec<IpAddr> = match port.address {
-        FrontendAddress::Address(address) => vec![address],
-        FrontendAddress::NodePort(family) => state
-            .node_addresses
-            .iter()
-            .copied()
-            .filter(|address| Family::of(*address) == family)
-            .collect(),
-    };
-    let protocol = match port.protocol {
-        Protocol::Tcp => IpvsProtocol::Tcp,
-        Protocol::Udp => IpvsProtocol::Udp,
-        Protocol::Sctp => IpvsProtocol::Sctp,
-    };
-    addresses
-        .into_iter()
-        .map(move |address| VirtualServerKey::Address {
-            protocol,
-            address,
-            port: port.port,
-        })
-}
-
-/// What IPVS is to do for a frontend. One virtual server cannot tell who asks: where outside clients
-/// have a list of their own it is everybody's; where they have none the guard keeps them away.
-fn of_frontend(port: FrontendPort, frontend: &Frontend) -> Wanted {
-    let outside = frontend.real_servers(SourceClass::Outside);
-    let list = if outside.is_empty() {
-        frontend.real_servers(SourceClass::Pod)
-    } else {
-        outside
-    };
-    let family = match port.address.family() {
-        Family::V4 => IpvsFamily::Ipv4,
-        Family::V6 => IpvsFamily::Ipv6,
-    };
-    let mut attributes = VirtualServer::new(frontend.scheduler.as_str());
-    if frontend.scheduler == Scheduler::Mh {
-        attributes.scheduler_flags = super::ipvs::types::SCHEDULER_FLAG_PORT;
-    }
-    attributes.persistence = frontend.session_affinity.map(|timeout| Persistence {
-        timeout: u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX),
-        granularity: Granularity::host(family),
-    });
-    let real_servers = list
-        .iter()
-        .map(|real_server| RealServerKey {
-            address: real_server.address,
-            port: real_server.port,
-        })
-        .collect();
-    (attributes, real_servers)
 }
 
 /// The journal's name of a virtual server; none for marks, which we do not use.

@@ -1,7 +1,9 @@
-//! Address management: which VIPs a LoadBalancer Service holds. Lowest free address of the first
+//! Address management: which VIPs a `LoadBalancer` Service holds. Lowest free address of the first
 //! pool by priority, then name; what a Service holds it keeps. Decides nothing about announcing.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod usage;
+
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::address::AddressBook;
@@ -14,8 +16,12 @@ use crate::model::pool::Pool;
 use crate::model::selector::any_matches;
 use crate::model::service::{Service, ServiceKey, ServiceType};
 
-/// Why a Service is not ours to give an address, or `None` where it is.
-pub fn not_ours(config: &Config, service: &Service) -> Option<Reason> {
+pub use usage::{PoolUsage, usage};
+
+/// Why a Service is not ours to give an address, or `None` where it is. What it holds was ours
+/// when it was given, whatever became of the pool.
+pub fn not_ours(config: &Config, allocations: &Allocations, service: &Service) -> Option<Reason> {
+    let held = allocations.addresses(&service.key);
     match &service.load_balancer_class {
         Some(class) if *class == config.load_balancer.class => None,
         Some(class) => Some(Reason::OtherClass {
@@ -28,7 +34,7 @@ pub fn not_ours(config: &Config, service: &Service) -> Option<Reason> {
             .ingress
             .iter()
             .map(|ingress| ingress.address)
-            .find(|address| !in_pools(config, *address))
+            .find(|address| !in_pools(config, *address) && !held.contains(address))
             .map(|address| Reason::ServedByAnother { address }),
     }
 }
@@ -45,8 +51,9 @@ pub struct Allocator<'a> {
     /// Pools by priority, then name.
     pools: Vec<&'a Pool>,
     allocations: Allocations,
-    /// Where the search of a pool goes on: below it nothing was free in this pass.
-    cursors: BTreeMap<(&'a str, Family), IpAddr>,
+    /// Where the search of a pool goes on: below it nothing was free in this pass. `None`: nothing
+    /// is free in it.
+    cursors: BTreeMap<(&'a str, Family), Option<IpAddr>>,
 }
 
 impl<'a> Allocator<'a> {
@@ -69,6 +76,11 @@ impl<'a> Allocator<'a> {
         }
     }
 
+    /// What is held now.
+    pub fn allocations(&self) -> &Allocations {
+        &self.allocations
+    }
+
     /// Ends the pass.
     pub fn finish(self) -> Allocations {
         self.allocations
@@ -76,42 +88,59 @@ impl<'a> Allocator<'a> {
 
     /// Takes back what a Service holds; the addresses are free for others in this same pass.
     pub fn release(&mut self, service: &ServiceKey) {
-        if !self.allocations.addresses(service).is_empty() {
-            self.allocations.release(service, self.node);
-            self.cursors.clear();
-        }
+        self.allocations.release(service, self.node);
+        self.cursors.clear();
     }
 
-    /// The first step for each Service of a pass, before anybody gets anything new: gives back what
-    /// it may no longer hold, and takes over what its status says that it held before.
-    pub fn settle(&mut self, service: &Service) {
+    /// The first step for each Service of a pass, before anybody gets anything: gives back what it
+    /// may no longer hold.
+    pub fn give_back(&mut self, service: &Service) {
         let key = &service.key;
-        if service.kind != ServiceType::LoadBalancer || not_ours(self.config, service).is_some() {
+        if service.kind != ServiceType::LoadBalancer
+            || not_ours(self.config, &self.allocations, service).is_some()
+            || self.allocations.has_lost(key)
+        {
             self.release(key);
             return;
         }
-        if self.allocations.addresses(key).is_empty() {
-            let before: Vec<IpAddr> = service
-                .ingress
-                .iter()
-                .map(|ingress| ingress.address)
-                .filter(|address| in_pools(self.config, *address) && self.free(*address, key))
-                .collect();
-            if !before.is_empty() && self.request_allows(service, &before) {
-                self.allocations.set(key, before, self.node);
-            }
+        let held = self.allocations.addresses(key).to_vec();
+        if held.is_empty() {
             return;
         }
-        let held = self.allocations.addresses(key).to_vec();
         let kept: Vec<IpAddr> = held
             .iter()
             .copied()
-            .filter(|address| self.book.refusal(*address).is_none())
+            .filter(|address| self.book.refusal(*address).is_none() && wants(service, *address))
             .collect();
         if kept.is_empty() || !self.request_allows(service, &kept) {
             self.release(key);
         } else if kept != held {
             self.allocations.set(key, kept, self.node);
+        }
+    }
+
+    /// The second step: a Service that holds nothing takes over what its status says that it held.
+    pub fn adopt(&mut self, service: &Service) {
+        let key = &service.key;
+        if service.kind != ServiceType::LoadBalancer
+            || !self.allocations.addresses(key).is_empty()
+            || not_ours(self.config, &self.allocations, service).is_some()
+        {
+            return;
+        }
+        let mut before: Vec<IpAddr> = Vec::new();
+        for address in service.ingress.iter().map(|ingress| ingress.address) {
+            if in_pools(self.config, address)
+                && self.free(address, key)
+                && wants(service, address)
+                && self.request_allows(service, &[address])
+                && !before.contains(&address)
+            {
+                before.push(address);
+            }
+        }
+        if !before.is_empty() {
+            self.allocations.set(key, before, self.node);
         }
     }
 
@@ -133,12 +162,12 @@ impl<'a> Allocator<'a> {
         asked && pool
     }
 
-    /// The second step: gives the Service what it still lacks. Returns what it could not do.
+    /// The third step: gives the Service what it still lacks. Returns what it could not do.
     pub fn allocate(&mut self, service: &Service) -> Vec<Reason> {
         if service.kind != ServiceType::LoadBalancer {
             return Vec::new();
         }
-        if let Some(reason) = not_ours(self.config, service) {
+        if let Some(reason) = not_ours(self.config, &self.allocations, service) {
             return vec![reason];
         }
         let request = match request(service) {
@@ -170,31 +199,30 @@ impl<'a> Allocator<'a> {
         request: &Request,
         reasons: &mut Vec<Reason>,
     ) -> Vec<IpAddr> {
-        for address in &request.addresses {
-            let refusal = if let Some(refusal) = self.book.refusal(*address) {
-                Some(refusal)
-            } else if let Some(holder) = self
-                .allocations
-                .holder(*address)
-                .filter(|holder| **holder != service.key)
-            {
-                Some(Reason::RequestTaken {
+        // What no other Service can change comes first: the reason is then the same whoever else
+        // takes or gives back an address.
+        let permanent = request.addresses.iter().find_map(|address| {
+            self.book.refusal(*address).or_else(|| {
+                let served = self.pools.iter().any(|pool| {
+                    pool.contains(*address)
+                        && permits(pool, service)
+                        && request.pool.as_ref().is_none_or(|name| *name == pool.name)
+                });
+                (!served).then_some(Reason::RequestOutsidePools { address: *address })
+            })
+        });
+        let taken = || {
+            request.addresses.iter().find_map(|address| {
+                let holder = self.allocations.holder(*address)?;
+                (*holder != service.key).then(|| Reason::RequestTaken {
                     address: *address,
                     holder: holder.clone(),
                 })
-            } else if !self.pools.iter().any(|pool| {
-                pool.contains(*address)
-                    && permits(pool, service)
-                    && request.pool.as_ref().is_none_or(|name| *name == pool.name)
-            }) {
-                Some(Reason::RequestOutsidePools { address: *address })
-            } else {
-                None
-            };
-            if let Some(refusal) = refusal {
-                reasons.push(refusal);
-                return Vec::new();
-            }
+            })
+        };
+        if let Some(refusal) = permanent.or_else(taken) {
+            reasons.push(refusal);
+            return Vec::new();
         }
         request.addresses.clone()
     }
@@ -231,6 +259,11 @@ impl<'a> Allocator<'a> {
                 .collect(),
             None => pools,
         };
+        // The most families win, then the one that the Service names first.
+        let rank = |found: &[IpAddr]| {
+            let preferred = found.first().map(|address| Family::of(*address));
+            (found.len(), preferred == missing.first().copied())
+        };
         let mut best: Vec<IpAddr> = Vec::new();
         for pool in &pools {
             let found: Vec<IpAddr> = missing
@@ -238,7 +271,7 @@ impl<'a> Allocator<'a> {
                 .filter_map(|family| self.lowest_free(pool, *family))
                 .collect();
             let complete = found.len() == missing.len();
-            if found.len() > best.len() {
+            if !found.is_empty() && (best.is_empty() || rank(&found) > rank(&best)) {
                 best = found;
             }
             if complete {
@@ -323,7 +356,12 @@ impl<'a> Allocator<'a> {
     /// The lowest address of a pool that nobody holds. Within a pass addresses are only taken after
     /// the last release, so the search goes on where it stopped.
     fn lowest_free(&mut self, pool: &'a Pool, family: Family) -> Option<IpAddr> {
-        let cursor = self.cursors.get(&(pool.name.as_str(), family)).copied();
+        let place = (pool.name.as_str(), family);
+        let cursor = match self.cursors.get(&place) {
+            Some(None) => return None,
+            Some(cursor) => *cursor,
+            None => None,
+        };
         let mut ranges: Vec<_> = pool
             .ranges
             .iter()
@@ -341,7 +379,7 @@ impl<'a> Allocator<'a> {
                     && !pool.skips(candidate)
                     && self.book.refusal(candidate).is_none()
                 {
-                    self.cursors.insert((pool.name.as_str(), family), candidate);
+                    self.cursors.insert(place, Some(candidate));
                     return Some(candidate);
                 }
                 match successor(candidate) {
@@ -350,8 +388,17 @@ impl<'a> Allocator<'a> {
                 }
             }
         }
+        self.cursors.insert(place, None);
         None
     }
+}
+
+/// Whether the Service has a use for an address of this family; one that names no families has for
+/// any, and so has one that asks for the address.
+fn wants(service: &Service, address: IpAddr) -> bool {
+    service.families.is_empty()
+        || service.families.contains(&Family::of(address))
+        || request(service).is_ok_and(|request| request.addresses.contains(&address))
 }
 
 /// Whether a pool is for this Service at all: namespaces and labels, each where it is given.
@@ -372,50 +419,4 @@ fn successor(address: IpAddr) -> Option<IpAddr> {
             .checked_add(1)
             .map(|bits| Ipv6Addr::from_bits(bits).into()),
     }
-}
-
-/// Allocated and total addresses per pool and family, for metrics and `status`.
-pub fn usage(config: &Config, allocations: &Allocations) -> Vec<PoolUsage> {
-    let held: BTreeSet<IpAddr> = allocations
-        .records()
-        .flat_map(|record| record.addresses.iter().copied())
-        .collect();
-    let mut usage = Vec::new();
-    for pool in &config.pools {
-        for family in Family::BOTH {
-            let ranges = pool
-                .ranges
-                .iter()
-                .filter(|range| Family::of(range.first()) == family);
-            let total: u128 = ranges
-                .clone()
-                .map(crate::model::pool::AddressRange::count)
-                .fold(0, u128::saturating_add);
-            if total > 0 {
-                let allocated = ranges
-                    .map(|range| held.range(range.first()..=range.last()).count())
-                    .sum::<usize>();
-                usage.push(PoolUsage {
-                    pool: pool.name.clone(),
-                    family,
-                    total,
-                    allocated,
-                });
-            }
-        }
-    }
-    usage
-}
-
-/// How full a pool is in one family.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PoolUsage {
-    /// The pool's name.
-    pub pool: String,
-    /// The family.
-    pub family: Family,
-    /// Addresses in it.
-    pub total: u128,
-    /// Addresses of it that Services hold.
-    pub allocated: usize,
 }

@@ -1,0 +1,213 @@
+//! The table in the words of the nft program, for people and for golden files. Pure.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::TABLE;
+use super::element::{self, Bytes, Elements, Value};
+use super::expression::{Load, Step, Verdict};
+use super::rules::{Chain, chains};
+use super::sets::{Part, Table};
+use crate::model::address_range::AddressRange;
+use crate::model::family::{Family, Protocol};
+use crate::model::node_state::NodeState;
+
+/// Every element that a state needs, one command of nft a line, sorted within each set. With
+/// `translation` as nftables forwards, without it as it stands beside IPVS.
+pub fn describe(state: &NodeState, translation: bool) -> String {
+    let elements = element::of_state(state, translation);
+    let mut text = String::new();
+    for table in Table::ALL {
+        for family in Family::BOTH {
+            let lines = if table.shape().interval {
+                ranges(&elements, table, family)
+            } else {
+                singles(&elements, table, family)
+            };
+            for line in lines {
+                let name = table.name(family);
+                // Writing to a String cannot fail.
+                let _ = writeln!(text, "add element inet {TABLE} {name} {{ {line} }}");
+            }
+        }
+    }
+    text
+}
+
+/// The chains and rules, which are the same whatever the state is, and their order.
+pub fn describe_chains(translation: bool) -> String {
+    chains(translation).iter().map(chain).collect()
+}
+
+fn of(elements: &Elements, table: Table, family: Family) -> impl Iterator<Item = (&Bytes, &Value)> {
+    elements
+        .iter()
+        .filter(move |(key, _)| key.table == table && key.family == family)
+        .map(|(key, value)| (&key.key, value))
+}
+
+fn singles(elements: &Elements, table: Table, family: Family) -> Vec<String> {
+    of(elements, table, family)
+        .map(|(key, value)| {
+            let key = parts(key, table.shape().key, family);
+            match value {
+                Value::Nothing | Value::RangeEnd => key,
+                Value::Verdict(verdict) => format!("{key} : {}", self::verdict(verdict)),
+                Value::Endpoint(data) => {
+                    format!(
+                        "{key} : {}",
+                        parts(data, &[Part::Address, Part::Port], family)
+                    )
+                }
+            }
+        })
+        .collect()
+}
+
+/// A range begins with its first address and ends where the next element begins.
+fn ranges(elements: &Elements, table: Table, family: Family) -> Vec<String> {
+    let marks: Vec<(Option<IpAddr>, bool)> = of(elements, table, family)
+        .map(|(key, value)| (address(key.as_slice()), *value == Value::Nothing))
+        .collect();
+    let mut lines = Vec::new();
+    for (index, (first, begins)) in marks.iter().enumerate() {
+        if let (Some(first), true) = (first, begins) {
+            let next = marks.get(index + 1).and_then(|(next, _)| before((*next)?));
+            let last = next.unwrap_or(match family {
+                Family::V4 => Ipv4Addr::BROADCAST.into(),
+                Family::V6 => Ipv6Addr::from_bits(u128::MAX).into(),
+            });
+            lines.extend(AddressRange::new(*first, last).map(|range| range.to_string()));
+        }
+    }
+    lines
+}
+
+fn before(address: IpAddr) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(address) => Some(Ipv4Addr::from_bits(address.to_bits().checked_sub(1)?).into()),
+        IpAddr::V6(address) => Some(Ipv6Addr::from_bits(address.to_bits().checked_sub(1)?).into()),
+    }
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    if let Ok(octets) = <[u8; 4]>::try_from(bytes) {
+        return Some(octets.into());
+    }
+    <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from)
+}
+
+/// The parts of a key or of data, each of whole words.
+fn parts(bytes: &Bytes, parts: &[Part], family: Family) -> String {
+    let mut rest = bytes.as_slice();
+    let mut words = Vec::new();
+    for part in parts {
+        let length = match (part, family) {
+            (Part::Address, Family::V6) => 16,
+            _ => 4,
+        };
+        let (part_bytes, others) = rest.split_at(length.min(rest.len()));
+        rest = others;
+        let word = match (part, part_bytes) {
+            (Part::Address, bytes) => address(bytes).map(|address| address.to_string()),
+            (Part::Protocol, [number, ..]) => {
+                Protocol::from_number(*number).map(|protocol| protocol.lowercase().to_owned())
+            }
+            (Part::Port, [high, low, ..]) => Some(u16::from_be_bytes([*high, *low]).to_string()),
+            (Part::Index, bytes) => <[u8; 4]>::try_from(bytes)
+                .ok()
+                .map(|bytes| format!("0x{:08x}", u32::from_ne_bytes(bytes))),
+            _ => None,
+        };
+        words.push(word.unwrap_or_else(|| "?".to_owned()));
+    }
+    words.join(" . ")
+}
+
+fn verdict(verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Accept => "accept".to_owned(),
+        Verdict::Drop => "drop".to_owned(),
+        Verdict::Return => "return".to_owned(),
+        Verdict::Goto(chain) => format!("goto {chain}"),
+    }
+}
+
+fn chain(chain: &Chain) -> String {
+    let mut text = format!("chain {} {{\n", chain.name);
+    if let Some(hook) = chain.hook {
+        let name = match hook.number {
+            0 => "prerouting",
+            1 => "input",
+            2 => "forward",
+            3 => "output",
+            _ => "postrouting",
+        };
+        let _ = writeln!(
+            text,
+            "\ttype {} hook {name} priority {}; policy accept;",
+            hook.kind, hook.priority
+        );
+    }
+    for rule in &chain.rules {
+        let family = rule.steps.iter().find_map(|step| match step {
+            Step::Family(family) => Some(*family),
+            _ => None,
+        });
+        let steps: Vec<String> = rule.steps.iter().map(|step| words(step, family)).collect();
+        let _ = writeln!(text, "\t{} comment \"{}\"", steps.join(" "), rule.comment);
+    }
+    text.push_str("}\n");
+    text
+}
+
+fn words(step: &Step, family: Option<Family>) -> String {
+    let key = |loads: &[Load]| {
+        let loads: Vec<String> = loads.iter().map(|load| load_words(*load, family)).collect();
+        loads.join(" . ")
+    };
+    match step {
+        Step::Family(Family::V4) => "meta nfproto ipv4".to_owned(),
+        Step::Family(Family::V6) => "meta nfproto ipv6".to_owned(),
+        Step::Protocol(6) => "meta l4proto tcp".to_owned(),
+        Step::Protocol(1) => "meta l4proto icmp".to_owned(),
+        Step::Protocol(58) => "meta l4proto ipv6-icmp".to_owned(),
+        Step::Protocol(number) => format!("meta l4proto {number}"),
+        Step::NewConnection(true) => "ct state new".to_owned(),
+        Step::NewConnection(false) => "ct state != new".to_owned(),
+        Step::EstablishedOrRelated => "ct state established,related".to_owned(),
+        Step::IcmpType(kind) => format!("@th,0,8 {kind}"),
+        Step::LocalSource => "fib saddr type local".to_owned(),
+        Step::In {
+            key: loads,
+            set,
+            inverted,
+        } => format!(
+            "{} {}@{set}",
+            key(loads),
+            if *inverted { "!= " } else { "" }
+        ),
+        Step::VerdictMap { key: loads, map } => format!("{} vmap @{map}", key(loads)),
+        Step::DestinationNat { key: loads, map } => format!("dnat to {} map @{map}", key(loads)),
+        Step::Masquerade => "masquerade".to_owned(),
+        Step::Verdict(verdict) => self::verdict(verdict),
+        Step::RejectWithReset => "reject with tcp reset".to_owned(),
+        Step::RejectUnreachable => "reject with icmpx port-unreachable".to_owned(),
+    }
+}
+
+fn load_words(load: Load, family: Option<Family>) -> String {
+    let ip = match family {
+        Some(Family::V6) => "ip6",
+        Some(Family::V4) | None => "ip",
+    };
+    match load {
+        Load::SourceAddress => format!("{ip} saddr"),
+        Load::DestinationAddress => format!("{ip} daddr"),
+        Load::Protocol => "meta l4proto".to_owned(),
+        Load::DestinationPort => "th dport".to_owned(),
+        Load::OriginalDestination => format!("ct original {ip} daddr"),
+        Load::OriginalPort => "ct original proto-dst".to_owned(),
+        Load::Random { modulus, offset } => format!("numgen random mod {modulus} offset {offset}"),
+    }
+}

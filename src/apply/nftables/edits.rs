@@ -1,0 +1,139 @@
+//! What has to be edited in the sets between two states, or between the kernel and a state. Pure.
+
+use imbl::ordmap::DiffItem as MapDiff;
+use imbl::ordset::DiffItem as SetDiff;
+
+use super::element::{self, ElementKey, Elements, Value};
+use super::sets::Table;
+use crate::model::node_state::NodeState;
+
+/// Bytes of one element in a message, at most, with its attributes' heads.
+pub(super) const ELEMENT_BYTES: usize = 160;
+
+/// One edit of a set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Edit {
+    pub(super) key: ElementKey,
+    pub(super) old: Option<Value>,
+    pub(super) new: Option<Value>,
+}
+
+/// The edits between two states, at the price of what differs.
+pub(super) fn between(old: &NodeState, new: &NodeState, translation: bool) -> Vec<Edit> {
+    let mut edits = Vec::new();
+    for difference in old.frontends.diff(&new.frontends) {
+        let (mut before, mut after) = (Elements::new(), Elements::new());
+        match difference {
+            MapDiff::Add(port, frontend) => {
+                element::of_frontend(*port, frontend, translation, &mut after);
+            }
+            MapDiff::Update { old, new } => {
+                element::of_frontend(*old.0, old.1, translation, &mut before);
+                element::of_frontend(*new.0, new.1, translation, &mut after);
+            }
+            MapDiff::Remove(port, frontend) => {
+                element::of_frontend(*port, frontend, translation, &mut before);
+            }
+        }
+        compare(&before, &after, &mut edits);
+    }
+    let add = |key| Edit {
+        key,
+        old: None,
+        new: Some(Value::Nothing),
+    };
+    let remove = |key| Edit {
+        key,
+        old: Some(Value::Nothing),
+        new: None,
+    };
+    for difference in old.held.diff(&new.held) {
+        match difference {
+            MapDiff::Add(address, _) => edits.push(add(element::of_address(Table::Held, *address))),
+            MapDiff::Remove(address, _) => {
+                edits.push(remove(element::of_address(Table::Held, *address)));
+            }
+            MapDiff::Update { .. } => {}
+        }
+    }
+    let addresses = [
+        (Table::Answering, &old.answering, &new.answering),
+        (
+            Table::NodeAddresses,
+            &old.node_addresses,
+            &new.node_addresses,
+        ),
+    ];
+    for (table, old, new) in addresses {
+        for difference in old.diff(new) {
+            match difference {
+                SetDiff::Add(address) => edits.push(add(element::of_address(table, *address))),
+                SetDiff::Remove(address) => {
+                    edits.push(remove(element::of_address(table, *address)));
+                }
+            }
+        }
+    }
+    for difference in old.hairpin.diff(&new.hairpin) {
+        match difference {
+            SetDiff::Add(address) => edits.push(add(element::of_hairpin(*address))),
+            SetDiff::Remove(address) => edits.push(remove(element::of_hairpin(*address))),
+        }
+    }
+    let ranges = [
+        (Table::PodRanges, &old.pod_ranges, &new.pod_ranges),
+        (
+            Table::ServiceRanges,
+            &old.service_ranges,
+            &new.service_ranges,
+        ),
+    ];
+    for (table, old, new) in ranges {
+        if old != new {
+            let (mut before, mut after) = (Elements::new(), Elements::new());
+            element::of_ranges(table, old.iter(), &mut before);
+            element::of_ranges(table, new.iter(), &mut after);
+            compare(&before, &after, &mut edits);
+        }
+    }
+    edits
+}
+
+/// The edits from one set of elements to another.
+pub(super) fn compare(before: &Elements, after: &Elements, edits: &mut Vec<Edit>) {
+    for (key, old) in before {
+        let new = after.get(key);
+        if new != Some(old) {
+            edits.push(Edit {
+                key: *key,
+                old: Some(old.clone()),
+                new: new.cloned(),
+            });
+        }
+    }
+    for (key, new) in after.iter().filter(|(key, _)| !before.contains_key(*key)) {
+        edits.push(Edit {
+            key: *key,
+            old: None,
+            new: Some(new.clone()),
+        });
+    }
+}
+
+/// Cuts edits into transactions that one send can carry.
+pub(super) fn batches(edits: Vec<Edit>, room: usize) -> Vec<Vec<Edit>> {
+    let most = (room / (2 * ELEMENT_BYTES)).max(1);
+    if edits.len() <= most {
+        return if edits.is_empty() {
+            Vec::new()
+        } else {
+            vec![edits]
+        };
+    }
+    let mut batches = Vec::new();
+    let mut rest = edits.into_iter().peekable();
+    while rest.peek().is_some() {
+        batches.push(rest.by_ref().take(most).collect());
+    }
+    batches
+}

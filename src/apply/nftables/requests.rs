@@ -1,0 +1,155 @@
+//! The messages that make sets, chains and rules and that edit elements.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::TABLE;
+use super::edits::{ELEMENT_BYTES, Edit};
+use super::element::{ElementKey, Value};
+use super::encode::{CREATE, CREATE_NEW, LONGEST_NEST, Request, message};
+use super::expression::{self, Verdict};
+use super::rules::{Chain, Rule};
+use super::schema::{comment, parse_pick};
+use super::sets::{self, Maps, Part, Table};
+use crate::model::family::Family;
+
+/// The messages of one transaction: chains that are new, then removals, then additions.
+pub(super) fn of_edits(edits: &[Edit], picks: &mut BTreeSet<String>) -> Vec<Request> {
+    let mut requests = Vec::new();
+    let mut removed: BTreeMap<(Table, Family), Vec<(&ElementKey, &Value)>> = BTreeMap::new();
+    let mut added = removed.clone();
+    for edit in edits {
+        let set = (edit.key.table, edit.key.family);
+        if let Some(old) = &edit.old {
+            removed.entry(set).or_default().push((&edit.key, old));
+        }
+        if let Some(new) = &edit.new {
+            if let Value::Verdict(Verdict::Goto(chain)) = new {
+                add_pick(chain, picks, &mut requests);
+            }
+            added.entry(set).or_default().push((&edit.key, new));
+        }
+    }
+    for (kind, flags, sets) in [
+        (message::DELETE_ELEMENT, 0, removed),
+        (message::NEW_ELEMENT, CREATE, added),
+    ] {
+        for ((table, family), elements) in sets {
+            elements_requests(kind, flags, table.name(family), &elements, &mut requests);
+        }
+    }
+    requests
+}
+
+/// Adds the chain that chooses an endpoint, where it is one and is not there yet.
+fn add_pick(name: &str, picks: &mut BTreeSet<String>, requests: &mut Vec<Request>) {
+    if picks.contains(name) {
+        return;
+    }
+    if let Some(pick) = parse_pick(name) {
+        requests.push(chain_request(name, None));
+        requests.push(rule_request(name, &pick.rule()));
+        picks.insert(name.to_owned());
+    }
+}
+
+fn elements_requests(
+    kind: u16,
+    flags: u16,
+    set: &str,
+    elements: &[(&ElementKey, &Value)],
+    requests: &mut Vec<Request>,
+) {
+    for chunk in elements.chunks(LONGEST_NEST / ELEMENT_BYTES) {
+        let mut request = Request::new(kind, flags);
+        request.string(1, TABLE);
+        request.string(2, set);
+        let list = request.open(3);
+        for (key, value) in chunk {
+            let element = request.open(1);
+            let nest = request.open(1);
+            request.bytes(1, key.key.as_slice());
+            request.close(nest);
+            match value {
+                Value::Nothing => {}
+                Value::RangeEnd => request.number(3, 1), // NFT_SET_ELEM_INTERVAL_END
+                Value::Verdict(verdict) => {
+                    let data = request.open(2);
+                    verdict.encode(&mut request);
+                    request.close(data);
+                }
+                Value::Endpoint(bytes) => {
+                    let data = request.open(2);
+                    request.bytes(1, bytes.as_slice());
+                    request.close(data);
+                }
+            }
+            request.close(element);
+        }
+        request.close(list);
+        requests.push(request);
+    }
+}
+
+/// Makes a set of one family; the identifier is the transaction's own.
+pub(super) fn set_request(set: Table, family: Family, identifier: u32) -> Request {
+    let shape = set.shape();
+    let (key_type, key_length) = sets::data_type(shape.key, family);
+    let mut request = Request::new(message::NEW_SET, CREATE_NEW);
+    request.string(1, TABLE);
+    request.string(2, set.name(family));
+    let flags =
+        if shape.interval { 4 } else { 0 } | if shape.maps == Maps::Nothing { 0 } else { 8 };
+    request.number(3, flags);
+    request.number(4, key_type);
+    request.number(5, key_length);
+    match shape.maps {
+        Maps::Nothing => {}
+        Maps::Verdict => {
+            request.number(6, 0xffff_ff00); // NFT_DATA_VERDICT
+            request.number(7, 0);
+        }
+        Maps::Endpoint => {
+            let (data_type, data_length) = sets::data_type(&[Part::Address, Part::Port], family);
+            request.number(6, data_type);
+            request.number(7, data_length);
+        }
+    }
+    request.number(10, identifier);
+    request
+}
+
+/// Makes a chain; one that hangs on no hook where there is no shape.
+pub(super) fn chain_request(name: &str, chain: Option<&Chain>) -> Request {
+    let mut request = Request::new(message::NEW_CHAIN, CREATE);
+    request.string(1, TABLE);
+    request.string(3, name);
+    if let Some(hook) = chain.and_then(|chain| chain.hook) {
+        let nest = request.open(4);
+        request.number(1, hook.number);
+        request.number(2, hook.priority.cast_unsigned());
+        request.close(nest);
+        request.number(5, 1); // policy accept
+        request.string(7, hook.kind);
+    }
+    request
+}
+
+/// Appends a rule.
+pub(super) fn rule_request(chain: &str, rule: &Rule) -> Request {
+    // Without NLM_F_APPEND a new rule goes to the front.
+    let mut request = Request::new(
+        message::NEW_RULE,
+        CREATE | netlink_packet_core::NLM_F_APPEND,
+    );
+    request.string(1, TABLE);
+    request.string(2, chain);
+    expression::encode(&mut request, &rule.steps);
+    let comment = comment(rule);
+    let mut userdata = Vec::with_capacity(comment.len() + 3);
+    userdata.push(0); // NFTNL_UDATA_RULE_COMMENT, as the nft program reads it
+    userdata.push(u8::try_from(comment.len() + 1).unwrap_or(u8::MAX));
+    userdata.extend_from_slice(comment.as_bytes());
+    userdata.push(0);
+    request.bytes(7, &userdata);
+    request
+}

@@ -1,0 +1,126 @@
+//! What IPVS is to hold for the frontends of a state: virtual servers with their real servers. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::apply::ipvs::types::{
+    Family as IpvsFamily, ForwardingMethod, Granularity, Persistence, Protocol as IpvsProtocol,
+    RealServer as RealServerAttributes, RealServerKey, SCHEDULER_FLAG_PORT, VirtualServer,
+    VirtualServerKey,
+};
+use crate::model::family::{Family, Protocol};
+use crate::model::frontend::{Frontend, FrontendAddress, FrontendPort, SourceClass};
+use crate::model::node_state::NodeState;
+use crate::model::scheduler::Scheduler;
+
+/// Weight of a real server that takes connections.
+pub(super) const SERVING: u32 = 1;
+
+/// What a frontend wants: attributes and real servers.
+pub(super) type Wanted = (VirtualServer, BTreeSet<RealServerKey>);
+
+pub(super) fn attributes_of(weight: u32) -> RealServerAttributes {
+    RealServerAttributes::new(ForwardingMethod::Masquerade, weight)
+}
+
+/// The virtual servers of a frontend: one, or one for each node address.
+pub(super) fn keys(
+    port: FrontendPort,
+    state: &NodeState,
+) -> impl Iterator<Item = VirtualServerKey> {
+    let addresses: Vec<IpAddr> = match port.address {
+        FrontendAddress::Address(address) => vec![address],
+        FrontendAddress::NodePort(family) => state
+            .node_addresses
+            .iter()
+            .copied()
+            .filter(|address| Family::of(*address) == family)
+            .collect(),
+    };
+    let protocol = match port.protocol {
+        Protocol::Tcp => IpvsProtocol::Tcp,
+        Protocol::Udp => IpvsProtocol::Udp,
+        Protocol::Sctp => IpvsProtocol::Sctp,
+    };
+    addresses
+        .into_iter()
+        .map(move |address| VirtualServerKey::Address {
+            protocol,
+            address,
+            port: port.port,
+        })
+}
+
+/// What IPVS is to do for a frontend. One virtual server cannot tell who asks: where outside clients
+/// have a list of their own it is everybody's; where they have none the guard keeps them away.
+pub(super) fn of_frontend(port: FrontendPort, frontend: &Frontend) -> Wanted {
+    let outside = frontend.real_servers(SourceClass::Outside);
+    let list = if outside.is_empty() {
+        frontend.real_servers(SourceClass::Pod)
+    } else {
+        outside
+    };
+    let family = match port.address.family() {
+        Family::V4 => IpvsFamily::Ipv4,
+        Family::V6 => IpvsFamily::Ipv6,
+    };
+    let mut attributes = VirtualServer::new(frontend.scheduler.as_str());
+    if frontend.scheduler == Scheduler::Mh {
+        attributes.scheduler_flags = SCHEDULER_FLAG_PORT;
+    }
+    attributes.persistence = frontend.session_affinity.map(|timeout| Persistence {
+        timeout: u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX),
+        granularity: Granularity::host(family),
+    });
+    let real_servers = list
+        .iter()
+        .map(|real_server| RealServerKey {
+            address: real_server.address,
+            port: real_server.port,
+        })
+        .collect();
+    (attributes, real_servers)
+}
+
+/// What IPVS would hold for a state, as `ipvsadm --save --numeric` (`-Sn`) writes it. A frontend
+/// without real servers has no virtual server: the table refuses or drops its packets.
+pub fn describe(state: &NodeState) -> String {
+    let mut servers: BTreeMap<VirtualServerKey, Wanted> = BTreeMap::new();
+    for (port, frontend) in &state.frontends {
+        let wanted = of_frontend(*port, frontend);
+        if !wanted.1.is_empty() {
+            servers.extend(keys(*port, state).map(|key| (key, wanted.clone())));
+        }
+    }
+    let mut text = String::new();
+    for (key, (attributes, real_servers)) in &servers {
+        let VirtualServerKey::Address {
+            protocol,
+            address,
+            port,
+        } = key
+        else {
+            continue;
+        };
+        let at = match protocol {
+            IpvsProtocol::Tcp => "-t",
+            IpvsProtocol::Udp => "-u",
+            IpvsProtocol::Sctp => "--sctp-service",
+        };
+        let at = format!("{at} {}", SocketAddr::new(*address, *port));
+        // Writing to a String cannot fail.
+        let _ = write!(text, "-A {at} -s {}", attributes.scheduler);
+        if let Some(persistence) = &attributes.persistence {
+            let _ = write!(text, " -p {}", persistence.timeout);
+        }
+        if attributes.scheduler_flags & SCHEDULER_FLAG_PORT != 0 {
+            text.push_str(" -b mh-port");
+        }
+        text.push('\n');
+        for real_server in real_servers {
+            let _ = writeln!(text, "-a {at} -r {real_server} -m -w {SERVING}");
+        }
+    }
+    text
+}

@@ -1,0 +1,91 @@
+//! What depends on the configuration, the host and the Nodes alone: no Service is asked here.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::Inputs;
+use crate::config::Config;
+use crate::model::family::Family;
+use crate::model::node_state::NodeState;
+
+/// What depends on the configuration, the host and the Nodes alone.
+pub(super) fn state(config: &Config, inputs: &Inputs) -> NodeState {
+    let mut state = NodeState {
+        service_ranges: config.proxy.service_cidrs.iter().copied().collect(),
+        ..Default::default()
+    };
+    state.pod_ranges = config
+        .proxy
+        .cluster_cidrs
+        .iter()
+        .copied()
+        .chain(
+            inputs
+                .cluster
+                .nodes
+                .values()
+                .flat_map(|node| node.pod_cidrs.iter().copied()),
+        )
+        .collect();
+    let wanted = |address: IpAddr| {
+        let ranges = &config.proxy.node_port_addresses;
+        ranges.is_empty() || ranges.iter().any(|range| range.contains(&address))
+    };
+    for interface in inputs
+        .host
+        .interfaces
+        .values()
+        .filter(|interface| !interface.loopback)
+    {
+        for address in interface.addresses.iter().map(IpNet::addr) {
+            // NP-7: link-local IPv6 addresses open nothing.
+            let link_local =
+                matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
+            if !link_local && wanted(address) {
+                state.node_addresses.insert(address);
+            }
+        }
+    }
+    for family in Family::BOTH {
+        if let Some(address) = preferred_source(inputs, family) {
+            state.preferred_source.insert(family, address);
+        }
+    }
+    state.sysctls = sysctls(config);
+    state
+}
+
+/// The address that this node's own packets to a held address carry: the Node object's where an
+/// interface has it, else the first global one. Never the held address itself (SYS-8).
+fn preferred_source(inputs: &Inputs, family: Family) -> Option<IpAddr> {
+    let own: Vec<IpAddr> = inputs
+        .host
+        .interfaces
+        .values()
+        .filter(|interface| !interface.loopback && interface.running)
+        .flat_map(|interface| interface.addresses.iter().map(IpNet::addr))
+        .filter(|address| Family::of(*address) == family)
+        .filter(|address| match address {
+            IpAddr::V4(address) => !address.is_link_local(),
+            IpAddr::V6(address) => !address.is_unicast_link_local(),
+        })
+        .collect();
+    let node = inputs.cluster.nodes.get(&inputs.node);
+    node.into_iter()
+        .flat_map(|node| node.addresses.iter().copied())
+        .find(|address| own.contains(address))
+        .or_else(|| own.first().copied())
+}
+
+/// The sysctls that both datapaths need. The IPVS ones are the IPVS datapath's own business.
+fn sysctls(config: &Config) -> BTreeMap<String, String> {
+    let mut sysctls = BTreeMap::from([("net/ipv4/ip_forward".to_owned(), "1".to_owned())]);
+    if config.proxy.strict_arp {
+        // SYS-5: otherwise every node answers for every held address.
+        sysctls.insert("net/ipv4/conf/all/arp_ignore".to_owned(), "1".to_owned());
+        sysctls.insert("net/ipv4/conf/all/arp_announce".to_owned(), "2".to_owned());
+    }
+    sysctls
+}
