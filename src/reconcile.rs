@@ -129,6 +129,9 @@ impl Reconciler {
     pub fn configure(&mut self, config: Arc<Config>, now: Instant) {
         self.config = config;
         self.config_problem = None;
+        if let Err(error) = self.kernel.set_timeouts(&self.config) {
+            warn(&Failure::new("virtual_server", "timeouts", &error));
+        }
         self.scope = Scope::Everything;
         self.repair = true;
         self.wait(now);

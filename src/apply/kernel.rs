@@ -33,6 +33,15 @@ pub enum OpenError {
     State(#[from] super::state_directory::Error),
 }
 
+/// Why the timeouts of IPVS could not be set.
+#[derive(Debug, thiserror::Error)]
+pub enum TimeoutsError {
+    #[error("cannot set the timeouts of IPVS")]
+    Ipvs(#[from] ipvs::Error),
+    #[error("cannot record the timeouts of IPVS")]
+    State(#[from] super::state_directory::Error),
+}
+
 /// What one call did.
 #[derive(Debug, Default)]
 pub struct Report {
@@ -48,6 +57,8 @@ pub struct Report {
 pub struct Kernel {
     nftables: Nftables,
     virtual_servers: Option<VirtualServers>,
+    /// What an earlier run on the IPVS datapath left, until it is removed.
+    leftover: Option<VirtualServers>,
     routes: Routes,
     sysctls: Sysctls,
     state: Arc<StateDirectory>,
@@ -65,15 +76,20 @@ impl Kernel {
                 None
             }
         };
-        let virtual_servers = match ipvs {
-            Some(ipvs) => {
-                let (journal, warnings) = Journal::open(&state)?;
-                for warning in warnings {
-                    tracing::warn!(error = %warning, "some virtual servers may count as foreign");
-                }
-                Some(VirtualServers::new(ipvs, journal))
+        let (journal, warnings) = Journal::open(&state)?;
+        for warning in warnings {
+            tracing::warn!(error = %warning, "some virtual servers may count as foreign");
+        }
+        let (virtual_servers, leftover) = match ipvs {
+            Some(ipvs) => (Some(VirtualServers::new(ipvs, journal)), None),
+            // Virtual servers of a run on the other datapath go as soon as nftables forwards.
+            None if !journal.is_empty() => {
+                let leftover = Ipvs::open()
+                    .ok()
+                    .map(|ipvs| VirtualServers::new(ipvs, journal));
+                (None, leftover)
             }
-            None => None,
+            None => (None, None),
         };
         let (sysctls, warning) = Sysctls::open(&state)?;
         if let Some(warning) = warning {
@@ -82,6 +98,7 @@ impl Kernel {
         Ok(Self {
             nftables: Nftables::open(virtual_servers.is_none())?,
             virtual_servers,
+            leftover,
             routes: Routes::open()?,
             sysctls,
             state,
@@ -168,6 +185,14 @@ impl Kernel {
         if let Some(virtual_servers) = &mut self.virtual_servers {
             report.virtual_servers(virtual_servers.repair(state, now));
         }
+        if let Some(leftover) = &mut self.leftover {
+            let outcome = leftover.remove_all();
+            let removed = outcome.failures.is_empty();
+            report.virtual_servers(outcome);
+            if removed {
+                self.leftover = None;
+            }
+        }
         report.routes(self.routes.repair(state));
         report.forwards = true;
         report
@@ -178,18 +203,45 @@ impl Kernel {
         if self.virtual_servers.is_some() {
             wanted.extend(SYSCTLS.map(|(path, value)| (path.to_owned(), value.to_owned())));
         }
+        // What an earlier configuration or datapath set, and this one does not want.
+        // One that somebody else has changed since is theirs, and no failure of ours.
+        let restored = self.sysctls.restore(&self.state, &wanted);
+        report.sysctls(restored.map(|outcome| sysctl::Outcome {
+            failures: Vec::new(),
+            ..outcome
+        }));
         report.sysctls(self.sysctls.repair(&self.state, &wanted));
     }
 
-    /// Sets the timeouts of idle connections in IPVS.
-    pub fn set_timeouts(&mut self, config: &Config) -> Result<(), ipvs::Error> {
+    /// Sets the timeouts of idle connections in IPVS; the ones found are recorded before.
+    pub fn set_timeouts(&mut self, config: &Config) -> Result<(), TimeoutsError> {
         let seconds = |duration: Duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
-        if let Some(virtual_servers) = &mut self.virtual_servers {
-            virtual_servers.set_timeouts(Timeouts {
-                tcp: seconds(config.proxy.tcp_timeout),
-                tcp_fin: seconds(config.proxy.tcp_fin_timeout),
-                udp: seconds(config.proxy.udp_timeout),
-            })?;
+        let wanted = Timeouts {
+            tcp: seconds(config.proxy.tcp_timeout),
+            tcp_fin: seconds(config.proxy.tcp_fin_timeout),
+            udp: seconds(config.proxy.udp_timeout),
+        };
+        let Some(virtual_servers) = &mut self.virtual_servers else {
+            return Ok(());
+        };
+        let found = virtual_servers.timeouts()?;
+        if found != wanted {
+            if self.state.read_timeouts()?.0.is_none() {
+                let found = [found.tcp, found.tcp_fin, found.udp];
+                self.state.write_timeouts(Some(found))?;
+            }
+            virtual_servers.set_timeouts(wanted)?;
+        }
+        Ok(())
+    }
+
+    fn restore_timeouts(&mut self) -> Result<(), TimeoutsError> {
+        let Some(virtual_servers) = &mut self.virtual_servers else {
+            return Ok(());
+        };
+        if let (Some([tcp, tcp_fin, udp]), _) = self.state.read_timeouts()? {
+            virtual_servers.set_timeouts(Timeouts { tcp, tcp_fin, udp })?;
+            self.state.write_timeouts(None)?;
         }
         Ok(())
     }
@@ -244,6 +296,11 @@ impl Kernel {
             Err(error) => report
                 .failures
                 .push(Failure::new("table", "inet edgelb", &error)),
+        }
+        if let Err(error) = self.restore_timeouts() {
+            report
+                .failures
+                .push(Failure::new("virtual_server", "timeouts", &error));
         }
         report.sysctls(self.sysctls.restore(&self.state, &BTreeMap::new()));
         report

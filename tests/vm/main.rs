@@ -7,4 +7,8 @@
     clippy::indexing_slicing
 )]
 
+mod datapath;
 mod ipvs;
+#[path = "../lab/rig.rs"]
+#[allow(dead_code)]
+mod rig;

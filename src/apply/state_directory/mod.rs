@@ -26,6 +26,7 @@ pub use journal::{Journal, VirtualServerName};
 
 const ALLOCATIONS: &str = "allocations.json";
 const SYSCTLS: &str = "sysctls.json";
+const TIMEOUTS: &str = "ipvs-timeouts.json";
 const BOOT: &str = "boot_id";
 const LOCK: &str = "lock";
 /// What the kernel calls this boot.
@@ -150,6 +151,17 @@ impl StateDirectory {
         self.write(SYSCTLS, records)
     }
 
+    /// The timeouts of IPVS in seconds (TCP, TCP after FIN, UDP) as they were found, where they were
+    /// changed.
+    pub fn read_timeouts(&self) -> Result<(Option<[u32; 3]>, Option<Warning>), Error> {
+        self.read(TIMEOUTS)
+    }
+
+    /// Replaces them; `None` says that they are as they were found.
+    pub fn write_timeouts(&self, timeouts: Option<[u32; 3]>) -> Result<(), Error> {
+        self.write(TIMEOUTS, timeouts)
+    }
+
     /// Discards the records about the kernel, unless they are of this boot.
     fn end_previous_boot(&self, boot: &str) -> Result<Vec<Warning>, Error> {
         let stamp = atomic_file::read(&self.path, BOOT).map_err(|source| Error::Read {
@@ -161,7 +173,7 @@ impl StateDirectory {
         }
         // The stamp comes last: killed in between, this is done again.
         let mut warnings = Vec::new();
-        for name in [journal::FILE, SYSCTLS] {
+        for name in [journal::FILE, SYSCTLS, TIMEOUTS] {
             let file = self.path.join(name);
             let removed = atomic_file::remove(&self.path, name).map_err(|source| Error::Write {
                 file: file.clone(),

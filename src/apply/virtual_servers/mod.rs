@@ -91,13 +91,14 @@ impl VirtualServers {
         )
     }
 
-    /// Sets the timeouts of idle connections, in seconds; returns the ones before.
-    pub fn set_timeouts(&mut self, timeouts: Timeouts) -> Result<Timeouts, Error> {
-        let before = self.ipvs.timeouts()?;
-        if before != timeouts {
-            self.ipvs.set_timeouts(timeouts)?;
-        }
-        Ok(before)
+    /// The timeouts of idle connections.
+    pub fn timeouts(&mut self) -> Result<Timeouts, Error> {
+        self.ipvs.timeouts()
+    }
+
+    /// Sets the timeouts of idle connections.
+    pub fn set_timeouts(&mut self, timeouts: Timeouts) -> Result<(), Error> {
+        self.ipvs.set_timeouts(timeouts)
     }
 
     /// Sends the difference between two states.
