@@ -365,10 +365,12 @@ fn difference(old: &NodeState, new: &NodeState) -> (Vec<Put>, Vec<IpNet>) {
 /// The routes of a state as `ip route show table local proto 225` writes them, for people and for
 /// golden files.
 pub fn describe(state: &NodeState) -> String {
-    desired(state)
-        .into_iter()
-        .map(|(prefix, source)| format!("{}\n", LocalRoute::ours(prefix, source)))
-        .collect()
+    let mut text = String::new();
+    for (prefix, source) in desired(state) {
+        text.push_str(&LocalRoute::ours(prefix, source).to_string());
+        text.push('\n');
+    }
+    text
 }
 
 fn desired(state: &NodeState) -> Desired {
