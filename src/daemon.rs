@@ -59,12 +59,12 @@ pub async fn run(
     if let Some(warning) = warning {
         tracing::warn!(error = %warning, "allocations could not be read, addresses are given out anew");
     }
-    let (announced, to_announce) = watch::channel(Arc::new(AnnouncedSet::default()));
+    let (publisher, to_announce) = watch::channel(Arc::new(AnnouncedSet::default()));
     let bursts = BurstSettings {
         burst: config.announce.gratuitous_burst.clone(),
         refresh: config.announce.refresh,
     };
-    let (announcer, announcer_view) = Announcer::new(bursts, to_announce);
+    let (announcer, view) = Announcer::new(bursts, to_announce);
     tasks.spawn("announcer", async move {
         announcer.run().await.map_err(anyhow::Error::from)
     });
@@ -95,10 +95,10 @@ pub async fn run(
         kernel,
         state,
         allocations,
-        announced,
-        announcer_view.clone(),
+        publisher,
+        view.clone(),
     );
-    let counters = announcer_view.counters().clone();
+    let counters = view.counters().clone();
     let metrics =
         Arc::new(Metrics::new(&config.node.name).with(|registry| counters.register(registry)));
     let (snapshots, snapshot) = watch::channel(Arc::new(reconciler.snapshot()));

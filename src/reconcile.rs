@@ -24,6 +24,8 @@ const WITHDRAW_PATIENCE: Duration = Duration::from_secs(1);
 /// The first retry after a failure; doubled up to [`LONGEST_RETRY`].
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
+/// Failures of one pass that are logged one by one.
+const MOST_LOGGED: usize = 10;
 /// How often draining real servers are looked at.
 const DRAIN_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -45,7 +47,7 @@ pub struct Reconciler {
     next_drain: Option<Instant>,
     kernel: Kernel,
     state: Arc<StateDirectory>,
-    announced: watch::Sender<Arc<AnnouncedSet>>,
+    publisher: watch::Sender<Arc<AnnouncedSet>>,
     announcer: AnnouncerView,
     started: SystemTime,
     pass: PassSummary,
@@ -60,7 +62,7 @@ impl Reconciler {
         kernel: Kernel,
         state: Arc<StateDirectory>,
         allocations: Allocations,
-        announced: watch::Sender<Arc<AnnouncedSet>>,
+        publisher: watch::Sender<Arc<AnnouncedSet>>,
         announcer: AnnouncerView,
     ) -> Self {
         let inputs = Inputs {
@@ -83,7 +85,7 @@ impl Reconciler {
             next_drain: None,
             kernel,
             state,
-            announced,
+            publisher,
             announcer,
             started: SystemTime::now(),
             pass: PassSummary::default(),
@@ -240,8 +242,15 @@ impl Reconciler {
                 .map_or(FIRST_RETRY, |(_, delay)| (delay * 2).min(LONGEST_RETRY));
             Some((Instant::now() + delay, delay))
         };
-        for failure in &failures {
+        for failure in failures.iter().take(MOST_LOGGED) {
             warn(failure);
+        }
+        if let Some(more) = failures
+            .len()
+            .checked_sub(MOST_LOGGED)
+            .filter(|more| *more > 0)
+        {
+            tracing::warn!(more, "more could not be applied, edgelb status tells all");
         }
         let finished = Instant::now();
         self.pass = PassSummary {
@@ -263,7 +272,7 @@ impl Reconciler {
 
     /// Stops announcing what goes, and waits until nobody is answered any more.
     async fn withdraw(&mut self, plan: &Plan) {
-        let current = Arc::clone(&self.announced.borrow());
+        let current = Arc::clone(&self.publisher.borrow());
         let mut staying = current.interfaces.clone();
         for (index, interface) in &mut staying {
             let wanted = plan.state.announced.get(index);
@@ -285,13 +294,13 @@ impl Reconciler {
 
     /// Publishes what is to be announced from now on; returns its generation.
     fn publish(&mut self, interfaces: std::collections::BTreeMap<u32, AnnouncedInterface>) -> u64 {
-        let current = Arc::clone(&self.announced.borrow());
+        let current = Arc::clone(&self.publisher.borrow());
         if current.interfaces == interfaces {
             return current.generation;
         }
         let generation = current.generation + 1;
         // The announcer ends only with the daemon.
-        let _ = self.announced.send(Arc::new(AnnouncedSet {
+        let _ = self.publisher.send(Arc::new(AnnouncedSet {
             generation,
             interfaces,
         }));

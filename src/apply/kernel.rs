@@ -315,7 +315,7 @@ impl Report {
             }
             Err(error) => {
                 self.failures
-                    .push(Failure::new("state_directory", "sysctls.json", &error))
+                    .push(Failure::new("state_directory", "sysctls.json", &error));
             }
         }
     }

@@ -1,5 +1,6 @@
 //! `edgelb cleanup`: removes everything that edgelb ever put into this kernel, and nothing else.
 
+use std::fmt::Write;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -51,12 +52,13 @@ pub fn run(file: &Path, format: Format) -> anyhow::Result<Exit> {
             "failures": report.failures,
         })),
         Format::Table => {
+            // Writing to a String cannot fail.
             let mut text = String::new();
             for ((object, operation), number) in &report.changes {
-                text.push_str(&format!("{operation} {object} {number}\n"));
+                let _ = writeln!(text, "{operation} {object} {number}");
             }
             for failure in &report.failures {
-                text.push_str(&format!("left: {}: {}\n", failure.object, failure.message));
+                let _ = writeln!(text, "left: {}: {}", failure.object, failure.message);
             }
             if text.is_empty() {
                 text.push_str("nothing of edgelb is in this kernel\n");

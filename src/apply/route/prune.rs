@@ -6,8 +6,10 @@ use crate::apply::route::message::LocalRoute;
 use crate::model::node_state::NodeState;
 
 impl Routes {
-    /// Removes our routes that the state does not want.
+    /// Removes our routes that the state does not want. Also sets `lo` up: IPVS refuses IPv4 real
+    /// servers in a network namespace where no interface has ever been up.
     pub fn prune(&mut self, state: &NodeState) -> Result<Outcome, Error> {
+        self.set_loopback_up(true)?;
         let desired = desired(state);
         let stray: Vec<LocalRoute> = self
             .observe()?

@@ -322,19 +322,17 @@ impl VirtualServers {
             }
             return;
         };
-        if let Entry::Vacant(place) = self.servers.entry(key) {
-            if real_servers.is_empty() {
-                return;
+        let server = match self.servers.entry(key) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(_) if real_servers.is_empty() => return,
+            Entry::Vacant(entry) => {
+                changes.push(Change::NewVirtualServer(key, attributes.clone()));
+                entry.insert(Server {
+                    attributes: attributes.clone(),
+                    real_servers: BTreeMap::new(),
+                    wanted: true,
+                })
             }
-            changes.push(Change::NewVirtualServer(key, attributes.clone()));
-            place.insert(Server {
-                attributes: attributes.clone(),
-                real_servers: BTreeMap::new(),
-                wanted: true,
-            });
-        }
-        let Some(server) = self.servers.get_mut(&key) else {
-            return;
         };
         server.wanted = !real_servers.is_empty();
         if server.attributes != attributes {

@@ -247,7 +247,7 @@ fn a_thousand_virtual_servers_go_in_few_sends_and_the_bad_one_is_found() {
         let before = ipvs.counters();
         let start = Instant::now();
         let results = ipvs.apply(&changes).unwrap();
-        println!("3,000 changes in {:?}", start.elapsed());
+        eprintln!("3,000 changes in {:?}", start.elapsed());
         let counters = ipvs.counters();
         assert_eq!(
             (
@@ -271,7 +271,7 @@ fn a_thousand_virtual_servers_go_in_few_sends_and_the_bad_one_is_found() {
         assert_eq!(ipvs.virtual_servers().unwrap().len(), 999);
         let start = Instant::now();
         let inventory = ipvs.inventory().unwrap();
-        println!("inventory of 999 virtual servers in {:?}", start.elapsed());
+        eprintln!("inventory of 999 virtual servers in {:?}", start.elapsed());
         assert_eq!(inventory.len(), 999);
         assert!(
             inventory
