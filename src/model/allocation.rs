@@ -1,9 +1,11 @@
 //! Who holds which address. An allocation is a record that two nodes can merge: the later edit of a
-//! Service wins, and of two Services with one address the earlier allocation keeps it.
+//! Service wins. Several Services may name one address; whether they may is decided in plan.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use imbl::{OrdMap, OrdSet};
+use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use super::service::ServiceKey;
@@ -43,16 +45,14 @@ impl Allocation {
 
 /// All records, by Service.
 ///
-/// Records merge one by one and are never rewritten by a merge: who holds an address that two
+/// Records merge one by one and are never rewritten by a merge: who holds an address that several
 /// records name is read from all of them, so that the order of merges cannot matter.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(from = "Vec<Allocation>", into = "Vec<Allocation>")]
 pub struct Allocations {
     records: OrdMap<ServiceKey, Allocation>,
-    /// Read from `records`.
-    holders: OrdMap<IpAddr, ServiceKey>,
-    /// Services that another one was before at one of their addresses; read from `records`.
-    losers: OrdSet<ServiceKey>,
+    /// Read from `records`; never an empty list.
+    holders: OrdMap<IpAddr, Arc<[ServiceKey]>>,
     counter: u64,
 }
 
@@ -62,77 +62,91 @@ const RETURNED_KEPT: usize = 1024;
 impl Allocations {
     /// The addresses that a Service holds; empty where it holds none.
     pub fn addresses(&self, service: &ServiceKey) -> &[IpAddr] {
-        if self.losers.contains(service) {
-            return &[];
-        }
         self.records
             .get(service)
             .map_or(&[], |record| record.addresses.as_slice())
     }
 
-    /// Who holds an address.
-    pub fn holder(&self, address: IpAddr) -> Option<&ServiceKey> {
-        self.holders.get(&address)
+    /// The Services that hold an address, the earliest record first: that one stays where they may
+    /// not share it. Empty where the address is free.
+    pub fn holders_of(&self, address: IpAddr) -> &[ServiceKey] {
+        self.holders.get(&address).map_or(&[], AsRef::as_ref)
     }
 
-    /// Every record as it was made, returned ones and those that lost an address included, by
-    /// Service. What is held now is told by [`Self::holders`].
+    /// Where a Service's record stands among all: the lower of two is the earlier one. `None` where
+    /// it has none.
+    pub fn rank(&self, service: &ServiceKey) -> Option<(u64, &ServiceKey)> {
+        let record = self.records.get(service)?;
+        Some((record.counter, &record.service))
+    }
+
+    /// The number of the latest edit; it only grows.
+    pub fn latest_edit(&self) -> u64 {
+        self.counter
+    }
+
+    /// Every record as it was made, returned ones included, by Service.
     pub fn records(&self) -> impl Iterator<Item = &Allocation> {
         self.records.values()
     }
 
-    /// Every address that is held, ascending, and its Service.
+    /// Every address that is held and each of its Services: addresses ascending, then the earliest
+    /// record first.
     pub fn holders(&self) -> impl Iterator<Item = (IpAddr, &ServiceKey)> {
         self.holders
             .iter()
-            .map(|(address, service)| (*address, service))
+            .flat_map(|(address, services)| services.iter().map(|service| (*address, service)))
     }
 
-    /// The number of addresses that are held.
+    /// Every address that is held, once, ascending.
+    pub fn held_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.holders.keys().copied()
+    }
+
+    /// The number of addresses that are held, a shared one counted once.
     pub fn held(&self) -> usize {
         self.holders.len()
     }
 
-    /// Gives a Service these addresses and returns the ones that it held before. The caller has
-    /// made sure that nobody else holds them.
+    /// Gives a Service these addresses and takes back the ones that it held before. The caller has
+    /// made sure that whoever else holds one of them shares it.
     pub fn set(&mut self, service: &ServiceKey, addresses: Vec<IpAddr>, node: &str) {
         self.counter = self.counter.saturating_add(1);
         let record = Allocation {
             service: service.clone(),
-            addresses,
+            addresses: addresses.clone(),
             counter: self.counter,
             node: node.to_owned(),
         };
         let before = self.records.insert(service.clone(), record);
-        if !self.losers.is_empty() {
-            self.read_holders();
-            return;
+        for address in before.into_iter().flat_map(|record| record.addresses) {
+            let others: Vec<ServiceKey> = self
+                .holders_of(address)
+                .iter()
+                .filter(|holder| *holder != service)
+                .cloned()
+                .collect();
+            self.put_holders(address, others);
         }
-        for address in before.iter().flat_map(|record| &record.addresses) {
-            self.holders.remove(address);
-        }
-        let now = self.records.get(service);
-        for address in now.iter().flat_map(|record| &record.addresses) {
-            self.holders.insert(*address, service.clone());
+        for address in addresses {
+            let mut holders = self.holders_of(address).to_vec();
+            if !holders.contains(service) {
+                holders.push(service.clone());
+                self.put_holders(address, holders);
+            }
         }
     }
 
     /// Takes a Service's addresses back. The record stays, so that a merge cannot bring it back.
     pub fn release(&mut self, service: &ServiceKey, node: &str) {
-        if !self.addresses(service).is_empty() || self.has_lost(service) {
+        if !self.addresses(service).is_empty() {
             self.set(service, Vec::new(), node);
             self.forget_old_returns();
         }
     }
 
-    /// Whether the Service's record names an address that another one holds: it holds none then,
-    /// until it is given others.
-    pub fn has_lost(&self, service: &ServiceKey) -> bool {
-        self.losers.contains(service)
-    }
-
-    /// Takes in what another node (or the disk) says. Of two Services with one address, the record
-    /// with the lower counter keeps it, then the lower Service; the other holds nothing.
+    /// Takes in what another node (or the disk) says. Services that name one address all hold it
+    /// afterwards: the next plan decides whether they may, and who keeps it where they may not.
     pub fn merge(&mut self, others: impl IntoIterator<Item = Allocation>) {
         for other in others {
             let merged = match self.records.remove(&other.service) {
@@ -145,29 +159,37 @@ impl Allocations {
         self.read_holders();
     }
 
-    /// Reads holders and losers from the records: the earliest record first.
+    fn put_holders(&mut self, address: IpAddr, mut holders: Vec<ServiceKey>) {
+        if holders.is_empty() {
+            self.holders.remove(&address);
+            return;
+        }
+        if holders.len() > 1 {
+            holders.sort_by_cached_key(|holder| {
+                let counter = self.records.get(holder).map(|record| record.counter);
+                (counter, holder.clone())
+            });
+        }
+        self.holders.insert(address, holders.into());
+    }
+
+    /// Reads the holders from the records: the earliest record first.
     fn read_holders(&mut self) {
         let mut records: Vec<&Allocation> = self.records.values().collect();
         records.sort_by_key(|record| (record.counter, &record.service));
-        let (mut holders, mut losers) = (OrdMap::new(), OrdSet::new());
+        let mut holders: BTreeMap<IpAddr, Vec<ServiceKey>> = BTreeMap::new();
         for record in records {
-            if record
-                .addresses
-                .iter()
-                .any(|address| holders.contains_key(address))
-            {
-                losers.insert(record.service.clone());
-            } else {
-                holders.extend(
-                    record
-                        .addresses
-                        .iter()
-                        .map(|address| (*address, record.service.clone())),
-                );
+            for address in &record.addresses {
+                let services = holders.entry(*address).or_default();
+                if services.last() != Some(&record.service) {
+                    services.push(record.service.clone());
+                }
             }
         }
-        self.holders = holders;
-        self.losers = losers;
+        self.holders = holders
+            .into_iter()
+            .map(|(address, services)| (address, Arc::from(services)))
+            .collect();
     }
 
     fn forget_old_returns(&mut self) {
@@ -246,16 +268,30 @@ mod tests {
     }
 
     fn assert_sound(allocations: &Allocations) -> Result<(), TestCaseError> {
-        let mut held = 0;
+        let mut named = std::collections::BTreeSet::new();
         for record in allocations.records() {
             for address in allocations.addresses(&record.service) {
-                prop_assert_eq!(allocations.holder(*address), Some(&record.service));
+                prop_assert!(allocations.holders_of(*address).contains(&record.service));
+                named.insert((*address, record.service.clone()));
             }
-            let addresses: std::collections::BTreeSet<_> =
-                allocations.addresses(&record.service).iter().collect();
-            held += addresses.len();
         }
-        prop_assert_eq!(held, allocations.held(), "every held address is somebody's");
+        let holders: Vec<_> = allocations.holders().collect();
+        prop_assert_eq!(
+            holders.len(),
+            named.len(),
+            "every holder's record names the address"
+        );
+        for pair in holders.windows(2) {
+            let rank = |at: usize| {
+                pair.get(at)
+                    .map(|(address, service)| (*address, allocations.rank(service)))
+            };
+            prop_assert!(
+                rank(0) < rank(1),
+                "addresses ascend, the earliest record first"
+            );
+        }
+        prop_assert_eq!(allocations.held_addresses().count(), allocations.held());
         Ok(())
     }
 
@@ -277,10 +313,7 @@ mod tests {
             let mut allocations = start;
             for (record, gives) in edits {
                 let counter = allocations.counter;
-                let free = |address: &IpAddr| {
-                    allocations.holder(*address).is_none_or(|holder| *holder == record.service)
-                };
-                if gives && record.addresses.iter().all(free) {
+                if gives {
                     allocations.set(&record.service, record.addresses, &record.node);
                 } else {
                     allocations.release(&record.service, &record.node);
@@ -295,22 +328,22 @@ mod tests {
     }
 
     #[test]
-    fn of_two_with_one_address_the_earlier_keeps_it_until_it_gives_it_back() {
+    fn of_two_with_one_address_the_earlier_comes_first_until_it_gives_it_back() {
         let mut allocations = Allocations::default();
         allocations.set(&key("late"), Vec::new(), "edge-a");
         allocations.set(&key("late"), vec![ip(1), ip(2)], "edge-a");
         let mut others = Allocations::default();
         others.set(&key("early"), vec![ip(1)], "edge-b");
         let both = merged(&allocations, &others);
-        assert_eq!(both.holder(ip(1)), Some(&key("early")));
-        assert_eq!(both.holder(ip(2)), None, "the other holds nothing at all");
-        assert!(both.has_lost(&key("late")) && both.addresses(&key("late")).is_empty());
+        assert_eq!(both.holders_of(ip(1)), [key("early"), key("late")]);
+        assert_eq!(both.holders_of(ip(2)), [key("late")]);
+        assert_eq!(both.held(), 2, "a shared address counts once");
         // The earlier one had given it back long ago: whoever hears of it last must not lose it.
         let mut returned = both.clone();
         returned.release(&key("early"), "edge-b");
         assert_eq!(
-            merged(&allocations, &returned).addresses(&key("late")),
-            [ip(1), ip(2)]
+            merged(&allocations, &returned).holders_of(ip(1)),
+            [key("late")]
         );
         assert_eq!(merged(&allocations, &returned), merged(&returned, &both));
     }

@@ -58,6 +58,17 @@ pub enum TrafficPolicy {
     Local,
 }
 
+/// `spec.ipFamilyPolicy`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FamilyPolicy {
+    /// One family.
+    SingleStack,
+    /// Both families where both can be had.
+    PreferDualStack,
+    /// Both families or nothing.
+    RequireDualStack,
+}
+
 /// `ipMode` of a status address: `Proxy` is not ours to forward (SP-11).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum IpMode {
@@ -111,6 +122,15 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// `spec.ipFamilies` in the order of preference; empty where nobody filled it.
     pub families: Vec<Family>,
+    /// `spec.ipFamilyPolicy`; absent: as many families as are named.
+    #[serde(default)]
+    pub family_policy: Option<FamilyPolicy>,
+    /// `spec.selector` as `key=value` pairs, sorted and joined by commas; empty: none.
+    #[serde(default)]
+    pub selector: String,
+    /// `metadata.creationTimestamp` in seconds since 1970; absent in manifests.
+    #[serde(default)]
+    pub created: Option<i64>,
     /// `externalTrafficPolicy`
     pub external_traffic_policy: TrafficPolicy,
     /// `internalTrafficPolicy`
@@ -141,6 +161,9 @@ impl Service {
             external_ips: Vec::new(),
             ports: Vec::new(),
             families: Vec::new(),
+            family_policy: None,
+            selector: String::new(),
+            created: None,
             external_traffic_policy: TrafficPolicy::Cluster,
             internal_traffic_policy: TrafficPolicy::Cluster,
             session_affinity: None,
@@ -150,6 +173,11 @@ impl Service {
             health_check_node_port: None,
             ingress: Vec::new(),
         }
+    }
+
+    /// Sorts Services by age, the oldest first; those of unknown age come last, by key.
+    pub fn by_age(&self) -> (i64, &ServiceKey) {
+        (self.created.unwrap_or(i64::MAX), &self.key)
     }
 
     /// Whether this Service has a frontend of any kind to forward from, by its type alone (SEL-4).

@@ -30,6 +30,9 @@ impl Plan {
             for address in &old.asks {
                 forget(&mut self.asks, address, key);
             }
+            if let Some(sharing) = &old.sharing {
+                forget(&mut self.sharing, sharing, key);
+            }
         }
         if let Some(new) = new {
             for (port, _) in &new.frontends {
@@ -43,6 +46,12 @@ impl Plan {
             }
             for address in &new.asks {
                 self.asks.entry(*address).or_default().insert(key.clone());
+            }
+            if let Some(sharing) = &new.sharing {
+                self.sharing
+                    .entry(sharing.clone())
+                    .or_default()
+                    .insert(key.clone());
             }
             self.services.insert(key.clone(), Arc::clone(new));
         }

@@ -10,6 +10,7 @@ use super::address::{AddressBook, external_allowed};
 use super::endpoints::{Endpoints, select};
 use super::reason::Reason;
 use super::request::request;
+use super::sharing::sharing_key;
 use crate::config::{Config, ProxyScope};
 use crate::model::allocation::Allocations;
 use crate::model::family::Family;
@@ -34,6 +35,8 @@ pub struct ServicePlan {
     pub hairpin: Vec<IpAddr>,
     /// Addresses that it names and does not hold, sorted: what it gets depends on who does.
     pub asks: Vec<IpAddr>,
+    /// Its sharing key: the Services of one key are planned together.
+    pub sharing: Option<String>,
     /// Endpoints that a Cluster policy may use, over all ports.
     pub endpoints: usize,
     /// What was left out, and why.
@@ -62,6 +65,7 @@ impl Forwarding<'_> {
     pub fn service(&self, service: &Service) -> ServicePlan {
         let mut plan = ServicePlan {
             asks: self.asks(service),
+            sharing: sharing_key(service).map(str::to_owned),
             ..ServicePlan::default()
         };
         if !service.is_forwarded() {
@@ -171,13 +175,14 @@ impl Forwarding<'_> {
         if !external_allowed(self.config, address) {
             return Some(Reason::ExternalNotAllowed { address });
         }
-        match self.allocations.holder(address) {
-            Some(holder) if *holder != service.key => Some(Reason::RequestTaken {
+        let holders = self.allocations.holders_of(address);
+        holders
+            .first()
+            .filter(|_| !holders.contains(&service.key))
+            .map(|holder| Reason::RequestTaken {
                 address,
                 holder: holder.clone(),
-            }),
-            _ => None,
-        }
+            })
     }
 
     fn port(

@@ -2,6 +2,7 @@
 //! same answer at the price of what changed, and the tests hold the one against the other.
 
 pub mod address;
+mod allocate;
 pub mod announcement;
 pub mod drain;
 pub mod endpoints;
@@ -12,10 +13,11 @@ mod node;
 pub mod ownership;
 pub mod reason;
 pub mod request;
+pub mod sharing;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -29,7 +31,7 @@ use crate::model::family::Family;
 use crate::model::frontend::FrontendPort;
 use crate::model::host::Host;
 use crate::model::node_state::{HeldFor, NodeState};
-use crate::model::service::{ServiceKey, ServiceType};
+use crate::model::service::{Service, ServiceKey, ServiceType};
 use address::AddressBook;
 use forwarding::{Forwarding, ServicePlan};
 use ownership::{Candidates, Ownership};
@@ -69,6 +71,8 @@ pub struct Plan {
     hairpins: OrdMap<IpAddr, usize>,
     /// Who asks for an address that it does not hold: planned again when its holder changes.
     asks: OrdMap<IpAddr, OrdSet<ServiceKey>>,
+    /// The Services of each sharing key, which are planned together.
+    sharing: OrdMap<String, OrdSet<ServiceKey>>,
 }
 
 /// What changed since the previous plan.
@@ -126,7 +130,7 @@ pub fn replan(config: &Config, inputs: &Inputs, previous: &Plan, scope: &Scope) 
         Scope::Services(services) => services.clone(),
     };
     let before = inputs.allocations.clone();
-    allocate(config, inputs, &book, previous, &mut dirty, &mut plan);
+    allocate::allocate(config, inputs, &book, previous, &mut dirty, &mut plan);
 
     let state = node::state(config, inputs);
     let pods_known: Vec<Family> = Family::BOTH
@@ -161,78 +165,8 @@ pub fn replan(config: &Config, inputs: &Inputs, previous: &Plan, scope: &Scope) 
     plan
 }
 
-/// Address management for the dirty Services, for the waiting ones when something came free, and
-/// for those that ask for an address whose holder changed.
-fn allocate(
-    config: &Config,
-    inputs: &Inputs,
-    book: &AddressBook,
-    previous: &Plan,
-    dirty: &mut BTreeSet<ServiceKey>,
-    plan: &mut Plan,
-) {
-    let services = &inputs.cluster.services;
-    let before = &inputs.allocations;
-    let mut allocator = ipam::Allocator::new(config, book, &inputs.node, before.clone());
-    let gone: Vec<ServiceKey> = if plan.services.is_empty() {
-        // A full plan also finds Services that went while this program was away.
-        before
-            .records()
-            .map(|record| record.service.clone())
-            .filter(|key| !services.contains_key(key))
-            .collect()
-    } else {
-        dirty
-            .iter()
-            .filter(|key| !services.contains_key(*key))
-            .cloned()
-            .collect()
-    };
-    let may_come_free = gone
-        .iter()
-        .chain(dirty.iter())
-        .any(|key| !before.addresses(key).is_empty());
-    if may_come_free || before.held() == 0 {
-        dirty.extend(previous.pending.keys().cloned());
-    }
-    for key in &gone {
-        allocator.release(key);
-    }
-    let present = || dirty.iter().filter_map(|key| services.get(key));
-    present().for_each(|service| allocator.give_back(service));
-    present().for_each(|service| allocator.adopt(service));
-    let mut outcomes: BTreeMap<ServiceKey, Vec<Reason>> = present()
-        .map(|service| (service.key.clone(), allocator.allocate(service)))
-        .collect();
-    dirty.extend(gone);
-
-    let mut interested: BTreeSet<ServiceKey> = BTreeSet::new();
-    for key in dirty.iter() {
-        let now = allocator.allocations();
-        let both = before.addresses(key).iter().chain(now.addresses(key));
-        for address in both.filter(|address| before.holder(**address) != now.holder(**address)) {
-            interested.extend(plan.asks.get(address).into_iter().flatten().cloned());
-        }
-    }
-    // Whoever was refused early in this pass is told who holds the address at the end of it.
-    interested.extend(outcomes.iter().filter_map(|(key, reasons)| {
-        let refused = |reason: &Reason| matches!(reason, Reason::RequestTaken { .. });
-        reasons.iter().any(refused).then(|| key.clone())
-    }));
-    for service in interested.iter().filter_map(|key| services.get(key)) {
-        outcomes.insert(service.key.clone(), allocator.allocate(service));
-    }
-    dirty.extend(interested);
-    for key in dirty.iter() {
-        match outcomes.remove(key) {
-            Some(reasons) if !reasons.is_empty() => plan.pending.insert(key.clone(), reasons),
-            _ => plan.pending.remove(key),
-        };
-    }
-    plan.allocations = allocator.finish();
-}
-
-/// Who announces which VIP, and what this node announces where.
+/// Who announces which VIP, and what this node announces where. VIPs that have a Service in common
+/// go together (cases 36 and 59).
 fn own(
     config: &Config,
     inputs: &Inputs,
@@ -243,51 +177,71 @@ fn own(
 ) {
     let candidates = Candidates::new(config, inputs);
     let mut touched: BTreeSet<IpAddr> = match scope {
-        Scope::Everything => plan
-            .allocations
-            .holders()
-            .map(|(address, _)| address)
-            .collect(),
+        Scope::Everything => plan.allocations.held_addresses().collect(),
         Scope::Services(_) => BTreeSet::new(),
     };
     for key in dirty {
         touched.extend(before.addresses(key).iter().copied());
         touched.extend(plan.allocations.addresses(key).iter().copied());
     }
-    for vip in touched {
-        let holder = plan
-            .allocations
-            .holder(vip)
-            .and_then(|key| inputs.cluster.services.get(key));
-        let served = plan.state.held.get(&vip) == Some(&HeldFor::Vip);
-        let mut own_interfaces: Vec<u32> = Vec::new();
-        match holder {
-            Some(service) if served => {
-                let ownership = candidates.owner(vip, service, inputs);
-                if ownership.owner.as_deref() == Some(inputs.node.as_str()) {
-                    own_interfaces = announcement::interfaces(config, &inputs.host, vip)
-                        .map(|interface| interface.index)
-                        .collect();
-                    if config.announce.ping {
-                        plan.state.answering.insert(vip);
-                    }
-                } else {
-                    plan.state.answering.remove(&vip);
-                }
-                plan.ownership.insert(vip, ownership);
+    while let Some(vip) = touched.pop_first() {
+        let (vips, holders) = ownership::together(&plan.allocations, vip);
+        let holds_vip = |key: &&&ServiceKey| {
+            plan.services.get(**key).is_some_and(|service| {
+                let mut held = service.held.iter();
+                held.any(|(_, held)| *held == HeldFor::Vip)
+            })
+        };
+        let services: Vec<&Service> = holders
+            .iter()
+            .filter(holds_vip)
+            .filter_map(|key| inputs.cluster.services.get(*key))
+            .map(AsRef::as_ref)
+            .collect();
+        let lowest = vips.first().copied().unwrap_or(vip);
+        let ownership = candidates.owner(lowest, &services, inputs);
+        for vip in vips {
+            touched.remove(&vip);
+            let served = plan.state.held.get(&vip) == Some(&HeldFor::Vip)
+                && !plan.allocations.holders_of(vip).is_empty();
+            own_one(config, inputs, vip, served.then(|| ownership.clone()), plan);
+        }
+    }
+}
+
+/// Settles one VIP; without ownership it is not served at all.
+fn own_one(
+    config: &Config,
+    inputs: &Inputs,
+    vip: IpAddr,
+    ownership: Option<Ownership>,
+    plan: &mut Plan,
+) {
+    let mut own_interfaces: Vec<u32> = Vec::new();
+    plan.state.answering.remove(&vip);
+    if let Some(mut ownership) = ownership {
+        if ownership.owner.as_deref() == Some(inputs.node.as_str()) {
+            own_interfaces = announcement::interfaces(config, &inputs.host, vip)
+                .map(|interface| interface.index)
+                .collect();
+            if own_interfaces.is_empty() {
+                let here = (inputs.node.clone(), Reason::NoInterface);
+                ownership.excluded.push(here);
             }
-            _ => {
-                plan.ownership.remove(&vip);
-                plan.state.answering.remove(&vip);
+            if config.announce.ping {
+                plan.state.answering.insert(vip);
             }
         }
-        announcement::announce(
-            &inputs.host,
-            vip,
-            &own_interfaces,
-            &mut plan.state.announced,
-        );
+        plan.ownership.insert(vip, ownership);
+    } else {
+        plan.ownership.remove(&vip);
     }
+    announcement::announce(
+        &inputs.host,
+        vip,
+        &own_interfaces,
+        &mut plan.state.announced,
+    );
 }
 
 /// Whether a Service is of a type that gets a VIP.

@@ -1,6 +1,8 @@
 //! Which node announces a VIP: a pure function of the address and the nodes that could. Every node
 //! that sees the same Nodes gives the same answer, without talking.
 
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -9,9 +11,10 @@ use super::Inputs;
 use super::endpoints::ready_on;
 use super::reason::Reason;
 use crate::config::Config;
+use crate::model::allocation::Allocations;
 use crate::model::cluster::Node;
 use crate::model::selector::any_matches;
-use crate::model::service::{Service, TrafficPolicy};
+use crate::model::service::{Service, ServiceKey, TrafficPolicy};
 
 /// The label that takes a node out of serving external load balancers, whatever its value (LBC-7).
 pub const EXCLUDE_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
@@ -27,14 +30,16 @@ pub struct Ownership {
 
 /// The nodes that may own VIPs at all, decided once a pass.
 pub struct Candidates<'a> {
+    config: &'a Config,
     eligible: Vec<&'a str>,
     excluded: Vec<(String, Reason)>,
 }
 
 impl<'a> Candidates<'a> {
     /// Judges every Node. Without any Node object this node is alone and owns everything.
-    pub fn new(config: &Config, inputs: &'a Inputs) -> Self {
+    pub fn new(config: &'a Config, inputs: &'a Inputs) -> Self {
         let mut candidates = Self {
+            config,
             eligible: Vec::new(),
             excluded: Vec::new(),
         };
@@ -61,26 +66,58 @@ impl<'a> Candidates<'a> {
         &self.excluded
     }
 
-    /// The owner of `vip`, which `service` holds.
-    pub fn owner(&self, vip: IpAddr, service: &Service, inputs: &Inputs) -> Ownership {
+    /// The owner of a VIP and of all that go with it, of which `vip` is the lowest and which
+    /// `services` hold. With a Local policy the owner has a ready endpoint of each such Service.
+    pub fn owner(&self, vip: IpAddr, services: &[&Service], inputs: &Inputs) -> Ownership {
         let mut excluded = self.excluded.clone();
-        let local = service.external_traffic_policy == TrafficPolicy::Local;
-        let mut best: Option<(u64, &str)> = None;
+        let local = |service: &&&Service| service.external_traffic_policy == TrafficPolicy::Local;
+        let prefer = self
+            .config
+            .pools
+            .iter()
+            .find(|pool| pool.contains(vip))
+            .map_or(&[][..], |pool| pool.prefer.as_slice());
+        let mut best: Option<(Reverse<usize>, u64, &str)> = None;
         for node in &self.eligible {
-            if local && !ready_on(&inputs.cluster, &service.key, node) {
+            let mut needed = services.iter().filter(local);
+            if !needed.all(|service| ready_on(&inputs.cluster, &service.key, node)) {
                 excluded.push(((*node).to_owned(), Reason::NoLocalEndpoint));
                 continue;
             }
-            let rank = (weight(vip, node), *node);
+            let labels = inputs.cluster.nodes.get(*node).map(|node| &node.labels);
+            let preference = prefer
+                .iter()
+                .position(|selector| labels.is_some_and(|labels| selector.matches(labels)))
+                .unwrap_or(prefer.len());
+            let rank = (Reverse(preference), weight(vip, node), *node);
             if best.is_none_or(|best| rank > best) {
                 best = Some(rank);
             }
         }
         Ownership {
-            owner: best.map(|(_, node)| node.to_owned()),
+            owner: best.map(|(_, _, node)| node.to_owned()),
             excluded,
         }
     }
+}
+
+/// The VIPs that have an owner in common with `vip`, itself included, and the Services that hold
+/// them: Services that share an address, and addresses that one Service holds, are never torn apart.
+pub fn together(
+    allocations: &Allocations,
+    vip: IpAddr,
+) -> (BTreeSet<IpAddr>, BTreeSet<&ServiceKey>) {
+    let (mut vips, mut holders) = (BTreeSet::from([vip]), BTreeSet::new());
+    let mut open = vec![vip];
+    while let Some(vip) = open.pop() {
+        for holder in allocations.holders_of(vip) {
+            if holders.insert(holder) {
+                let addresses = allocations.addresses(holder).iter().copied();
+                open.extend(addresses.filter(|address| vips.insert(*address)));
+            }
+        }
+    }
+    (vips, holders)
 }
 
 fn exclusion(config: &Config, node: &Node) -> Option<Reason> {

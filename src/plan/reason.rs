@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::sharing::SharingRule;
 use crate::model::family::Family;
 use crate::model::frontend::FrontendPort;
 use crate::model::service::ServiceKey;
@@ -56,10 +57,18 @@ pub enum Reason {
     RequestOutsidePools { address: IpAddr },
     /// The requested address belongs to another Service.
     RequestTaken { address: IpAddr, holder: ServiceKey },
+    /// Both have the sharing key, and a rule keeps them from holding one address.
+    SharingRefused {
+        address: IpAddr,
+        holder: ServiceKey,
+        rule: SharingRule,
+    },
     /// Two ways of asking for an address disagree; the first one counts.
     RequestsDisagree { used: String, ignored: String },
     /// The pool has no address of this family.
     FamilyMissing { family: Family },
+    /// `RequireDualStack`, and an address of this family cannot be had: it gets none at all.
+    DualStackUnmet { family: Family },
     /// The pool that gave this address is gone; the Service keeps it.
     PoolGone { address: IpAddr },
     /// The address is a node's, a gateway's or a resolver's.
@@ -115,8 +124,10 @@ impl Reason {
             Self::RequestMalformed { .. } => "request_malformed",
             Self::RequestOutsidePools { .. } => "request_outside_pools",
             Self::RequestTaken { .. } => "request_taken",
+            Self::SharingRefused { .. } => "sharing_refused",
             Self::RequestsDisagree { .. } => "requests_disagree",
             Self::FamilyMissing { .. } => "family_missing",
+            Self::DualStackUnmet { .. } => "dual_stack_unmet",
             Self::PoolGone { .. } => "pool_gone",
             Self::AddressOfInfrastructure { .. } => "address_of_infrastructure",
             Self::ExternalNotAllowed { .. } => "external_not_allowed",
@@ -161,8 +172,15 @@ impl fmt::Display for Reason {
                 write!(f, "it asks for {address}, which is in no pool that it may use")
             }
             Self::RequestTaken { address, holder } => write!(f, "it asks for {address}, which {holder} holds"),
+            Self::SharingRefused { address, holder, rule } => {
+                write!(f, "it may not share {address} with {holder}: {rule}")
+            }
             Self::RequestsDisagree { used, ignored } => write!(f, "{ignored} disagrees with {used}, which counts"),
             Self::FamilyMissing { family } => write!(f, "its pool has no free {family} address"),
+            Self::DualStackUnmet { family } => write!(
+                f,
+                "its ipFamilyPolicy is RequireDualStack, and no {family} address is to be had with the other: extend a pool or ask for PreferDualStack"
+            ),
             Self::PoolGone { address } => write!(f, "{address} is in no pool any more; it is kept until released"),
             Self::AddressOfInfrastructure { address, what } => {
                 write!(f, "{address} belongs to {what}: a Service must not take it")

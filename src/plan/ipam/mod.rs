@@ -1,11 +1,18 @@
 //! Address management: which VIPs a `LoadBalancer` Service holds. Lowest free address of the first
 //! pool by priority, then name; what a Service holds it keeps. Decides nothing about announcing.
 
+mod families;
+mod keep;
+mod shared;
 mod usage;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
+use imbl::{OrdMap, OrdSet};
+
+use super::Inputs;
 use super::address::AddressBook;
 use super::reason::Reason;
 use super::request::{Request, request};
@@ -14,7 +21,7 @@ use crate::model::allocation::Allocations;
 use crate::model::family::Family;
 use crate::model::pool::Pool;
 use crate::model::selector::any_matches;
-use crate::model::service::{Service, ServiceKey, ServiceType};
+use crate::model::service::{FamilyPolicy, Service, ServiceKey, ServiceType};
 
 pub use usage::{PoolUsage, usage};
 
@@ -48,6 +55,9 @@ pub struct Allocator<'a> {
     config: &'a Config,
     book: &'a AddressBook,
     node: &'a str,
+    services: &'a OrdMap<ServiceKey, Arc<Service>>,
+    /// The Services of each sharing key, and maybe some that have it no more.
+    groups: OrdMap<String, OrdSet<ServiceKey>>,
     /// Pools by priority, then name.
     pools: Vec<&'a Pool>,
     allocations: Allocations,
@@ -57,21 +67,24 @@ pub struct Allocator<'a> {
 }
 
 impl<'a> Allocator<'a> {
-    /// Starts a pass from what is held now.
+    /// Starts a pass from what is held now. `groups` names for each sharing key all Services that
+    /// have it; those that have it no more do no harm.
     pub fn new(
         config: &'a Config,
         book: &'a AddressBook,
-        node: &'a str,
-        held: Allocations,
+        inputs: &'a Inputs,
+        groups: OrdMap<String, OrdSet<ServiceKey>>,
     ) -> Self {
         let mut pools: Vec<&Pool> = config.pools.iter().collect();
         pools.sort_by(|a, b| (a.priority, &a.name).cmp(&(b.priority, &b.name)));
         Self {
             config,
             book,
-            node,
+            node: &inputs.node,
+            services: &inputs.cluster.services,
+            groups,
             pools,
-            allocations: held,
+            allocations: inputs.allocations.clone(),
             cursors: BTreeMap::new(),
         }
     }
@@ -92,77 +105,7 @@ impl<'a> Allocator<'a> {
         self.cursors.clear();
     }
 
-    /// The first step for each Service of a pass, before anybody gets anything: gives back what it
-    /// may no longer hold.
-    pub fn give_back(&mut self, service: &Service) {
-        let key = &service.key;
-        if service.kind != ServiceType::LoadBalancer
-            || not_ours(self.config, &self.allocations, service).is_some()
-            || self.allocations.has_lost(key)
-        {
-            self.release(key);
-            return;
-        }
-        let held = self.allocations.addresses(key).to_vec();
-        if held.is_empty() {
-            return;
-        }
-        let kept: Vec<IpAddr> = held
-            .iter()
-            .copied()
-            .filter(|address| self.book.refusal(*address).is_none() && wants(service, *address))
-            .collect();
-        if kept.is_empty() || !self.request_allows(service, &kept) {
-            self.release(key);
-        } else if kept != held {
-            self.allocations.set(key, kept, self.node);
-        }
-    }
-
-    /// The second step: a Service that holds nothing takes over what its status says that it held.
-    pub fn adopt(&mut self, service: &Service) {
-        let key = &service.key;
-        if service.kind != ServiceType::LoadBalancer
-            || !self.allocations.addresses(key).is_empty()
-            || not_ours(self.config, &self.allocations, service).is_some()
-        {
-            return;
-        }
-        let mut before: Vec<IpAddr> = Vec::new();
-        for address in service.ingress.iter().map(|ingress| ingress.address) {
-            if in_pools(self.config, address)
-                && self.free(address, key)
-                && wants(service, address)
-                && self.request_allows(service, &[address])
-                && !before.contains(&address)
-            {
-                before.push(address);
-            }
-        }
-        if !before.is_empty() {
-            self.allocations.set(key, before, self.node);
-        }
-    }
-
-    /// Whether what a Service holds is still what it asks for.
-    fn request_allows(&self, service: &Service, held: &[IpAddr]) -> bool {
-        // A request that cannot be read changes nothing about what is held.
-        let Ok(request) = request(service) else {
-            return true;
-        };
-        let asked = request.addresses.is_empty()
-            || held.iter().all(|held| request.addresses.contains(held));
-        let pool = request.pool.is_none_or(|name| {
-            self.config
-                .pools
-                .iter()
-                .find(|pool| pool.name == name)
-                .is_none_or(|pool| held.iter().all(|held| pool.contains(*held)))
-        });
-        asked && pool
-    }
-
-    /// The third step: gives the Service what it still lacks. Returns what it could not do.
+    /// The last step: gives the Service what it still lacks. Returns what it could not do.
     pub fn allocate(&mut self, service: &Service) -> Vec<Reason> {
         if service.kind != ServiceType::LoadBalancer {
             return Vec::new();
@@ -183,6 +126,9 @@ impl<'a> Allocator<'a> {
         };
         if given != held && !given.is_empty() {
             self.allocations.set(&service.key, given.clone(), self.node);
+        }
+        if request.addresses.is_empty() {
+            reasons.extend(self.not_shared(service));
         }
         for address in given {
             if !in_pools(self.config, address) {
@@ -211,16 +157,20 @@ impl<'a> Allocator<'a> {
                 (!served).then_some(Reason::RequestOutsidePools { address: *address })
             })
         });
-        let taken = || {
-            request.addresses.iter().find_map(|address| {
-                let holder = self.allocations.holder(*address)?;
-                (*holder != service.key).then(|| Reason::RequestTaken {
-                    address: *address,
-                    holder: holder.clone(),
-                })
-            })
+        let one_family = || {
+            let asked = |family: &Family| {
+                let mut asked = request.addresses.iter();
+                asked.any(|address| Family::of(*address) == *family)
+            };
+            let lacking = Family::BOTH.into_iter().find(|family| !asked(family))?;
+            let required = service.family_policy == Some(FamilyPolicy::RequireDualStack);
+            required.then_some(Reason::DualStackUnmet { family: lacking })
         };
-        if let Some(refusal) = permanent.or_else(taken) {
+        let taken = || {
+            let mut asked = request.addresses.iter();
+            asked.find_map(|address| self.taken(*address, service))
+        };
+        if let Some(refusal) = permanent.or_else(one_family).or_else(taken) {
             reasons.push(refusal);
             return Vec::new();
         }
@@ -235,7 +185,7 @@ impl<'a> Allocator<'a> {
         held: &[IpAddr],
         reasons: &mut Vec<Reason>,
     ) -> Vec<IpAddr> {
-        let families = self.families(service);
+        let families = families::wanted(service, held, &self.pools);
         let missing: Vec<Family> = families
             .iter()
             .copied()
@@ -268,7 +218,10 @@ impl<'a> Allocator<'a> {
         for pool in &pools {
             let found: Vec<IpAddr> = missing
                 .iter()
-                .filter_map(|family| self.lowest_free(pool, *family))
+                .filter_map(|family| {
+                    self.lowest_shared(pool, *family, service)
+                        .or_else(|| self.lowest_free(pool, *family))
+                })
                 .collect();
             let complete = found.len() == missing.len();
             if !found.is_empty() && (best.is_empty() || rank(&found) > rank(&best)) {
@@ -277,6 +230,15 @@ impl<'a> Allocator<'a> {
             if complete {
                 break;
             }
+        }
+        let lacking = missing
+            .iter()
+            .find(|family| !best.iter().any(|found| Family::of(*found) == **family));
+        let required = service.family_policy == Some(FamilyPolicy::RequireDualStack);
+        if let Some(family) = lacking.filter(|_| required && held.is_empty() && !best.is_empty()) {
+            // Both or nothing; what is held already stays, because somebody may be using it.
+            reasons.push(Reason::DualStackUnmet { family: *family });
+            return Vec::new();
         }
         let mut given = held.to_vec();
         given.append(&mut best);
@@ -292,32 +254,6 @@ impl<'a> Allocator<'a> {
             }
         }
         given
-    }
-
-    /// The families that a Service wants, in its order of preference.
-    fn families(&self, service: &Service) -> Vec<Family> {
-        if !service.families.is_empty() {
-            return service.families.clone();
-        }
-        let mut families: Vec<Family> = Vec::new();
-        for address in &service.cluster_ips {
-            if !families.contains(&Family::of(*address)) {
-                families.push(Family::of(*address));
-            }
-        }
-        if families.is_empty() {
-            let ipv4 = self.pools.iter().any(|pool| {
-                pool.ranges
-                    .iter()
-                    .any(|range| Family::of(range.first()) == Family::V4)
-            });
-            families.push(if ipv4 || self.pools.is_empty() {
-                Family::V4
-            } else {
-                Family::V6
-            });
-        }
-        families
     }
 
     /// The pools that may serve this request, in order.
@@ -346,13 +282,6 @@ impl<'a> Allocator<'a> {
         }
     }
 
-    fn free(&self, address: IpAddr, service: &ServiceKey) -> bool {
-        self.allocations
-            .holder(address)
-            .is_none_or(|holder| holder == service)
-            && self.book.refusal(address).is_none()
-    }
-
     /// The lowest address of a pool that nobody holds. Within a pass addresses are only taken after
     /// the last release, so the search goes on where it stopped.
     fn lowest_free(&mut self, pool: &'a Pool, family: Family) -> Option<IpAddr> {
@@ -375,7 +304,7 @@ impl<'a> Allocator<'a> {
                 _ => range.first(),
             };
             loop {
-                if self.allocations.holder(candidate).is_none()
+                if self.allocations.holders_of(candidate).is_empty()
                     && !pool.skips(candidate)
                     && self.book.refusal(candidate).is_none()
                 {
@@ -391,14 +320,6 @@ impl<'a> Allocator<'a> {
         self.cursors.insert(place, None);
         None
     }
-}
-
-/// Whether the Service has a use for an address of this family; one that names no families has for
-/// any, and so has one that asks for the address.
-fn wants(service: &Service, address: IpAddr) -> bool {
-    service.families.is_empty()
-        || service.families.contains(&Family::of(address))
-        || request(service).is_ok_and(|request| request.addresses.contains(&address))
 }
 
 /// Whether a pool is for this Service at all: namespaces and labels, each where it is given.

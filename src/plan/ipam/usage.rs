@@ -10,7 +10,7 @@ use crate::model::pool::AddressRange;
 
 /// Allocated and total addresses per pool and family, for metrics and `status`.
 pub fn usage(config: &Config, allocations: &Allocations) -> Vec<PoolUsage> {
-    let held: BTreeSet<IpAddr> = allocations.holders().map(|(address, _)| address).collect();
+    let held: BTreeSet<IpAddr> = allocations.held_addresses().collect();
     let mut usage = Vec::new();
     for pool in &config.pools {
         for family in Family::BOTH {

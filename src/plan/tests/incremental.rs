@@ -1,7 +1,8 @@
 //! The full plan as the oracle: whatever is edited in whatever order, a plan made at the price of the
 //! change is the plan made from nothing. And what must hold of every plan.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use proptest::prelude::*;
 
@@ -9,9 +10,10 @@ use super::{annotated, config, inputs, ips, key, node, pool, service, slice, wit
 use crate::config::Config;
 use crate::model::cluster::{ClusterChange, Node};
 use crate::model::endpoint::{EndpointSlice, SliceKey};
-use crate::model::family::Family;
-use crate::model::service::{Service, ServiceType, TrafficPolicy};
+use crate::model::family::{Family, Protocol};
+use crate::model::service::{FamilyPolicy, Service, ServiceType, TrafficPolicy};
 use crate::plan::ownership::EXCLUDE_LABEL;
+use crate::plan::sharing::refusal;
 use crate::plan::{Inputs, Plan, Scope, plan, replan};
 
 /// Few names and few addresses, so that edits meet.
@@ -31,6 +33,8 @@ fn small() -> Config {
     pinned.namespaces = vec!["other".to_owned()];
     let mut lan = pool("lan", "192.0.2.200-192.0.2.202 2001:db8::200/127");
     lan.priority = 1;
+    lan.share_across_namespaces = true;
+    lan.prefer = vec!["rack=front".parse().unwrap()];
     let mut config = config(vec![pinned, lan]);
     config.proxy.external_ip_ranges = vec!["203.0.113.0/24".parse().unwrap()];
     config
@@ -88,6 +92,7 @@ fn any_service() -> impl Strategy<Value = Service> {
             any::<bool>(),
             prop::option::of(30080_u16..30082),
         ),
+        any_terms(),
     )
         .prop_map(
             |(
@@ -99,6 +104,7 @@ fn any_service() -> impl Strategy<Value = Service> {
                 external,
                 status,
                 (outer, inner, ours, node_port),
+                terms,
             )| {
                 let mut service = with_status(service(name, kind), &status.join(" "));
                 service = annotated(
@@ -111,8 +117,63 @@ fn any_service() -> impl Strategy<Value = Service> {
                 service.external_traffic_policy = policy(outer);
                 service.internal_traffic_policy = policy(inner);
                 service.ports[0].node_port = node_port;
+                terms.apply(&mut service);
                 service.load_balancer_class = ours.then(|| "edgelb.io/edgelb".to_owned());
                 service
+            },
+        )
+}
+
+/// What decides sharing, families and age.
+#[derive(Debug, Clone)]
+struct Terms {
+    sharing_key: &'static str,
+    protocol: Protocol,
+    port: u16,
+    selector: &'static str,
+    family_policy: Option<FamilyPolicy>,
+    created: Option<i64>,
+}
+
+impl Terms {
+    fn apply(self, service: &mut Service) {
+        let annotation = (
+            "edgelb.io/sharing-key".to_owned(),
+            self.sharing_key.to_owned(),
+        );
+        service.annotations.extend([annotation]);
+        service.ports[0].protocol = self.protocol;
+        service.ports[0].port = self.port;
+        service.selector = self.selector.to_owned();
+        service.family_policy = self.family_policy;
+        service.created = self.created;
+    }
+}
+
+fn any_terms() -> impl Strategy<Value = Terms> {
+    let policies = [
+        None,
+        None,
+        Some(FamilyPolicy::SingleStack),
+        Some(FamilyPolicy::PreferDualStack),
+        Some(FamilyPolicy::RequireDualStack),
+    ];
+    (
+        prop::sample::select(vec!["", "", "k", "k", "k", "other"]),
+        prop::sample::select(vec![Protocol::Tcp, Protocol::Udp]),
+        80_u16..83,
+        prop::sample::select(vec!["app=a", "app=a", "app=b"]),
+        prop::sample::select(policies.to_vec()),
+        prop::option::of(0_i64..3),
+    )
+        .prop_map(
+            |(sharing_key, protocol, port, selector, family_policy, created)| Terms {
+                sharing_key,
+                protocol,
+                port,
+                selector,
+                family_policy,
+                created,
             },
         )
 }
@@ -138,9 +199,13 @@ fn any_node() -> impl Strategy<Value = Node> {
         prop::sample::select(vec!["192.0.2.12", "192.0.2.13", "192.0.2.201"]),
         any::<bool>(),
         any::<bool>(),
+        any::<bool>(),
     )
-        .prop_map(|(name, address, excluded, deleting)| {
+        .prop_map(|(name, address, excluded, deleting, front)| {
             let mut node = node(name, address);
+            if front {
+                node.labels.insert("rack".to_owned(), "front".to_owned());
+            }
             node.deleting = deleting;
             if excluded {
                 node.labels.insert(EXCLUDE_LABEL.to_owned(), String::new());
@@ -186,28 +251,42 @@ fn reasons(plan: &Plan) -> BTreeMap<String, Vec<String>> {
 }
 
 /// What must hold of every plan.
-fn assert_sound(inputs: &Inputs, plan: &Plan) -> Result<(), TestCaseError> {
-    let mut seen = BTreeMap::new();
-    for service in inputs.cluster.services.keys() {
-        for address in plan.allocations.addresses(service) {
-            let other = seen.insert(*address, service.clone());
-            prop_assert!(
-                other.is_none(),
-                "{} is held by {} and {:?}",
-                address,
-                service,
-                other
-            );
-            prop_assert_eq!(plan.allocations.holder(*address), Some(service));
+fn assert_sound(config: &Config, inputs: &Inputs, plan: &Plan) -> Result<(), TestCaseError> {
+    let mut seen: BTreeMap<IpAddr, Vec<&Service>> = BTreeMap::new();
+    for (key, service) in &inputs.cluster.services {
+        for address in plan.allocations.addresses(key) {
+            let others = seen.entry(*address).or_default();
+            for other in others.iter() {
+                prop_assert_eq!(
+                    refusal(config, *address, service, other),
+                    None,
+                    "{} is held by {} and {}",
+                    address,
+                    key,
+                    other.key
+                );
+            }
+            others.push(service);
+            prop_assert!(plan.allocations.holders_of(*address).contains(key));
         }
     }
     prop_assert_eq!(
-        seen.len(),
-        plan.allocations.held(),
+        seen.values().map(Vec::len).sum::<usize>(),
+        plan.allocations.holders().count(),
         "nobody else holds anything"
     );
+    for service in inputs.cluster.services.keys() {
+        let owners = plan.allocations.addresses(service).iter();
+        let owners: BTreeSet<_> = owners
+            .filter_map(|vip| plan.ownership.get(vip))
+            .map(|ownership| &ownership.owner)
+            .collect();
+        prop_assert!(owners.len() <= 1, "{} has one owner", service);
+    }
     for (vip, ownership) in &plan.ownership {
-        prop_assert!(plan.state.held.contains_key(vip) && plan.allocations.holder(*vip).is_some());
+        prop_assert!(
+            plan.state.held.contains_key(vip) && !plan.allocations.holders_of(*vip).is_empty()
+        );
         let ours = ownership.owner.as_deref() == Some(inputs.node.as_str());
         prop_assert_eq!(plan.state.answering.contains(vip), ours);
     }
@@ -249,7 +328,7 @@ proptest! {
                 allocations.records().map(|record| record.counter).max()
             };
             prop_assert!(latest(&counter) <= latest(&next.allocations), "counters never go back");
-            assert_sound(&inputs, &next)?;
+            assert_sound(&config, &inputs, &next)?;
             previous = next;
         }
     }

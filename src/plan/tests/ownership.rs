@@ -37,7 +37,7 @@ fn three_nodes() -> Inputs {
 
 fn owner(config: &Config, inputs: &Inputs, vip: IpAddr, service: &Service) -> Option<String> {
     Candidates::new(config, inputs)
-        .owner(vip, service, inputs)
+        .owner(vip, &[service], inputs)
         .owner
 }
 
@@ -72,7 +72,7 @@ fn exclusions_have_their_reasons() {
         let mut inputs = three_nodes();
         inputs.put(replaced);
         let ownership =
-            Candidates::new(&config, &inputs).owner(ip(VIP), &load_balancer("web"), &inputs);
+            Candidates::new(&config, &inputs).owner(ip(VIP), &[&load_balancer("web")], &inputs);
         let expected: Vec<_> = reason
             .into_iter()
             .map(|reason| ("edge-c".to_owned(), reason))
@@ -91,7 +91,7 @@ fn without_nodes_this_one_owns_everything_and_an_unknown_one_nothing() {
     );
     let mut inputs = inputs();
     inputs.put(node("edge-b", "192.0.2.12"));
-    let ownership = Candidates::new(&lan(), &inputs).owner(ip(VIP), &service, &inputs);
+    let ownership = Candidates::new(&lan(), &inputs).owner(ip(VIP), &[&service], &inputs);
     assert_eq!(ownership.owner.as_deref(), Some("edge-b"));
     assert_eq!(ownership.excluded, [(HERE.to_owned(), Reason::NodeUnknown)]);
 }
@@ -111,7 +111,7 @@ fn a_local_policy_is_announced_where_an_endpoint_is_ready() {
         inputs
             .put(service.clone())
             .put(slice("web", "web-1", endpoints));
-        let ownership = Candidates::new(&lan(), &inputs).owner(ip(VIP), &service, &inputs);
+        let ownership = Candidates::new(&lan(), &inputs).owner(ip(VIP), &[&service], &inputs);
         assert_eq!(ownership.owner.as_deref(), expected, "{endpoints}");
         let without = 3 - usize::from(expected.is_some());
         assert_eq!(ownership.excluded.len(), without, "{endpoints}");

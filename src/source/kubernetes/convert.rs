@@ -148,6 +148,13 @@ fn convert_service(object: &core::Service, notes: &mut Notes) -> Result<Service,
     let annotations = object.metadata.annotations.clone().unwrap_or_default();
     let mut service = Service::new(key(&object.metadata), kind);
     service.families = fields::families(spec, notes);
+    service.family_policy = fields::family_policy(spec, notes);
+    service.selector = fields::selector(spec);
+    service.created = object
+        .metadata
+        .creation_timestamp
+        .as_ref()
+        .map(|time| time.0.as_second());
     service.cluster_ips = fields::cluster_ips(spec, &service.families, notes);
     service.external_ips = notes
         .addresses(

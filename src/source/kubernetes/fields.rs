@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1 as core;
 use super::address::{parse_port, parse_range, parse_usable_address, shorten};
 use super::convert::{Notes, SOURCE_RANGES_ANNOTATION, protocol};
 use crate::model::family::{Family, host_prefix};
-use crate::model::service::{IngressAddress, IpMode, ServicePort, TrafficPolicy};
+use crate::model::service::{FamilyPolicy, IngressAddress, IpMode, ServicePort, TrafficPolicy};
 
 /// The timeout of `sessionAffinity: ClientIP` that the API server fills in (SP-12).
 const DEFAULT_AFFINITY_SECONDS: i32 = 10_800;
@@ -53,6 +53,36 @@ pub(super) fn families(spec: &core::ServiceSpec, notes: &mut Notes) -> Vec<Famil
         }
     }
     families
+}
+
+pub(super) fn family_policy(spec: &core::ServiceSpec, notes: &mut Notes) -> Option<FamilyPolicy> {
+    match spec.ip_family_policy.as_deref()? {
+        "SingleStack" => Some(FamilyPolicy::SingleStack),
+        "PreferDualStack" => Some(FamilyPolicy::PreferDualStack),
+        "RequireDualStack" => Some(FamilyPolicy::RequireDualStack),
+        "" => None,
+        other => {
+            notes.add(
+                "spec.ipFamilyPolicy",
+                format!(
+                    "unknown policy {:?} is left out: write SingleStack, PreferDualStack or RequireDualStack",
+                    shorten(other)
+                ),
+            );
+            None
+        }
+    }
+}
+
+/// The selector as one text, so that two of them can be compared: sorted `key=value` pairs.
+pub(super) fn selector(spec: &core::ServiceSpec) -> String {
+    let pairs: Vec<String> = spec
+        .selector
+        .iter()
+        .flatten()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    pairs.join(",")
 }
 
 /// SP-4: one `clusterIP` for each family; those of a family that `ipFamilies` does not name are not

@@ -1,0 +1,119 @@
+//! What a Service goes on holding: the steps of a pass before anybody gets anything new. It gives back
+//! what it may no longer hold, and takes over what its status says that it held.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::families::useful;
+use super::{Allocator, in_pools, not_ours};
+use crate::model::service::{Service, ServiceKey, ServiceType};
+use crate::plan::request::request;
+
+impl Allocator<'_> {
+    /// The first step for each Service of a pass: gives back what it may not hold, whoever else may.
+    pub fn give_back(&mut self, service: &Service) {
+        let key = &service.key;
+        if service.kind != ServiceType::LoadBalancer
+            || not_ours(self.config, &self.allocations, service).is_some()
+        {
+            self.release(key);
+            return;
+        }
+        let held = self.allocations.addresses(key).to_vec();
+        if held.is_empty() {
+            return;
+        }
+        let mut kept = useful(service, &held);
+        kept.retain(|address| self.book.refusal(*address).is_none());
+        if kept.is_empty() || !self.request_allows(service, &kept) {
+            self.release(key);
+        } else if kept != held {
+            self.allocations.set(key, kept, self.node);
+        }
+    }
+
+    /// The second step: of Services that hold one address and may not share it, the earlier record
+    /// keeps it and the later Service holds nothing. Returns those that lost.
+    pub fn part<'k>(
+        &mut self,
+        services: impl IntoIterator<Item = &'k ServiceKey>,
+    ) -> Vec<ServiceKey> {
+        let mut concerned: BTreeSet<(u64, ServiceKey)> = BTreeSet::new();
+        for service in services {
+            for address in self.allocations.addresses(service) {
+                let holders = self.allocations.holders_of(*address);
+                if holders.len() > 1 {
+                    let ranks = holders
+                        .iter()
+                        .filter_map(|holder| self.allocations.rank(holder));
+                    concerned.extend(ranks.map(|(counter, holder)| (counter, holder.clone())));
+                }
+            }
+        }
+        let mut lost = Vec::new();
+        for (_, key) in concerned {
+            let addresses = self.allocations.addresses(&key);
+            if addresses.iter().any(|address| !self.keeps(*address, &key)) {
+                self.release(&key);
+                lost.push(key);
+            }
+        }
+        lost
+    }
+
+    /// Whether a holder may share an address with every earlier one.
+    fn keeps(&self, address: IpAddr, key: &ServiceKey) -> bool {
+        let holders = self.allocations.holders_of(address);
+        let mut earlier = holders.iter().take_while(|holder| *holder != key);
+        earlier.all(|holder| {
+            let pair = self.services.get(key).zip(self.services.get(holder));
+            pair.is_some_and(|(service, holder)| {
+                self.sharing_rule(address, service, holder).is_none()
+            })
+        })
+    }
+
+    /// The third step: a Service that holds nothing takes over what its status says that it held.
+    pub fn adopt(&mut self, service: &Service) {
+        let key = &service.key;
+        if service.kind != ServiceType::LoadBalancer
+            || !self.allocations.addresses(key).is_empty()
+            || not_ours(self.config, &self.allocations, service).is_some()
+        {
+            return;
+        }
+        let mut before: Vec<IpAddr> = Vec::new();
+        for address in service.ingress.iter().map(|ingress| ingress.address) {
+            if in_pools(self.config, address)
+                && self.book.refusal(address).is_none()
+                && self.taken(address, service).is_none()
+                && self.request_allows(service, &[address])
+                && !before.contains(&address)
+            {
+                before.push(address);
+            }
+        }
+        let before = useful(service, &before);
+        if !before.is_empty() {
+            self.allocations.set(key, before, self.node);
+        }
+    }
+
+    /// Whether what a Service holds is still what it asks for.
+    fn request_allows(&self, service: &Service, held: &[IpAddr]) -> bool {
+        // A request that cannot be read changes nothing about what is held.
+        let Ok(request) = request(service) else {
+            return true;
+        };
+        let asked = request.addresses.is_empty()
+            || held.iter().all(|held| request.addresses.contains(held));
+        let pool = request.pool.is_none_or(|name| {
+            self.config
+                .pools
+                .iter()
+                .find(|pool| pool.name == name)
+                .is_none_or(|pool| held.iter().all(|held| pool.contains(*held)))
+        });
+        asked && pool
+    }
+}
