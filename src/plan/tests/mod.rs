@@ -10,12 +10,14 @@
 mod capacity;
 mod endpoints;
 mod externals;
+mod family_policy;
 mod forwarding;
 mod incremental;
 mod ipam;
 mod ipam_requests;
 mod ownership;
 mod recorded;
+mod sharing;
 
 use std::net::IpAddr;
 use std::sync::Arc;

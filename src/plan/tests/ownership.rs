@@ -128,6 +128,63 @@ fn a_local_policy_is_announced_where_an_endpoint_is_ready() {
 }
 
 #[test]
+fn a_pool_says_which_nodes_are_better() {
+    // Case 38: the best selector wins, then the hash; a node that goes leaves it to the next best.
+    let service = load_balancer("web");
+    let racked = |name: &str, rack: &str| {
+        let mut node = node(name, "192.0.2.13");
+        node.labels.insert("rack".to_owned(), rack.to_owned());
+        node
+    };
+    let mut inputs = three_nodes();
+    inputs
+        .put(racked("edge-b", "second"))
+        .put(racked("edge-c", "first"));
+    let mut config = lan();
+    let vips: Vec<IpAddr> = (0..16)
+        .map(|last| Ipv4Addr::new(192, 0, 2, 200 + last).into())
+        .collect();
+    let owners = |config: &Config, inputs: &Inputs| -> Vec<String> {
+        let owner = |vip: &IpAddr| owner(config, inputs, *vip, &service).unwrap();
+        vips.iter().map(owner).collect()
+    };
+    let by_hash = owners(&config, &inputs);
+    config.pools[0].prefer = vec!["rack=nowhere".parse().unwrap()];
+    assert_eq!(owners(&config, &inputs), by_hash, "nobody is better");
+    config.pools[0].prefer = ["rack=first", "rack"]
+        .map(|text| text.parse().unwrap())
+        .to_vec();
+    assert_eq!(owners(&config, &inputs), vec!["edge-c"; 16]);
+    inputs.cluster.nodes.remove("edge-c");
+    assert_eq!(owners(&config, &inputs), vec!["edge-b"; 16]);
+    inputs.put(racked("edge-c", "second"));
+    let shared = owners(&config, &inputs);
+    assert!(
+        ["edge-b", "edge-c"]
+            .iter()
+            .all(|name| shared.iter().any(|owner| owner == name))
+    );
+    assert!(!shared.iter().any(|owner| owner == HERE));
+}
+
+#[test]
+fn an_owner_that_has_no_interface_for_a_vip_says_so() {
+    // Cases 30 and 42: announced nowhere, and reported.
+    let far = config(vec![pool("far", "198.51.100.8/30")]);
+    let mut missing = lan();
+    missing.pools[0].interfaces = vec!["missing".parse().unwrap()];
+    for config in [far, missing] {
+        let mut inputs = inputs();
+        inputs.put(load_balancer("web"));
+        let plan = inputs.planned(&config);
+        let ownership = plan.ownership.values().next().unwrap();
+        assert_eq!(ownership.owner.as_deref(), Some(HERE));
+        assert_eq!(ownership.excluded, [(HERE.to_owned(), Reason::NoInterface)]);
+        assert!(plan.state.announced.is_empty());
+    }
+}
+
+#[test]
 fn a_service_without_a_port_is_not_announced() {
     let mut inputs = inputs();
     inputs.put(Service {
