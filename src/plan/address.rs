@@ -1,7 +1,7 @@
 //! Addresses that no Service may take: a node's own, a gateway's, a resolver's, and those that are
 //! no host's at all. Taking one would cut the node off, whoever asks for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use super::Inputs;
 use super::reason::{Infrastructure, Reason};
 use crate::config::Config;
+use crate::model::pool::AddressRange;
 
 /// Who has which address, as far as this node can know.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -46,6 +47,20 @@ impl AddressBook {
             .flatten()
             .collect();
         Self { taken, broadcasts }
+    }
+
+    /// The addresses of a range that some host has, and the network and broadcast addresses in it.
+    pub fn within(&self, range: &AddressRange) -> BTreeSet<IpAddr> {
+        let taken = self.taken.range(range.first()..=range.last());
+        let broadcasts = self.broadcasts.iter();
+        taken
+            .map(|(address, _)| *address)
+            .chain(
+                broadcasts
+                    .copied()
+                    .filter(|address| range.contains(*address)),
+            )
+            .collect()
     }
 
     /// Why `address` must not be a Service's, if it must not.

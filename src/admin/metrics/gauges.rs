@@ -13,6 +13,7 @@ use crate::admin::snapshot::Snapshot;
 use crate::admin::view::{owned_here, seconds_since_epoch};
 use crate::model::family::Family as IpFamily;
 use crate::model::frontend::{RealServer, SourceClass};
+use crate::plan::address::AddressBook;
 use crate::plan::ipam::usage;
 
 type Number = Gauge<f64, AtomicU64>;
@@ -159,7 +160,8 @@ fn vips(registry: &mut Registry, snapshot: &Snapshot) {
 fn pools(registry: &mut Registry, snapshot: &Snapshot) {
     let total = Family::<PoolLabels, Number>::default();
     let allocated = Family::<PoolLabels, Gauge>::default();
-    for usage in usage(&snapshot.config, &snapshot.plan.allocations) {
+    let book = AddressBook::new(&snapshot.inputs);
+    for usage in usage(&snapshot.config, &book, &snapshot.plan.allocations) {
         let labels = PoolLabels {
             pool: usage.pool,
             family: match usage.family {

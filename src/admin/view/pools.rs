@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::admin::snapshot::Snapshot;
 use crate::model::family::Family;
+use crate::plan::address::AddressBook;
 use crate::plan::ipam::usage;
 
 /// The largest integer that every JSON reader takes exactly (RFC 8259 §6); larger pools count as this.
@@ -24,7 +25,8 @@ pub struct PoolFamily {
     pub total: u64,
     /// Addresses of it that Services hold.
     pub allocated: u64,
-    /// Addresses of it that no Service holds, at most 2^53 - 1.
+    /// Addresses of it that may still be given out, at most 2^53 - 1: neither held, nor another host's,
+    /// nor skipped by `avoid_buggy_ips`.
     pub free: u64,
     /// Whether Services that name no pool may get an address from it.
     pub auto_assign: bool,
@@ -36,16 +38,16 @@ impl Pools {
     /// The pools at the moment of the snapshot.
     pub fn of(snapshot: &Snapshot) -> Self {
         let config = &snapshot.config;
-        let pools = usage(config, &snapshot.plan.allocations)
+        let book = AddressBook::new(&snapshot.inputs);
+        let pools = usage(config, &book, &snapshot.plan.allocations)
             .into_iter()
             .map(|usage| {
-                let allocated = usage.allocated as u128;
                 let pool = config.pools.iter().find(|pool| pool.name == usage.pool);
                 PoolFamily {
                     family: usage.family,
                     total: count(usage.total),
-                    allocated: count(allocated),
-                    free: count(usage.total.saturating_sub(allocated)),
+                    allocated: count(usage.allocated as u128),
+                    free: count(usage.free),
                     auto_assign: pool.is_some_and(|pool| pool.auto_assign),
                     priority: pool.map_or(0, |pool| pool.priority),
                     name: usage.pool,

@@ -12,7 +12,7 @@ use super::address::{parse_address, parse_range, parse_usable_address};
 use super::convert::{Converted, Ignored, Note};
 use super::decode::{Kind, Object, decode};
 use crate::model::family::Protocol;
-use crate::model::service::{IpMode, Service, ServiceType};
+use crate::model::service::{FamilyPolicy, IpMode, Service, ServiceType};
 
 fn service(spec: &Value) -> Converted<Service> {
     service_with(
@@ -208,13 +208,14 @@ fn one_cluster_ip_of_each_named_family_counts() {
 fn unknown_words_are_told_and_stop_nothing() {
     let converted = service(&json!({
         "type": "Carrier", "externalTrafficPolicy": "local", "internalTrafficPolicy": "Nearby",
-        "sessionAffinity": "Cookie", "ipFamilies": ["IPv5"], "ports": [{"port": 80}],
+        "sessionAffinity": "Cookie", "ipFamilies": ["IPv5"], "ipFamilyPolicy": "Triple", "ports": [{"port": 80}],
     }));
     assert_eq!(
         fields(&converted.notes),
         [
             "spec.type",
             "spec.ipFamilies[0]",
+            "spec.ipFamilyPolicy",
             "spec.externalTrafficPolicy",
             "spec.internalTrafficPolicy",
             "spec.sessionAffinity",
@@ -360,4 +361,18 @@ fn a_wrong_type_names_its_field_and_unknown_fields_are_told() {
     let document = json!({"metadata": {"name": "a"}, "spec": {"port": 80, "ports": [{"port": 80, "nodeport": 1}]}});
     let (_, unknown) = decode(Kind::Service, &document).unwrap();
     assert_eq!(fields(&unknown), ["spec.port", "spec.ports[0].nodeport"]);
+}
+
+#[test]
+fn what_sharing_families_and_age_need_is_read() {
+    let metadata =
+        json!({"name": "web", "namespace": "shop", "creationTimestamp": "2026-01-02T03:04:05Z"});
+    let spec = json!({
+        "clusterIP": "10.96.0.1", "ipFamilyPolicy": "RequireDualStack",
+        "selector": {"tier": "front", "app": "web"},
+    });
+    let read = service_with(&metadata, &spec, &Value::Null).object.unwrap();
+    assert_eq!(read.created, Some(1_767_323_045));
+    assert_eq!(read.selector, "app=web,tier=front");
+    assert_eq!(read.family_policy, Some(FamilyPolicy::RequireDualStack));
 }
