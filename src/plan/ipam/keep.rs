@@ -29,6 +29,8 @@ impl Allocator<'_> {
             self.release(key);
         } else if kept != held {
             self.allocations.set(key, kept, self.node);
+            self.cursors.clear();
+            self.indexes.clear();
         }
     }
 
@@ -95,7 +97,7 @@ impl Allocator<'_> {
         }
         let before = useful(service, &before);
         if !before.is_empty() {
-            self.allocations.set(key, before, self.node);
+            self.give(service, before);
         }
     }
 

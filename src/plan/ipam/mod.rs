@@ -58,6 +58,8 @@ pub struct Allocator<'a> {
     services: &'a OrdMap<ServiceKey, Arc<Service>>,
     /// The Services of each sharing key, and maybe some that have it no more.
     groups: OrdMap<String, OrdSet<ServiceKey>>,
+    /// Of `groups`, those that were asked about since the last release.
+    indexes: BTreeMap<String, shared::Index>,
     /// Pools by priority, then name.
     pools: Vec<&'a Pool>,
     allocations: Allocations,
@@ -83,6 +85,7 @@ impl<'a> Allocator<'a> {
             node: &inputs.node,
             services: &inputs.cluster.services,
             groups,
+            indexes: BTreeMap::new(),
             pools,
             allocations: inputs.allocations.clone(),
             cursors: BTreeMap::new(),
@@ -103,6 +106,7 @@ impl<'a> Allocator<'a> {
     pub fn release(&mut self, service: &ServiceKey) {
         self.allocations.release(service, self.node);
         self.cursors.clear();
+        self.indexes.clear();
     }
 
     /// The last step: gives the Service what it still lacks. Returns what it could not do.
@@ -125,7 +129,7 @@ impl<'a> Allocator<'a> {
             self.exactly(service, &request, &mut reasons)
         };
         if given != held && !given.is_empty() {
-            self.allocations.set(&service.key, given.clone(), self.node);
+            self.give(service, given.clone());
         }
         if request.addresses.is_empty() {
             reasons.extend(self.not_shared(service));
