@@ -39,6 +39,8 @@ pub struct Reconciler {
     source: SourceStatus,
     /// The first complete list of the source is here: before it nothing is touched (RUN-1).
     complete: bool,
+    /// The allocations are on the disk.
+    allocations_saved: bool,
     /// The kernel may differ from the plan: compare instead of sending the difference.
     repair: bool,
     /// When the oldest event that no pass has seen came in.
@@ -79,6 +81,7 @@ impl Reconciler {
             scope: Scope::Everything,
             source: SourceStatus::default(),
             complete: false,
+            allocations_saved: true,
             repair: true,
             waiting_since: None,
             retry: None,
@@ -208,11 +211,18 @@ impl Reconciler {
         };
         let mut failures = Vec::new();
         if plan.allocations != self.inputs.allocations {
-            // What was given out is on disk before anybody can see it.
-            if let Err(error) = self.state.write_allocations(&plan.allocations) {
-                failures.push(Failure::new("state_directory", "allocations.json", &error));
-            }
             self.inputs.allocations = plan.allocations.clone();
+            self.allocations_saved = false;
+        }
+        // What was given out is on disk before anybody can see it. A full disk stops nothing: the
+        // addresses are known as long as this process lives, and it is tried again.
+        if !self.allocations_saved {
+            match self.state.write_allocations(&plan.allocations) {
+                Ok(()) => self.allocations_saved = true,
+                Err(error) => {
+                    failures.push(Failure::new("state_directory", "allocations.json", &error))
+                }
+            }
         }
         self.log_ownership(&plan);
         self.withdraw(&plan).await;

@@ -102,12 +102,35 @@ fn foreign_edits_are_repaired() {
         let repaired = eventually(PATIENCE, || {
             (kernel(rig.node(0)) == whole).then(|| start.elapsed())
         });
-        // Looking takes some 50 ms by itself; what counts is that no resync was waited for.
+        // The kernel told of it: no resync, which comes every 2 s, was waited for.
         assert!(
-            repaired < soon() * 5 && (ipvs() || repaired < Duration::from_secs(1)),
+            repaired < Duration::from_millis(1500),
             "{edit:?} after {repaired:?}"
         );
         rig.wait_served(rig.client(), to, TCP);
+    }
+    // How fast it can be, looking included: the best of five, since others use this machine too.
+    let looks: [(&[&str], &[&str]); 2] = [
+        (
+            &["nft", "flush", "ruleset"],
+            &["nft", "list", "table", "inet", "edgelb"],
+        ),
+        (
+            &["ip", "route", "del", "local", &vip_text, "table", "local"],
+            &["ip", "route", "show", "table", "local"],
+        ),
+    ];
+    for (edit, look) in looks {
+        let best = (0..5).map(|_| {
+            tool(rig.node(0), edit[0], &edit[1..]).unwrap();
+            let start = Instant::now();
+            eventually(PATIENCE, || {
+                let seen = tool(rig.node(0), look[0], &look[1..]).ok()?;
+                seen.contains(&vip_text).then(|| start.elapsed())
+            })
+        });
+        let best = best.min().unwrap();
+        assert!(best < soon(), "{edit:?} repaired after {best:?}");
     }
     if ipvs() {
         let real_server = format!("{}:8080", rig.workload("web-1").address.ipv4);
