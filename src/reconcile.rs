@@ -39,8 +39,8 @@ pub struct Reconciler {
     source: SourceStatus,
     /// The first complete list of the source is here: before it nothing is touched (RUN-1).
     complete: bool,
-    /// The allocations are on the disk.
-    allocations_saved: bool,
+    /// The allocations that are on the disk.
+    saved: Allocations,
     /// The kernel may differ from the plan: compare instead of sending the difference.
     repair: bool,
     /// When the oldest event that no pass has seen came in.
@@ -67,6 +67,7 @@ impl Reconciler {
         publisher: watch::Sender<Arc<AnnouncedSet>>,
         announcer: AnnouncerView,
     ) -> Self {
+        let saved = allocations.clone();
         let inputs = Inputs {
             node: config.node.name.clone(),
             host,
@@ -81,7 +82,7 @@ impl Reconciler {
             scope: Scope::Everything,
             source: SourceStatus::default(),
             complete: false,
-            allocations_saved: true,
+            saved,
             repair: true,
             waiting_since: None,
             retry: None,
@@ -210,17 +211,14 @@ impl Reconciler {
             replan(&self.config, &self.inputs, &self.plan, &scope)
         };
         let mut failures = Vec::new();
-        if plan.allocations != self.inputs.allocations {
-            self.inputs.allocations = plan.allocations.clone();
-            self.allocations_saved = false;
-        }
+        self.inputs.allocations = plan.allocations.clone();
         // What was given out is on disk before anybody can see it. A full disk stops nothing: the
         // addresses are known as long as this process lives, and it is tried again.
-        if !self.allocations_saved {
+        if self.saved != plan.allocations {
             match self.state.write_allocations(&plan.allocations) {
-                Ok(()) => self.allocations_saved = true,
+                Ok(()) => self.saved = plan.allocations.clone(),
                 Err(error) => {
-                    failures.push(Failure::new("state_directory", "allocations.json", &error))
+                    failures.push(Failure::new("state_directory", "allocations.json", &error));
                 }
             }
         }
