@@ -91,7 +91,7 @@ pub(super) fn between(old: &NodeState, new: &NodeState, translation: bool) -> Ed
         for difference in old.diff(new) {
             match difference {
                 SetDiff::Add(address) => {
-                    edits.single.push(add(element::of_address(table, *address)))
+                    edits.single.push(add(element::of_address(table, *address)));
                 }
                 SetDiff::Remove(address) => {
                     edits

@@ -110,7 +110,9 @@ impl<'a> Allocator<'a> {
         let kept: Vec<IpAddr> = held
             .iter()
             .copied()
-            .filter(|address| self.book.refusal(*address).is_none() && wants(service, *address))
+            .filter(|address| {
+                self.book.refusal_everywhere(*address).is_none() && wants(service, *address)
+            })
             .collect();
         if kept.is_empty() || !self.request_allows(service, &kept) {
             self.release(key);
