@@ -58,7 +58,7 @@ fn foreign_edits_are_repaired() {
     let mut configuration = toml::Table::new();
     configuration.insert(
         "proxy".to_owned(),
-        toml::toml! { resync_interval = "2s" }.into(),
+        toml::toml! { resync_interval = "6s" }.into(),
     );
     let rig = Rig::with(1, 2, configuration);
     let service = web("web", 20);
@@ -102,9 +102,9 @@ fn foreign_edits_are_repaired() {
         let repaired = eventually(PATIENCE, || {
             (kernel(rig.node(0)) == whole).then(|| start.elapsed())
         });
-        // The kernel told of it: no resync, which comes every 2 s, was waited for.
+        // The kernel told of it: no resync, which comes every 6 s, was waited for.
         assert!(
-            repaired < Duration::from_millis(1500),
+            repaired < Duration::from_secs(4),
             "{edit:?} after {repaired:?}"
         );
         rig.wait_served(rig.client(), to, TCP);
@@ -151,13 +151,9 @@ fn foreign_edits_are_repaired() {
             vec!["-E", "-t", &virtual_server, "-s", "wlc"],
         ] {
             tool(rig.node(0), "ipvsadm", &edit).unwrap();
-            let start = Instant::now();
-            eventually(PATIENCE, || (kernel(rig.node(0)) == whole).then_some(()));
-            assert!(
-                start.elapsed() < Duration::from_secs(6),
-                "{edit:?} after {:?}",
-                start.elapsed()
-            );
+            // With the resync.
+            let patience = Duration::from_secs(30);
+            eventually(patience, || (kernel(rig.node(0)) == whole).then_some(()));
         }
     }
 }
