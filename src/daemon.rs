@@ -179,10 +179,10 @@ pub async fn run(
                 if changed.is_ok() {
                     let edits = *foreign_edits.borrow_and_update();
                     tracing::info!(tables = edits.tables, routes = edits.routes, "somebody changed what is ours, it is repaired");
-                    reconciler.distrust_kernel(Instant::now());
+                    reconciler.distrust_kernel();
                 }
             }
-            _ = resync.tick() => reconciler.distrust_kernel(Instant::now()),
+            _ = resync.tick() => reconciler.distrust_kernel(),
             () = watchdog.tick() => {
                 let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
             }
@@ -231,15 +231,12 @@ impl LoopState {
         let earliest = self
             .pass_ended
             .map(|ended| ended + reconciler.config().proxy.min_sync_interval);
-        let due = reconciler.due(now)?;
-        let ready =
-            (!self.told_ready && !reconciler.is_ready()).then(|| self.started + START_PATIENCE);
-        let due = earliest.map_or(due, |earliest| due.max(earliest));
-        Some(
-            ready
-                .filter(|ready| *ready > now)
-                .map_or(due, |ready| due.min(ready)),
-        )
+        let due = reconciler
+            .due(now)
+            .map(|due| earliest.map_or(due, |earliest| due.max(earliest)));
+        // Also where no pass is due: the source has not delivered yet.
+        let ready = (!self.told_ready).then(|| self.started + START_PATIENCE);
+        [due, ready].into_iter().flatten().min()
     }
 
     fn tell_ready(&mut self, reconciler: &Reconciler) {

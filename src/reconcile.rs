@@ -1,6 +1,7 @@
 //! One pass: what changed → plan → kernel → announcement. Owns the only mutable state of the daemon;
 //! it and `daemon.rs` are the only places that see both what decides and what applies.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -29,18 +30,32 @@ const MOST_LOGGED: usize = 10;
 /// How often draining real servers are looked at.
 const DRAIN_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Whether the kernel holds what the last plan says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    /// It does, but for single items that failed: the next pass sends differences.
+    Known,
+    /// A transaction failed: the next pass compares, whenever it comes.
+    Unknown,
+    /// Somebody may have changed it: compare now.
+    Look,
+}
+
 /// The daemon's state and what it needs to act on it.
 pub struct Reconciler {
     config: Arc<Config>,
     config_problem: Option<String>,
+    /// All of the host, also what no decision depends on.
+    host: Host,
     inputs: Inputs,
     plan: Plan,
     scope: Scope,
     source: SourceStatus,
     /// The first complete list of the source is here: before it nothing is touched (RUN-1).
     complete: bool,
-    /// The kernel may differ from the plan: compare instead of sending the difference.
-    repair: bool,
+    /// The allocations that are on the disk.
+    saved: Allocations,
+    trust: Trust,
     /// When the oldest event that no pass has seen came in.
     waiting_since: Option<Instant>,
     retry: Option<(Instant, Duration)>,
@@ -49,6 +64,8 @@ pub struct Reconciler {
     state: Arc<StateDirectory>,
     publisher: watch::Sender<Arc<AnnouncedSet>>,
     announcer: AnnouncerView,
+    /// What draining changed since the last pass.
+    drained: BTreeMap<(&'static str, &'static str), usize>,
     started: SystemTime,
     pass: PassSummary,
     ready: bool,
@@ -65,21 +82,24 @@ impl Reconciler {
         publisher: watch::Sender<Arc<AnnouncedSet>>,
         announcer: AnnouncerView,
     ) -> Self {
+        let saved = allocations.clone();
         let inputs = Inputs {
             node: config.node.name.clone(),
-            host,
+            host: relevant(&config, &host),
             allocations,
             ..Inputs::default()
         };
         Self {
             config,
             config_problem: None,
+            host,
             inputs,
             plan: Plan::default(),
             scope: Scope::Everything,
             source: SourceStatus::default(),
             complete: false,
-            repair: true,
+            saved,
+            trust: Trust::Look,
             waiting_since: None,
             retry: None,
             next_drain: None,
@@ -87,6 +107,7 @@ impl Reconciler {
             state,
             publisher,
             announcer,
+            drained: BTreeMap::new(),
             started: SystemTime::now(),
             pass: PassSummary::default(),
             ready: false,
@@ -116,10 +137,13 @@ impl Reconciler {
         self.source = status;
     }
 
-    /// Takes in what this host looks like now.
+    /// Takes in what this host looks like now. What no decision depends on is no event: a pod that
+    /// comes or goes is a link more or less.
     pub fn host(&mut self, host: Host, now: Instant) {
-        if self.inputs.host != host {
-            self.inputs.host = host;
+        let relevant = relevant(&self.config, &host);
+        self.host = host;
+        if self.inputs.host != relevant {
+            self.inputs.host = relevant;
             self.scope = Scope::Everything;
             self.wait(now);
         }
@@ -132,8 +156,9 @@ impl Reconciler {
         if let Err(error) = self.kernel.set_timeouts(&self.config) {
             warn(&Failure::new("virtual_server", "timeouts", &error));
         }
+        self.inputs.host = relevant(&self.config, &self.host);
         self.scope = Scope::Everything;
-        self.repair = true;
+        self.trust = Trust::Look;
         self.wait(now);
     }
 
@@ -143,9 +168,8 @@ impl Reconciler {
     }
 
     /// Somebody else changed what is ours, or it is time to look whether somebody did.
-    pub fn distrust_kernel(&mut self, now: Instant) {
-        self.repair = true;
-        self.wait(now);
+    pub fn distrust_kernel(&mut self) {
+        self.trust = Trust::Look;
     }
 
     /// The configuration in force.
@@ -162,7 +186,7 @@ impl Reconciler {
         if !self.complete {
             return None;
         }
-        let event = self.waiting_since.map(|_| now);
+        let event = (self.waiting_since.is_some() || self.trust == Trust::Look).then_some(now);
         [event, self.retry.map(|(at, _)| at), self.next_drain]
             .into_iter()
             .flatten()
@@ -171,7 +195,11 @@ impl Reconciler {
 
     /// Whether a pass is to be made, and not only a look at what drains.
     fn wants_pass(&self, now: Instant) -> bool {
-        self.waiting_since.is_some() || self.retry.is_some_and(|(at, _)| at <= now)
+        self.waiting_since.is_some() || self.trust == Trust::Look || self.retry_is_due(now)
+    }
+
+    fn retry_is_due(&self, now: Instant) -> bool {
+        self.retry.is_some_and(|(at, _)| at <= now)
     }
 
     /// Makes one pass, or looks at what drains, whichever is due.
@@ -191,15 +219,17 @@ impl Reconciler {
             });
             for failure in &report.failures {
                 warn(failure);
-                self.repair = true;
+                self.trust = Trust::Look;
             }
+            self.drained.extend(report.changes);
             self.next_drain = self.kernel.drains().then(|| now + DRAIN_INTERVAL);
         }
     }
 
     async fn pass(&mut self, now: Instant) {
         let scope = std::mem::replace(&mut self.scope, Scope::nothing());
-        let repair = std::mem::replace(&mut self.repair, false) || self.retry.is_some();
+        let repair = self.trust != Trust::Known || self.retry_is_due(now);
+        self.inputs.nodes_known |= !self.inputs.cluster.nodes.is_empty();
         let waiting_since = self.waiting_since.take();
         let plan = if scope.is_empty() {
             self.plan.clone()
@@ -207,12 +237,16 @@ impl Reconciler {
             replan(&self.config, &self.inputs, &self.plan, &scope)
         };
         let mut failures = Vec::new();
-        if plan.allocations != self.inputs.allocations {
-            // What was given out is on disk before anybody can see it.
-            if let Err(error) = self.state.write_allocations(&plan.allocations) {
-                failures.push(Failure::new("state_directory", "allocations.json", &error));
+        self.inputs.allocations = plan.allocations.clone();
+        // What was given out is on disk before anybody can see it. A full disk stops nothing: the
+        // addresses are known as long as this process lives, and it is tried again.
+        if self.saved != plan.allocations {
+            match self.state.write_allocations(&plan.allocations) {
+                Ok(()) => self.saved = plan.allocations.clone(),
+                Err(error) => {
+                    failures.push(Failure::new("state_directory", "allocations.json", &error));
+                }
             }
-            self.inputs.allocations = plan.allocations.clone();
         }
         self.log_ownership(&plan);
         self.withdraw(&plan).await;
@@ -226,10 +260,33 @@ impl Reconciler {
             self.publish(plan.state.announced.clone());
         }
         self.plan = plan;
+        self.trust = if report.forwards {
+            Trust::Known
+        } else {
+            Trust::Unknown
+        };
+        self.ready = report.forwards;
+        if repair || !failures.is_empty() {
+            self.retry = self.next_retry(!failures.is_empty());
+        } else if self.retry.is_some() {
+            // What failed before is still to be tried again, and still to be shown.
+            failures.clone_from(&self.pass.failures);
+        }
+        for (change, number) in std::mem::take(&mut self.drained) {
+            *report.changes.entry(change).or_default() += number;
+        }
         self.finish(now, waiting_since, report, failures);
     }
 
-    /// Books the pass and sets the next try where something failed.
+    /// When to try again what failed, later each time.
+    fn next_retry(&self, failed: bool) -> Option<(Instant, Duration)> {
+        let delay = self
+            .retry
+            .map_or(FIRST_RETRY, |(_, delay)| (delay * 2).min(LONGEST_RETRY));
+        failed.then(|| (Instant::now() + delay, delay))
+    }
+
+    /// Books the pass.
     fn finish(
         &mut self,
         now: Instant,
@@ -237,14 +294,6 @@ impl Reconciler {
         report: Report,
         failures: Vec<Failure>,
     ) {
-        self.retry = if failures.is_empty() {
-            None
-        } else {
-            let delay = self
-                .retry
-                .map_or(FIRST_RETRY, |(_, delay)| (delay * 2).min(LONGEST_RETRY));
-            Some((Instant::now() + delay, delay))
-        };
         for failure in failures.iter().take(MOST_LOGGED) {
             warn(failure);
         }
@@ -264,7 +313,6 @@ impl Reconciler {
             changes: report.changes,
             failures,
         };
-        self.ready |= self.pass.failures.is_empty();
         tracing::debug!(
             number = self.pass.number,
             duration_ms = self.pass.duration.as_secs_f64() * 1000.0,
@@ -296,7 +344,7 @@ impl Reconciler {
     }
 
     /// Publishes what is to be announced from now on; returns its generation.
-    fn publish(&mut self, interfaces: std::collections::BTreeMap<u32, AnnouncedInterface>) -> u64 {
+    fn publish(&mut self, interfaces: BTreeMap<u32, AnnouncedInterface>) -> u64 {
         let current = Arc::clone(&self.publisher.borrow());
         if current.interfaces == interfaces {
             return current.generation;
@@ -347,10 +395,29 @@ impl Reconciler {
         &self.pass
     }
 
-    /// Whether a pass without failures has been made.
+    /// Whether the kernel forwards by the plan.
     pub fn is_ready(&self) -> bool {
         self.ready
     }
+}
+
+/// What of the host decisions depend on: interfaces with an address that is more than link-local,
+/// and those that a pool names.
+fn relevant(config: &Config, host: &Host) -> Host {
+    let mut host = host.clone();
+    host.interfaces.retain(|_, interface| {
+        interface.addresses.retain(|net| match net.addr() {
+            IpAddr::V4(address) => !address.is_link_local(),
+            IpAddr::V6(address) => !address.is_unicast_link_local(),
+        });
+        let named = config.pools.iter().any(|pool| {
+            pool.interfaces
+                .iter()
+                .any(|pattern| pattern.matches(&interface.name))
+        });
+        named || !interface.addresses.is_empty()
+    });
+    host
 }
 
 fn warn(failure: &Failure) {

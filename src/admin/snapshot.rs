@@ -49,6 +49,6 @@ pub struct Snapshot {
     pub source: SourceStatus,
     /// What the last pass did.
     pub pass: PassSummary,
-    /// Whether a complete pass without failures has been made: the daemon is ready.
+    /// Whether the kernel forwards by the plan, but for single items that `pass.failures` names.
     pub ready: bool,
 }

@@ -92,7 +92,11 @@ pub fn run() -> ExitCode {
     ended
         .unwrap_or_else(|error| {
             tell(&format!("{error:#}"));
-            Exit::Problem
+            if lacks_privilege(&error) {
+                Exit::Privilege
+            } else {
+                Exit::Problem
+            }
         })
         .into()
 }
@@ -101,4 +105,13 @@ pub fn run() -> ExitCode {
 fn tell(text: &str) {
     // Nobody is left to tell when stderr is closed too; the exit code still speaks.
     let _ = writeln!(std::io::stderr(), "edgelb: {}", text.trim_end());
+}
+
+/// Whether the cause is a permission that the kernel did not give.
+fn lacks_privilege(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+    })
 }

@@ -7,7 +7,7 @@ use anyhow::Context;
 use tracing_subscriber::EnvFilter;
 
 use super::exit::Exit;
-use crate::apply::kernel::Kernel;
+use crate::apply::kernel::{Kernel, OpenError};
 use crate::apply::state_directory::StateDirectory;
 use crate::config::{self, Config, Environment, LogFormat, LogLevel};
 use crate::daemon;
@@ -42,6 +42,7 @@ pub fn run(file: &Path) -> anyhow::Result<Exit> {
     let state = Arc::new(state);
     let mut kernel = match Kernel::open(config.proxy.datapath, Arc::clone(&state)) {
         Ok(kernel) => kernel,
+        Err(error @ OpenError::State(_)) => return Err(error.into()),
         Err(error) => {
             super::tell(&format!("{:#}", anyhow::Error::from(error)));
             return Ok(Exit::Privilege);

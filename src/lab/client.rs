@@ -103,7 +103,9 @@ pub struct RequestOptions {
 impl Default for RequestOptions {
     fn default() -> Self {
         Self {
-            timeout: Duration::from_secs(1),
+            // Longer than the kernel's first retransmission (1 s, of a SYN and of a Neighbor
+            // Solicitation): in a LAN that was just built a first packet may be lost.
+            timeout: Duration::from_secs(3),
             source_address: None,
             source_port: 0,
             text: "hello".to_owned(),

@@ -126,7 +126,7 @@ impl Forwarding<'_> {
     ) -> Vec<(IpAddr, HeldFor, Exposure)> {
         let mut addresses: Vec<(IpAddr, HeldFor, Exposure)> = Vec::new();
         let mut add = |address: IpAddr, held, exposure, reasons: &mut Vec<Reason>| {
-            if let Some(refusal) = self.book.refusal(address) {
+            if let Some(refusal) = self.book.refusal_here(address) {
                 reasons.push(refusal);
             } else if !addresses.iter().any(|(known, ..)| *known == address) {
                 addresses.push((address, held, exposure));

@@ -46,6 +46,9 @@ pub struct Inputs {
     pub cluster: ClusterState,
     /// This host's interfaces.
     pub host: Host,
+    /// Nodes have been seen: when none is left, none is eligible, and not every node alone.
+    #[serde(default)]
+    pub nodes_known: bool,
     /// Addresses that were given out before.
     pub allocations: Allocations,
 }

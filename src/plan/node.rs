@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::Inputs;
+use super::address::KUBE_PROXY_INTERFACE;
 use crate::config::Config;
 use crate::model::family::Family;
 use crate::model::node_state::NodeState;
@@ -37,7 +38,7 @@ pub(super) fn state(config: &Config, inputs: &Inputs) -> NodeState {
         .host
         .interfaces
         .values()
-        .filter(|interface| !interface.loopback)
+        .filter(|interface| !interface.loopback && interface.name != KUBE_PROXY_INTERFACE)
     {
         for address in interface.addresses.iter().map(IpNet::addr) {
             // NP-7: link-local IPv6 addresses open nothing.

@@ -43,7 +43,7 @@ impl<'a> Candidates<'a> {
             eligible: Vec::new(),
             excluded: Vec::new(),
         };
-        if inputs.cluster.nodes.is_empty() {
+        if inputs.cluster.nodes.is_empty() && !inputs.nodes_known {
             candidates.eligible.push(&inputs.node);
             return candidates;
         }

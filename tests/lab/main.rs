@@ -17,6 +17,7 @@ mod lab_itself;
 mod monitor;
 mod netlink;
 mod operation;
+mod ranges;
 mod rig;
 mod routes;
 mod sysctls;

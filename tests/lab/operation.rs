@@ -58,7 +58,7 @@ fn foreign_edits_are_repaired() {
     let mut configuration = toml::Table::new();
     configuration.insert(
         "proxy".to_owned(),
-        toml::toml! { resync_interval = "2s" }.into(),
+        toml::toml! { resync_interval = "6s" }.into(),
     );
     let rig = Rig::with(1, 2, configuration);
     let service = web("web", 20);
@@ -102,12 +102,35 @@ fn foreign_edits_are_repaired() {
         let repaired = eventually(PATIENCE, || {
             (kernel(rig.node(0)) == whole).then(|| start.elapsed())
         });
-        // Looking takes some 50 ms by itself; what counts is that no resync was waited for.
+        // The kernel told of it: no resync, which comes every 6 s, was waited for.
         assert!(
-            repaired < soon() * 5 && (ipvs() || repaired < Duration::from_secs(1)),
+            repaired < Duration::from_secs(4),
             "{edit:?} after {repaired:?}"
         );
         rig.wait_served(rig.client(), to, TCP);
+    }
+    // How fast it can be, looking included: the best of five, since others use this machine too.
+    let looks: [(&[&str], &[&str]); 2] = [
+        (
+            &["nft", "flush", "ruleset"],
+            &["nft", "list", "table", "inet", "edgelb"],
+        ),
+        (
+            &["ip", "route", "del", "local", &vip_text, "table", "local"],
+            &["ip", "route", "show", "table", "local"],
+        ),
+    ];
+    for (edit, look) in looks {
+        let best = (0..5).map(|_| {
+            tool(rig.node(0), edit[0], &edit[1..]).unwrap();
+            let start = Instant::now();
+            eventually(PATIENCE, || {
+                let seen = tool(rig.node(0), look[0], &look[1..]).ok()?;
+                seen.contains(&vip_text).then(|| start.elapsed())
+            })
+        });
+        let best = best.min().unwrap();
+        assert!(best < soon(), "{edit:?} repaired after {best:?}");
     }
     if ipvs() {
         let real_server = format!("{}:8080", rig.workload("web-1").address.ipv4);
@@ -128,13 +151,9 @@ fn foreign_edits_are_repaired() {
             vec!["-E", "-t", &virtual_server, "-s", "wlc"],
         ] {
             tool(rig.node(0), "ipvsadm", &edit).unwrap();
-            let start = Instant::now();
-            eventually(PATIENCE, || (kernel(rig.node(0)) == whole).then_some(()));
-            assert!(
-                start.elapsed() < Duration::from_secs(6),
-                "{edit:?} after {:?}",
-                start.elapsed()
-            );
+            // With the resync.
+            let patience = Duration::from_secs(30);
+            eventually(patience, || (kernel(rig.node(0)) == whole).then_some(()));
         }
     }
 }
@@ -467,6 +486,35 @@ fn hostile_manifests_do_not_matter() {
     assert_eq!(rig.vip("web").0, vip);
 }
 
+/// A source that has not delivered yet does not keep systemd waiting; nothing is touched before.
+#[test]
+fn a_missing_directory_does_not_stop_the_start() {
+    let lab = edgelb::lab::Lab::build(edgelb::lab::LabOptions {
+        nodes: 1,
+        workloads: 1,
+        ..edgelb::lab::LabOptions::default()
+    })
+    .unwrap();
+    let missing = lab.directory().join("not-there-yet");
+    let options = edgelb::lab::daemon::DaemonOptions {
+        datapath: super::rig::datapath(),
+        ..edgelb::lab::daemon::DaemonOptions::new(PROGRAM, &missing)
+    };
+    let mut daemon = Daemon::start(&lab, 0, &options).unwrap();
+    daemon.wait_ready(START).unwrap();
+    let node = &lab.node(0).unwrap().namespace;
+    assert_eq!(tool(node, "nft", &["list", "ruleset"]).unwrap(), "");
+    let status = daemon.ask(&["status", "-o", "json"]).unwrap();
+    let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!(status["ready"], false, "{status}");
+    assert_eq!(status["source"]["connected"], false, "{status}");
+    fs::create_dir(&missing).unwrap();
+    eventually(PATIENCE, || {
+        let ruleset = tool(node, "nft", &["list", "ruleset"]).unwrap();
+        ruleset.contains("edgelb").then_some(())
+    });
+}
+
 /// Wrong usage and missing daemons have the exit codes that scripts rely on.
 #[test]
 fn exit_codes_are_the_contract() {
@@ -490,6 +538,44 @@ fn exit_codes_are_the_contract() {
     fs::write(&bad, "[proxy]\nscheduler = \"fastest\"\n").unwrap();
     assert_eq!(code(&["check", "-c", bad.to_str().unwrap()]), Some(2));
     assert_eq!(code(&["run", "-c", bad.to_str().unwrap()]), Some(2));
+    // Without privilege.
+    let text = fs::read_to_string(file).unwrap();
+    let of_nobody = std::env::temp_dir().join(format!("edgelb-nobody-{}", std::process::id()));
+    fs::create_dir(&of_nobody).unwrap();
+    fs::set_permissions(
+        &of_nobody,
+        std::os::unix::fs::PermissionsExt::from_mode(0o777),
+    )
+    .unwrap();
+    let config = of_nobody.join("edgelb.toml");
+    let state = format!("state_dir = \"{}\"", of_nobody.join("state").display());
+    let text: Vec<String> = text
+        .lines()
+        .map(|line| {
+            if line.starts_with("state_dir") {
+                state.clone()
+            } else {
+                line.to_owned()
+            }
+        })
+        .collect();
+    fs::write(&config, text.join("\n")).unwrap();
+    let program = of_nobody.join("edgelb");
+    fs::copy(PROGRAM, &program).unwrap();
+    let output = std::process::Command::new("runuser")
+        .args(["-u", "nobody", "--"])
+        .arg(&program)
+        .args(["run", "-c"])
+        .arg(&config)
+        .output()
+        .unwrap();
+    fs::remove_dir_all(&of_nobody).unwrap();
+    assert_eq!(
+        output.status.code(),
+        Some(4),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let mut rig = rig;
     rig.daemons[0].terminate(Duration::from_secs(2)).unwrap();
     assert_eq!(

@@ -45,9 +45,19 @@ impl Rig {
     }
 
     pub fn with(nodes: usize, workloads: usize, configuration: toml::Table) -> Self {
+        Self::build(nodes, workloads, configuration, false)
+    }
+
+    /// The same with a router on the LAN, which is everybody's gateway.
+    pub fn with_router(nodes: usize, workloads: usize, configuration: toml::Table) -> Self {
+        Self::build(nodes, workloads, configuration, true)
+    }
+
+    fn build(nodes: usize, workloads: usize, configuration: toml::Table, router: bool) -> Self {
         let lab = Lab::build(LabOptions {
             nodes,
             workloads,
+            router,
             clients: 1,
             listen: vec![Listen::tcp(8080), Listen::udp(8080), Listen::tcp(9090)],
             ..LabOptions::default()

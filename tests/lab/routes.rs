@@ -190,6 +190,11 @@ fn foreign_routes_are_reported_and_left_alone() {
     ip(&node, "-6 route add local 2001:db8::1 dev lo table local");
     ip(&node, "addr add 192.0.2.2/32 dev eth0");
     ip(&node, "-6 addr add 2001:db8::2/128 dev eth0 nodad");
+    // The kernel makes an IPv6 address local when it has seen that the link is up.
+    super::rig::eventually(super::rig::PATIENCE, || {
+        let local = ip(&node, "-6 route show table local");
+        local.contains("local 2001:db8::2 ").then_some(())
+    });
     let foreign = |node: &Namespace| {
         let both = [
             ip(node, "-4 route show table local"),

@@ -348,7 +348,7 @@ fn no_endpoints_is_refused_at_once() {
 #[test]
 fn endpoints_come_and_go() {
     let rig = Rig::new(2, 4);
-    let service = web("web", 15);
+    let service = many_ports("web", 15);
     let (first, second) = (rig.workload("web-1"), rig.workload("web-2"));
     rig.serve(&service, &[first]);
     let (vip, _) = rig.vip("web");
@@ -369,6 +369,14 @@ fn endpoints_come_and_go() {
         );
     };
     assert!(moved < soon(), "new connections followed after {moved:?}");
+    // UDP from a new port follows too.
+    assert_eq!(
+        spread(rig.client(), to, UDP, 10)
+            .0
+            .into_keys()
+            .collect::<Vec<_>>(),
+        ["web-2"]
+    );
     for number in 0..20 {
         assert_eq!(request(rig.client(), to, TCP).unwrap().workload, "web-2");
         assert_eq!(
@@ -411,10 +419,12 @@ fn external_addresses_never_take_a_node() {
         "proxy".to_owned(),
         toml::toml! { external_ip_ranges = ["192.0.2.0/24"] }.into(),
     );
-    let rig = Rig::with(2, 2, configuration);
+    let rig = Rig::with_router(2, 2, configuration);
     let peer = rig.lab.node(1).unwrap().address.ipv4;
     let mut service = web("web", 16);
-    service.more = format!("  externalIPs: [{peer}, 192.0.2.11, 192.0.2.150, 203.0.113.9]\n");
+    // A node's, the other's, the gateway's, a good one, and one of nobody's ranges.
+    let addresses = format!("{peer}, 192.0.2.11, 192.0.2.1, 192.0.2.150, 203.0.113.9");
+    service.more = format!("  externalIPs: [{addresses}]\n");
     rig.serve(&service, &rig.workloads());
     let (vip, _) = rig.vip("web");
     rig.wait_served(rig.client(), socket(vip, 80), TCP);
@@ -447,6 +457,23 @@ fn external_addresses_never_take_a_node() {
             );
         }
     }
+    // The node still reaches the world through its gateway.
+    let gateway = &rig.lab.router().unwrap().namespace;
+    let _listener = Server::start(gateway, "gateway", &[Listen::tcp(80)]).unwrap();
+    let answer = request(rig.node(0), socket(Ipv4Addr::new(192, 0, 2, 1), 80), TCP);
+    assert_eq!(answer.unwrap().workload, "gateway");
+    let held = edgelb::lab::tool(
+        rig.node(0),
+        "ip",
+        &["route", "show", "table", "local", "proto", "225"],
+    )
+    .unwrap();
+    assert!(
+        held.contains("192.0.2.150")
+            && !held.contains("192.0.2.1 ")
+            && !held.contains("192.0.2.12"),
+        "{held}"
+    );
     let reasons = rig.ask(0, "services").to_string();
     assert!(reasons.contains("address_of_infrastructure"), "{reasons}");
     assert!(reasons.contains("external_not_allowed"), "{reasons}");

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::TABLE;
-use super::element::{self, Bytes, Elements, Value};
+use super::element::{self, Bytes, ElementKey, Elements, Value};
 use super::expression::{Load, Step, Verdict};
 use super::rules::{Chain, chains};
 use super::sets::{Part, Table};
@@ -39,19 +39,22 @@ pub fn describe_chains(translation: bool) -> String {
     chains(translation).iter().map(chain).collect()
 }
 
-fn of(elements: &Elements, table: Table, family: Family) -> impl Iterator<Item = (&Bytes, &Value)> {
+fn of(
+    elements: &Elements,
+    table: Table,
+    family: Family,
+) -> impl Iterator<Item = (&ElementKey, &Value)> {
     elements
         .iter()
         .filter(move |(key, _)| key.table == table && key.family == family)
-        .map(|(key, value)| (&key.key, value))
 }
 
 fn singles(elements: &Elements, table: Table, family: Family) -> Vec<String> {
     of(elements, table, family)
         .map(|(key, value)| {
-            let key = parts(key, table.shape().key, family);
+            let key = parts(&key.key, table.shape().key, family);
             match value {
-                Value::Nothing | Value::RangeEnd => key,
+                Value::Nothing => key,
                 Value::Verdict(verdict) => format!("{key} : {}", self::verdict(verdict)),
                 Value::Endpoint(data) => {
                     format!(
@@ -67,7 +70,7 @@ fn singles(elements: &Elements, table: Table, family: Family) -> Vec<String> {
 /// A range begins with its first address and ends where the next element begins.
 fn ranges(elements: &Elements, table: Table, family: Family) -> Vec<String> {
     let marks: Vec<(Option<IpAddr>, bool)> = of(elements, table, family)
-        .map(|(key, value)| (address(key.as_slice()), *value == Value::Nothing))
+        .map(|(key, _)| (address(key.key.as_slice()), !key.end))
         .collect();
     let mut lines = Vec::new();
     for (index, (first, begins)) in marks.iter().enumerate() {
@@ -175,7 +178,8 @@ fn words(step: &Step, family: Option<Family>) -> String {
         Step::Protocol(number) => format!("meta l4proto {number}"),
         Step::NewConnection(true) => "ct state new".to_owned(),
         Step::NewConnection(false) => "ct state != new".to_owned(),
-        Step::EstablishedOrRelated => "ct state established,related".to_owned(),
+        Step::Related => "ct state related".to_owned(),
+        Step::Reply => "ct direction reply".to_owned(),
         Step::IcmpType(kind) => format!("@th,0,8 {kind}"),
         Step::LocalSource => "fib saddr type local".to_owned(),
         Step::In {

@@ -1,10 +1,13 @@
 //! What has to be edited in the sets between two states, or between the kernel and a state. Pure.
 
+use std::collections::BTreeMap;
+
 use imbl::ordmap::DiffItem as MapDiff;
 use imbl::ordset::DiffItem as SetDiff;
 
 use super::element::{self, ElementKey, Elements, Value};
 use super::sets::Table;
+use crate::model::family::Family;
 use crate::model::node_state::NodeState;
 
 /// Bytes of one element in a message, at most, with its attributes' heads.
@@ -18,9 +21,25 @@ pub(super) struct Edit {
     pub(super) new: Option<Value>,
 }
 
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Edits {
+    pub(super) single: Vec<Edit>,
+    /// Sets of ranges with all that they are to hold. They are replaced whole: the kernel refuses
+    /// edits in which the end of one range becomes the start of another.
+    pub(super) ranges: BTreeMap<(Table, Family), Elements>,
+}
+
+#[cfg(test)]
+impl Edits {
+    pub(super) fn is_empty(&self) -> bool {
+        self.single.is_empty() && self.ranges.is_empty()
+    }
+}
+
 /// The edits between two states, at the price of what differs.
-pub(super) fn between(old: &NodeState, new: &NodeState, translation: bool) -> Vec<Edit> {
-    let mut edits = Vec::new();
+pub(super) fn between(old: &NodeState, new: &NodeState, translation: bool) -> Edits {
+    let mut edits = Edits::default();
     for difference in old.frontends.diff(&new.frontends) {
         let (mut before, mut after) = (Elements::new(), Elements::new());
         match difference {
@@ -49,9 +68,13 @@ pub(super) fn between(old: &NodeState, new: &NodeState, translation: bool) -> Ve
     };
     for difference in old.held.diff(&new.held) {
         match difference {
-            MapDiff::Add(address, _) => edits.push(add(element::of_address(Table::Held, *address))),
+            MapDiff::Add(address, _) => edits
+                .single
+                .push(add(element::of_address(Table::Held, *address))),
             MapDiff::Remove(address, _) => {
-                edits.push(remove(element::of_address(Table::Held, *address)));
+                edits
+                    .single
+                    .push(remove(element::of_address(Table::Held, *address)));
             }
             MapDiff::Update { .. } => {}
         }
@@ -67,17 +90,21 @@ pub(super) fn between(old: &NodeState, new: &NodeState, translation: bool) -> Ve
     for (table, old, new) in addresses {
         for difference in old.diff(new) {
             match difference {
-                SetDiff::Add(address) => edits.push(add(element::of_address(table, *address))),
+                SetDiff::Add(address) => {
+                    edits.single.push(add(element::of_address(table, *address)));
+                }
                 SetDiff::Remove(address) => {
-                    edits.push(remove(element::of_address(table, *address)));
+                    edits
+                        .single
+                        .push(remove(element::of_address(table, *address)));
                 }
             }
         }
     }
     for difference in old.hairpin.diff(&new.hairpin) {
         match difference {
-            SetDiff::Add(address) => edits.push(add(element::of_hairpin(*address))),
-            SetDiff::Remove(address) => edits.push(remove(element::of_hairpin(*address))),
+            SetDiff::Add(address) => edits.single.push(add(element::of_hairpin(*address))),
+            SetDiff::Remove(address) => edits.single.push(remove(element::of_hairpin(*address))),
         }
     }
     let ranges = [
@@ -100,40 +127,45 @@ pub(super) fn between(old: &NodeState, new: &NodeState, translation: bool) -> Ve
 }
 
 /// The edits from one set of elements to another.
-pub(super) fn compare(before: &Elements, after: &Elements, edits: &mut Vec<Edit>) {
-    for (key, old) in before {
-        let new = after.get(key);
-        if new != Some(old) {
-            edits.push(Edit {
+pub(super) fn compare(before: &Elements, after: &Elements, edits: &mut Edits) {
+    let mut edit = |key: &ElementKey, old: Option<&Value>, new: Option<&Value>| {
+        if key.table.shape().interval {
+            edits.ranges.entry((key.table, key.family)).or_default();
+        } else {
+            edits.single.push(Edit {
                 key: *key,
-                old: Some(old.clone()),
+                old: old.cloned(),
                 new: new.cloned(),
             });
         }
+    };
+    for (key, old) in before {
+        let new = after.get(key);
+        if new != Some(old) {
+            edit(key, Some(old), new);
+        }
     }
     for (key, new) in after.iter().filter(|(key, _)| !before.contains_key(*key)) {
-        edits.push(Edit {
-            key: *key,
-            old: None,
-            new: Some(new.clone()),
-        });
+        edit(key, None, Some(new));
+    }
+    for ((table, family), elements) in &mut edits.ranges {
+        let of_this = |key: &ElementKey| key.table == *table && key.family == *family;
+        let wanted = after.iter().filter(|(key, _)| of_this(key));
+        elements.extend(wanted.map(|(key, value)| (*key, value.clone())));
     }
 }
 
-/// Cuts edits into transactions that one send can carry.
-pub(super) fn batches(edits: Vec<Edit>, room: usize) -> Vec<Vec<Edit>> {
+/// Cuts edits into transactions that one send can carry. Ranges are few and travel first, uncut.
+pub(super) fn batches(edits: Edits, room: usize) -> Vec<Edits> {
     let most = (room / (2 * ELEMENT_BYTES)).max(1);
-    if edits.len() <= most {
-        return if edits.is_empty() {
-            Vec::new()
-        } else {
-            vec![edits]
-        };
-    }
     let mut batches = Vec::new();
-    let mut rest = edits.into_iter().peekable();
-    while rest.peek().is_some() {
-        batches.push(rest.by_ref().take(most).collect());
+    let mut ranges = edits.ranges;
+    let mut rest = edits.single.into_iter().peekable();
+    while rest.peek().is_some() || !ranges.is_empty() {
+        batches.push(Edits {
+            single: rest.by_ref().take(most).collect(),
+            ranges: std::mem::take(&mut ranges),
+        });
     }
     batches
 }

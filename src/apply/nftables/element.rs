@@ -75,6 +75,8 @@ pub struct ElementKey {
     pub table: Table,
     pub family: Family,
     pub key: Bytes,
+    /// The end of a range: the first address that is not in it. A range may begin at the same one.
+    pub end: bool,
 }
 
 /// What stands behind a key.
@@ -83,8 +85,6 @@ pub(super) enum Value {
     Nothing,
     Verdict(Verdict),
     Endpoint(Bytes),
-    /// The end of a range: the first address that is not in it.
-    RangeEnd,
 }
 
 /// Elements by key.
@@ -108,7 +108,16 @@ pub(super) fn of_frontend(
     let base = base.port(port.port);
     let table = |vip: Table, node: Table| if node_port { node } else { vip };
     let mut put = |table: Table, key: Bytes, value: Value| {
-        elements.insert(ElementKey { table, family, key }, value);
+        let end = false;
+        elements.insert(
+            ElementKey {
+                table,
+                family,
+                key,
+                end,
+            },
+            value,
+        );
     };
 
     let inside = frontend.real_servers(SourceClass::Pod);
@@ -205,16 +214,15 @@ pub(super) fn of_address(table: Table, address: IpAddr) -> ElementKey {
         table,
         family: Family::of(address),
         key: Bytes::empty().address(address),
+        end: false,
     }
 }
 
 /// A hairpin endpoint: as source and as destination.
 pub(super) fn of_hairpin(address: IpAddr) -> ElementKey {
-    let key = Bytes::empty().address(address).address(address);
     ElementKey {
-        table: Table::Hairpin,
-        family: Family::of(address),
-        key,
+        key: Bytes::empty().address(address).address(address),
+        ..of_address(Table::Hairpin, address)
     }
 }
 
@@ -243,15 +251,13 @@ pub(super) fn of_ranges<'a>(
         }
     }
     for (start, end) in merged {
-        let family = Family::of(start);
-        let key = |address| ElementKey {
-            table,
-            family,
-            key: Bytes::empty().address(address),
-        };
-        elements.insert(key(start), Value::Nothing);
+        elements.insert(of_address(table, start), Value::Nothing);
         if let Some(end) = end {
-            elements.insert(key(end), Value::RangeEnd);
+            let key = ElementKey {
+                end: true,
+                ..of_address(table, end)
+            };
+            elements.insert(key, Value::Nothing);
         }
     }
 }

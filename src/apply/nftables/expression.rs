@@ -37,8 +37,10 @@ pub(super) enum Step {
     Protocol(u8),
     /// Only packets that open a connection go on; the negation lets all others go on.
     NewConnection(bool),
-    /// Only packets of connections that are established, or related to one, go on.
-    EstablishedOrRelated,
+    /// Only packets that are related to a connection (ICMP errors) go on.
+    Related,
+    /// Only packets in the direction of replies go on.
+    Reply,
     /// Only packets whose ICMP type is this go on.
     IcmpType(u8),
     /// Only packets whose source address is one of this node's go on.
@@ -113,8 +115,14 @@ fn encode_step(request: &mut Request, step: &Step, family: Option<Family>) {
             compare(request, false, &[*protocol]);
         }
         Step::NewConnection(wanted) => state(request, 8, !wanted),
-        // NF_CT_STATE_BIT(IP_CT_ESTABLISHED) | NF_CT_STATE_BIT(IP_CT_RELATED)
-        Step::EstablishedOrRelated => state(request, 2 | 4, false),
+        Step::Related => state(request, 4, false),
+        Step::Reply => {
+            expression(request, "ct", |request| {
+                request.number(1, FIRST_REGISTER);
+                request.number(2, 1); // NFT_CT_DIRECTION
+            });
+            compare(request, false, &[1]); // IP_CT_DIR_REPLY
+        }
         Step::IcmpType(kind) => {
             payload(request, 2, 0, 1, FIRST_REGISTER);
             compare(request, false, &[*kind]);

@@ -16,13 +16,13 @@ mod sets;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use crate::apply::netlink::{self, NetlinkSocket, TransactionError};
 use crate::model::node_state::NodeState;
-use edits::{Edit, batches};
+use edits::{Edits, batches};
 use element::Elements;
 use encode::{Request, message};
 
@@ -99,11 +99,20 @@ impl Nftables {
     /// Compares the kernel with the state and repairs whatever differs; makes the table where it is
     /// missing. Leaves what is right untouched.
     pub fn repair(&mut self, state: &NodeState) -> Result<Changes, Error> {
+        match self.repair_or_make(state, false) {
+            // What is there cannot be edited into what is wanted, whatever the reason: made anew, in
+            // one transaction, it can.
+            Err(Error::Apply(TransactionError::Refused { .. })) => self.repair_or_make(state, true),
+            other => other,
+        }
+    }
+
+    fn repair_or_make(&mut self, state: &NodeState, anew: bool) -> Result<Changes, Error> {
         let observed = observe::observe(&mut self.socket)?;
         let wanted = element::of_state(state, self.translation);
         let fits = observed
             .as_ref()
-            .is_some_and(|observed| schema::fits(observed, self.translation));
+            .is_some_and(|observed| !anew && schema::fits(observed, self.translation));
         let (mut requests, present) = match observed {
             Some(observed) if fits => {
                 self.picks = observed.picks();
@@ -114,7 +123,7 @@ impl Nftables {
                 (schema::requests(self.translation), Elements::new())
             }
         };
-        let mut edits = Vec::new();
+        let mut edits = Edits::default();
         edits::compare(&present, &wanted, &mut edits);
         let rebuilt = !requests.is_empty();
         let mut changes = Changes {
@@ -140,7 +149,7 @@ impl Nftables {
 
     /// Removes the table, if it is there.
     pub fn remove(&mut self) -> Result<bool, Error> {
-        if !observe::table_exists(&mut self.socket)? {
+        if observe::table(&mut self.socket)?.is_none() {
             return Ok(false);
         }
         let mut request = Request::new(message::DELETE_TABLE, 0);
@@ -154,7 +163,7 @@ impl Nftables {
         self.socket.send_limit().saturating_sub(RESERVED_BYTES) / 2
     }
 
-    fn send(&mut self, edits: Vec<Edit>) -> Result<Changes, Error> {
+    fn send(&mut self, edits: Edits) -> Result<Changes, Error> {
         let mut changes = Changes::default();
         for batch in batches(edits, self.room()) {
             changes.count(&batch);
@@ -177,9 +186,15 @@ impl Nftables {
 }
 
 impl Changes {
-    fn count(&mut self, edits: &[Edit]) {
-        self.added += edits.iter().filter(|edit| edit.new.is_some()).count();
+    fn count(&mut self, edits: &Edits) {
+        self.added += edits.ranges.values().map(BTreeMap::len).sum::<usize>();
+        self.added += edits
+            .single
+            .iter()
+            .filter(|edit| edit.new.is_some())
+            .count();
         self.removed += edits
+            .single
             .iter()
             .filter(|edit| edit.old.is_some() && edit.new.is_none())
             .count();

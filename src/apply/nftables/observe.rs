@@ -6,7 +6,7 @@ use super::element::{Bytes, ElementKey, Elements, Value};
 use super::encode::{Request, message};
 use super::expression::Verdict;
 use super::schema::parse_pick;
-use super::sets::{Maps, Table};
+use super::sets::{Maps, ObservedSet, Table};
 use super::{Error, TABLE};
 use crate::apply::netlink::{self, NetlinkSocket};
 use crate::model::family::Family;
@@ -16,12 +16,24 @@ const HEADER: usize = 4;
 /// `NLA_TYPE_MASK`: without the marks for nests and byte order.
 const KIND_MASK: u16 = 0x3fff;
 
+/// A chain as the kernel has it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct ObservedChain {
+    /// Hook number, priority and kind of a chain that hangs on one.
+    pub(super) hook: Option<(u32, i32, String)>,
+    /// `NF_ACCEPT` is 1.
+    pub(super) policy: Option<u32>,
+    /// The comments of its rules, in order.
+    pub(super) rules: Vec<String>,
+}
+
 /// Our table as the kernel has it.
 #[derive(Debug, Default)]
 pub struct Observed {
-    /// The comments of each chain's rules, in order.
-    pub(super) chains: BTreeMap<String, Vec<String>>,
-    pub(super) sets: BTreeSet<String>,
+    /// Flags of the table: none of ours has any; 1 is dormant.
+    pub(super) flags: u32,
+    pub(super) chains: BTreeMap<String, ObservedChain>,
+    pub(super) sets: BTreeMap<String, ObservedSet>,
     pub(super) elements: Elements,
 }
 
@@ -35,14 +47,20 @@ impl Observed {
     }
 }
 
-/// Whether our table exists.
-pub(super) fn table_exists(socket: &mut NetlinkSocket) -> Result<bool, Error> {
+/// The flags of our table, or `None` where it does not exist.
+pub(super) fn table(socket: &mut NetlinkSocket) -> Result<Option<u32>, Error> {
     let mut request = Request::new(message::GET_TABLE, 0);
     request.string(1, TABLE);
     match socket.request(request.as_ref()) {
-        Ok(_) => Ok(true),
+        Ok(replies) => {
+            let reply = replies
+                .first()
+                .ok_or(Error::Malformed("no table in the answer"))?;
+            let flags = Attributes::of(&reply.payload)?.number(2);
+            Ok(Some(flags.unwrap_or_default()))
+        }
         Err(netlink::Error::Refused(error)) if error.errno == nix::errno::Errno::ENOENT as i32 => {
-            Ok(false)
+            Ok(None)
         }
         Err(error) => Err(Error::Observe(error)),
     }
@@ -50,17 +68,26 @@ pub(super) fn table_exists(socket: &mut NetlinkSocket) -> Result<bool, Error> {
 
 /// Everything in our table, or `None` where it does not exist.
 pub(super) fn observe(socket: &mut NetlinkSocket) -> Result<Option<Observed>, Error> {
-    if !table_exists(socket)? {
+    let Some(flags) = table(socket)? else {
         return Ok(None);
-    }
-    let mut observed = Observed::default();
+    };
+    let mut observed = Observed {
+        flags,
+        ..Observed::default()
+    };
     for chain in dump(socket, message::GET_CHAIN)? {
         let attributes = Attributes::of(&chain)?;
         if attributes.string(1)? == Some(TABLE) {
             let name = attributes
                 .string(3)?
                 .ok_or(Error::Malformed("a chain without a name"))?;
-            observed.chains.entry(name.to_owned()).or_default();
+            let hook = attributes.nested(4).and_then(|hook| {
+                let kind = attributes.string(7).ok()??.to_owned();
+                Some((hook.number(1)?, hook.number(2)?.cast_signed(), kind))
+            });
+            let chain = observed.chains.entry(name.to_owned()).or_default();
+            chain.hook = hook;
+            chain.policy = attributes.number(5);
         }
     }
     for rule in dump(socket, message::GET_RULE)? {
@@ -74,6 +101,7 @@ pub(super) fn observe(socket: &mut NetlinkSocket) -> Result<Option<Observed>, Er
                 .chains
                 .entry(chain.to_owned())
                 .or_default()
+                .rules
                 .push(comment);
         }
     }
@@ -83,12 +111,18 @@ pub(super) fn observe(socket: &mut NetlinkSocket) -> Result<Option<Observed>, Er
             let name = attributes
                 .string(2)?
                 .ok_or(Error::Malformed("a set without a name"))?;
-            observed.sets.insert(name.to_owned());
+            let set = ObservedSet {
+                flags: attributes.number(3).unwrap_or_default(),
+                key_type: attributes.number(4).unwrap_or_default(),
+                key_length: attributes.number(5).unwrap_or_default(),
+                data_type: attributes.number(6),
+            };
+            observed.sets.insert(name.to_owned(), set);
         }
     }
     for table in Table::ALL {
         for family in Family::BOTH {
-            if observed.sets.contains(table.name(family)) {
+            if observed.sets.contains_key(table.name(family)) {
                 elements(socket, table, family, &mut observed.elements)?;
             }
         }
@@ -127,11 +161,10 @@ fn elements(
             let end = element
                 .get(3)
                 .is_some_and(|flags| flags == 1u32.to_be_bytes());
-            let value = match (end, table.shape().maps) {
-                (true, _) => Value::RangeEnd,
-                (false, Maps::Nothing) => Value::Nothing,
-                (false, Maps::Verdict) => Value::Verdict(verdict(&element)?),
-                (false, Maps::Endpoint) => Value::Endpoint(
+            let value = match table.shape().maps {
+                Maps::Nothing => Value::Nothing,
+                Maps::Verdict => Value::Verdict(verdict(&element)?),
+                Maps::Endpoint => Value::Endpoint(
                     element
                         .nested(2)
                         .and_then(|data| data.get(1))
@@ -139,7 +172,13 @@ fn elements(
                         .ok_or(Error::Malformed("an endpoint without data"))?,
                 ),
             };
-            into.insert(ElementKey { table, family, key }, value);
+            let key = ElementKey {
+                table,
+                family,
+                key,
+                end,
+            };
+            into.insert(key, value);
         }
     }
     Ok(())
@@ -206,6 +245,10 @@ impl<'a> Attributes<'a> {
             rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
             Some((kind, value))
         })
+    }
+
+    fn number(&self, kind: u16) -> Option<u32> {
+        Some(u32::from_be_bytes(self.get(kind)?.try_into().ok()?))
     }
 
     fn nested(&self, kind: u16) -> Option<Self> {

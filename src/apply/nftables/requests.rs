@@ -3,21 +3,29 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::TABLE;
-use super::edits::{ELEMENT_BYTES, Edit};
+use super::edits::{ELEMENT_BYTES, Edits};
 use super::element::{ElementKey, Value};
 use super::encode::{CREATE, CREATE_NEW, LONGEST_NEST, Request, message};
 use super::expression::{self, Verdict};
 use super::rules::{Chain, Rule};
 use super::schema::{comment, parse_pick};
-use super::sets::{self, Maps, Part, Table};
+use super::sets::{ObservedSet, Table};
 use crate::model::family::Family;
 
 /// The messages of one transaction: chains that are new, then removals, then additions.
-pub(super) fn of_edits(edits: &[Edit], picks: &mut BTreeSet<String>) -> Vec<Request> {
+pub(super) fn of_edits(edits: &Edits, picks: &mut BTreeSet<String>) -> Vec<Request> {
     let mut requests = Vec::new();
     let mut removed: BTreeMap<(Table, Family), Vec<(&ElementKey, &Value)>> = BTreeMap::new();
     let mut added = removed.clone();
-    for edit in edits {
+    for ((table, family), elements) in &edits.ranges {
+        // Without elements: all of them.
+        let mut flush = Request::new(message::DELETE_ELEMENT, 0);
+        flush.string(1, TABLE);
+        flush.string(2, table.name(*family));
+        requests.push(flush);
+        added.insert((*table, *family), elements.iter().collect());
+    }
+    for edit in &edits.single {
         let set = (edit.key.table, edit.key.family);
         if let Some(old) = &edit.old {
             removed.entry(set).or_default().push((&edit.key, old));
@@ -69,9 +77,11 @@ fn elements_requests(
             let nest = request.open(1);
             request.bytes(1, key.key.as_slice());
             request.close(nest);
+            if key.end {
+                request.number(3, 1); // NFT_SET_ELEM_INTERVAL_END
+            }
             match value {
                 Value::Nothing => {}
-                Value::RangeEnd => request.number(3, 1), // NFT_SET_ELEM_INTERVAL_END
                 Value::Verdict(verdict) => {
                     let data = request.open(2);
                     verdict.encode(&mut request);
@@ -92,27 +102,21 @@ fn elements_requests(
 
 /// Makes a set of one family; the identifier is the transaction's own.
 pub(super) fn set_request(set: Table, family: Family, identifier: u32) -> Request {
-    let shape = set.shape();
-    let (key_type, key_length) = sets::data_type(shape.key, family);
     let mut request = Request::new(message::NEW_SET, CREATE_NEW);
     request.string(1, TABLE);
     request.string(2, set.name(family));
-    let flags =
-        if shape.interval { 4 } else { 0 } | if shape.maps == Maps::Nothing { 0 } else { 8 };
+    let ObservedSet {
+        flags,
+        key_type,
+        key_length,
+        data_type,
+    } = set.as_observed(family);
     request.number(3, flags);
     request.number(4, key_type);
     request.number(5, key_length);
-    match shape.maps {
-        Maps::Nothing => {}
-        Maps::Verdict => {
-            request.number(6, 0xffff_ff00); // NFT_DATA_VERDICT
-            request.number(7, 0);
-        }
-        Maps::Endpoint => {
-            let (data_type, data_length) = sets::data_type(&[Part::Address, Part::Port], family);
-            request.number(6, data_type);
-            request.number(7, data_length);
-        }
+    if let Some(data_type) = data_type {
+        request.number(6, data_type);
+        request.number(7, set.data_length(family));
     }
     request.number(10, identifier);
     request

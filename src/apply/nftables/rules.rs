@@ -134,11 +134,20 @@ fn refuse() -> Chain {
 
 /// What arrives for a held address and no datapath took: never for a socket of this node.
 fn unserved() -> Chain {
-    let mut rules = vec![rule(
-        "replies and errors of connections",
-        None,
-        vec![Step::EstablishedOrRelated, Step::Verdict(Verdict::Accept)],
-    )];
+    // Not the original direction: a connection that got to a socket of this node while the table was
+    // away must not stay there.
+    let mut rules = vec![
+        rule(
+            "errors of connections",
+            None,
+            vec![Step::Related, Step::Verdict(Verdict::Accept)],
+        ),
+        rule(
+            "replies",
+            None,
+            vec![Step::Reply, Step::Verdict(Verdict::Accept)],
+        ),
+    ];
     for (family, protocol, echo_request) in [(Family::V4, ICMP, 8), (Family::V6, ICMPV6, 128)] {
         rules.push(rule(
             "echo for owned addresses",

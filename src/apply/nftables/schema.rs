@@ -1,11 +1,12 @@
 //! The table as a whole: the messages that make it, and whether the kernel's is this version's.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use super::encode::{CREATE, Request, message};
+use super::observe::ObservedChain;
 use super::requests::{chain_request, rule_request, set_request};
-use super::rules::{Pick, Rule};
-use super::sets::Table;
+use super::rules::{Hook, Pick, Rule};
+use super::sets::{ObservedSet, Table};
 use super::{Observed, TABLE, expression, rules};
 use crate::model::family::Family;
 
@@ -49,30 +50,35 @@ pub(super) fn requests(translation: bool) -> Vec<Request> {
     requests
 }
 
-/// Whether chains and sets are the ones that this version makes.
+/// Whether the table, its chains and its sets are the ones that this version makes.
 pub(super) fn fits(observed: &Observed, translation: bool) -> bool {
     let chains = rules::chains(translation);
-    let sets: BTreeSet<&str> = Table::ALL
+    let sets: BTreeMap<String, ObservedSet> = Table::ALL
         .into_iter()
         .filter(|set| translation || !set.shape().translation)
-        .flat_map(|set| Family::BOTH.map(|family| set.name(family)))
+        .flat_map(|set| {
+            Family::BOTH.map(|family| (set.name(family).to_owned(), set.as_observed(family)))
+        })
         .collect();
-    let rules_fit = chains.iter().all(|chain| {
-        let expected: Vec<String> = chain.rules.iter().map(comment).collect();
-        observed.chains.get(chain.name) == Some(&expected)
-    });
-    let picks_fit = observed
-        .chains
+    let fixed: BTreeMap<&str, ObservedChain> = chains
         .iter()
-        .filter(|(name, _)| parse_pick(name).is_some())
-        .all(|(name, rules)| {
-            parse_pick(name).is_some_and(|pick| *rules == [comment(&pick.rule())])
-        });
-    let nothing_else = observed
-        .chains
-        .keys()
-        .all(|name| parse_pick(name).is_some() || chains.iter().any(|chain| chain.name == name));
-    rules_fit && picks_fit && nothing_else && observed.sets.iter().map(String::as_str).eq(sets)
+        .map(|chain| (chain.name, as_observed(chain.hook, &chain.rules)))
+        .collect();
+    let chains_fit = observed.chains.iter().all(|(name, chain)| {
+        let expected = fixed.get(name.as_str());
+        expected.is_some_and(|expected| expected == chain)
+            || parse_pick(name).is_some_and(|pick| *chain == as_observed(None, &[pick.rule()]))
+    });
+    let all_there = fixed.keys().all(|name| observed.chains.contains_key(*name));
+    observed.flags == 0 && chains_fit && all_there && observed.sets == sets
+}
+
+fn as_observed(hook: Option<Hook>, rules: &[Rule]) -> ObservedChain {
+    ObservedChain {
+        hook: hook.map(|hook| (hook.number, hook.priority, hook.kind.to_owned())),
+        policy: hook.map(|_| 1),
+        rules: rules.iter().map(comment).collect(),
+    }
 }
 
 /// The comment of a rule ends with a digest of its expressions: a rule that another version, or

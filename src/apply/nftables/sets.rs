@@ -2,21 +2,17 @@
 
 use crate::model::family::Family;
 
-/// One of the sets, without its family.
+/// One of the sets, without its family. Their order is the one in which they are filled where one
+/// transaction cannot carry all: first what keeps packets away from the node's own sockets, last what
+/// sends them to endpoints that are there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Table {
-    /// Address, protocol and port of a frontend → how it is translated.
-    Frontends,
-    /// The same for outside clients, where they are treated differently.
-    Outside,
-    /// Protocol and node port → how it is translated.
-    NodePorts,
-    /// The same for outside clients, where they are treated differently.
-    NodePortsOutside,
-    /// Frontend and index → endpoint.
-    Endpoints,
-    /// Node port and index → endpoint.
-    NodePortEndpoints,
+    /// Ranges whose addresses are pods.
+    PodRanges,
+    /// Ranges of `ClusterIPs`.
+    ServiceRanges,
+    /// Addresses that this node takes packets for.
+    Held,
     /// Frontends that refuse or drop whoever comes this far.
     Closed,
     /// Frontends that refuse or drop outside clients.
@@ -25,22 +21,28 @@ pub enum Table {
     NodePortsClosed,
     /// Node ports that refuse or drop outside clients.
     NodePortsOutsideClosed,
+    /// Addresses on which node ports are open.
+    NodeAddresses,
+    /// Held addresses that answer ICMP echo.
+    Answering,
+    /// Endpoints on this node, twice: as source and as destination.
+    Hairpin,
     /// Whose source address is replaced, by frontend.
     Masquerade,
     /// Whose source address is replaced, by node port.
     NodePortMasquerade,
-    /// Endpoints on this node, twice: as source and as destination.
-    Hairpin,
-    /// Addresses that this node takes packets for.
-    Held,
-    /// Held addresses that answer ICMP echo.
-    Answering,
-    /// Addresses on which node ports are open.
-    NodeAddresses,
-    /// Ranges whose addresses are pods.
-    PodRanges,
-    /// Ranges of `ClusterIPs`.
-    ServiceRanges,
+    /// Frontend and index → endpoint.
+    Endpoints,
+    /// Node port and index → endpoint.
+    NodePortEndpoints,
+    /// Address, protocol and port of a frontend → how it is translated.
+    Frontends,
+    /// Protocol and node port → how it is translated.
+    NodePorts,
+    /// The same for outside clients, where they are treated differently.
+    Outside,
+    /// The same for outside clients, where they are treated differently.
+    NodePortsOutside,
 }
 
 /// What a set maps to.
@@ -101,6 +103,17 @@ pub(super) fn data_type(parts: &[Part], family: Family) -> (u32, u32) {
     (kind, length)
 }
 
+const ENDPOINT: [Part; 2] = [Part::Address, Part::Port];
+
+/// What the kernel knows of a set: `NFTA_SET_FLAGS`, `_KEY_TYPE`, `_KEY_LEN`, `_DATA_TYPE`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ObservedSet {
+    pub(super) flags: u32,
+    pub(super) key_type: u32,
+    pub(super) key_length: u32,
+    pub(super) data_type: Option<u32>,
+}
+
 /// What a set is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Shape {
@@ -117,24 +130,24 @@ pub(super) struct Shape {
 impl Table {
     /// Every set, in the order in which they are made.
     pub const ALL: [Self; 18] = [
-        Self::Frontends,
-        Self::Outside,
-        Self::NodePorts,
-        Self::NodePortsOutside,
-        Self::Endpoints,
-        Self::NodePortEndpoints,
+        Self::PodRanges,
+        Self::ServiceRanges,
+        Self::Held,
         Self::Closed,
         Self::OutsideClosed,
         Self::NodePortsClosed,
         Self::NodePortsOutsideClosed,
+        Self::NodeAddresses,
+        Self::Answering,
+        Self::Hairpin,
         Self::Masquerade,
         Self::NodePortMasquerade,
-        Self::Hairpin,
-        Self::Held,
-        Self::Answering,
-        Self::NodeAddresses,
-        Self::PodRanges,
-        Self::ServiceRanges,
+        Self::Endpoints,
+        Self::NodePortEndpoints,
+        Self::Frontends,
+        Self::NodePorts,
+        Self::Outside,
+        Self::NodePortsOutside,
     ];
 
     pub(super) fn shape(self) -> Shape {
@@ -211,6 +224,31 @@ impl Table {
             Self::NodeAddresses => addresses("node_addresses4", "node_addresses6", false),
             Self::PodRanges => addresses("pod_ranges4", "pod_ranges6", true),
             Self::ServiceRanges => addresses("service_ranges4", "service_ranges6", true),
+        }
+    }
+
+    /// What the kernel says of this set in one family.
+    pub(super) fn as_observed(self, family: Family) -> ObservedSet {
+        let shape = self.shape();
+        let (key_type, key_length) = data_type(shape.key, family);
+        ObservedSet {
+            flags: if shape.interval { 4 } else { 0 }
+                | if shape.maps == Maps::Nothing { 0 } else { 8 },
+            key_type,
+            key_length,
+            data_type: match shape.maps {
+                Maps::Nothing => None,
+                Maps::Verdict => Some(0xffff_ff00), // NFT_DATA_VERDICT
+                Maps::Endpoint => Some(data_type(&ENDPOINT, family).0),
+            },
+        }
+    }
+
+    /// Bytes of what it maps to; a verdict has none of its own.
+    pub(super) fn data_length(self, family: Family) -> u32 {
+        match self.shape().maps {
+            Maps::Nothing | Maps::Verdict => 0,
+            Maps::Endpoint => data_type(&ENDPOINT, family).1,
         }
     }
 

@@ -16,7 +16,13 @@ impl Routes {
             .into_values()
             .flatten()
             .filter(|route| route.protocol == PROTOCOL)
-            .filter(|route| !desired.contains_key(&route.prefix) || !has_our_form(route))
+            // One that a wanted route covers, or that covers one, goes only after that is there.
+            .filter(|route| {
+                let covered = desired
+                    .keys()
+                    .any(|wanted| wanted.contains(&route.prefix) || route.prefix.contains(wanted));
+                !covered || !has_our_form(route)
+            })
             .collect();
         let mut outcome = Outcome::default();
         self.send(Operation::Remove, &stray, &mut outcome)?;

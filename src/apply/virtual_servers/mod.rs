@@ -278,7 +278,7 @@ impl VirtualServers {
     /// Takes these virtual servers to what is wanted; `None` for one that no frontend has any more.
     fn change(
         &mut self,
-        wanted: BTreeMap<VirtualServerKey, Option<Wanted>>,
+        mut wanted: BTreeMap<VirtualServerKey, Option<Wanted>>,
         now: Instant,
         outcome: &mut Outcome,
     ) {
@@ -296,11 +296,11 @@ impl VirtualServers {
         if !created.is_empty()
             && let Err(error) = self.journal.record(&created)
         {
-            // Without the record nobody would know that they are ours.
+            // Without the record nobody would know that they are ours: these wait, no others.
             outcome
                 .failures
                 .push(Failure::new("state_directory", "ipvs.journal", &error));
-            return;
+            wanted.retain(|key, _| name(key).is_none_or(|name| !created.contains(&name)));
         }
         let mut changes = Vec::new();
         for (key, wanted) in wanted {

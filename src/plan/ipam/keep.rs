@@ -24,7 +24,7 @@ impl Allocator<'_> {
             return;
         }
         let mut kept = useful(service, &held);
-        kept.retain(|address| self.book.refusal(*address).is_none());
+        kept.retain(|address| self.book.refusal_everywhere(*address).is_none());
         if kept.is_empty() || !self.request_allows(service, &kept) {
             self.release(key);
         } else if kept != held {

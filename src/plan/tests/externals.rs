@@ -92,15 +92,19 @@ fn addresses_of_nodes_gateways_and_resolvers_are_nobodys() {
             address: ip(address),
             what,
         };
-        let ways = [
+        let mut ways = vec![
             with_external("web", address),
             with_status(service("web", ServiceType::ClusterIP), address),
             annotated(load_balancer("web"), &[("edgelb.io/ips", address)]),
-            Service {
+        ];
+        // A ClusterIP may be the resolver: the cluster's own DNS.
+        let here = ["192.0.2.1", "192.0.2.53", "192.0.2.0", "192.0.2.255"];
+        if !here.contains(&address) {
+            ways.push(Service {
                 cluster_ips: vec![ip(address)],
                 ..service("web", ServiceType::ClusterIP)
-            },
-        ];
+            });
+        }
         for way in ways {
             let mut inputs = inputs.clone();
             let plan = inputs.put(way.clone()).planned(&allowed());
@@ -118,15 +122,64 @@ fn addresses_of_nodes_gateways_and_resolvers_are_nobodys() {
     }
 }
 
+/// kubespray's `host_resolvconf`: the node's resolver is the DNS Service's `ClusterIP`, or its VIP.
 #[test]
-fn an_address_that_an_interface_gets_is_given_up() {
+fn a_resolver_that_is_a_service_stays_one() {
+    let mut inputs = inputs();
+    let config = config(vec![pool("lan", "192.0.2.200-192.0.2.219")]);
+    let dns = Service {
+        cluster_ips: vec![ip("10.96.0.10")],
+        ..load_balancer("dns")
+    };
+    inputs.put(dns);
+    assert_eq!(super::held(&inputs.planned(&config), "dns"), "192.0.2.200");
+    inputs.host.infrastructure = super::ips("10.96.0.10 192.0.2.200");
+    let plan = inputs.planned(&config);
+    assert_eq!(super::held(&plan, "dns"), "192.0.2.200");
+    for address in ["10.96.0.10", "192.0.2.200"] {
+        assert!(plan.state.held.contains_key(&ip(address)), "{address}");
+    }
+}
+
+/// Only what every node knows may take an address away, so that all nodes say the same.
+#[test]
+fn an_address_that_an_interface_gets_is_kept_and_not_served_here() {
     let mut inputs = inputs();
     let config = config(vec![pool("lan", "192.0.2.200-192.0.2.219")]);
     inputs.put(load_balancer("web"));
     assert_eq!(super::held(&inputs.planned(&config), "web"), "192.0.2.200");
     let interface = inputs.host.interfaces.get_mut(&2).unwrap();
     interface.addresses.push("192.0.2.200/24".parse().unwrap());
+    let plan = inputs.planned(&config);
+    assert_eq!(super::held(&plan, "web"), "192.0.2.200");
+    assert!(plan.state.held.is_empty() && plan.ownership.is_empty());
+    let refusal = Reason::AddressOfInfrastructure {
+        address: ip("192.0.2.200"),
+        what: Infrastructure::ThisNode,
+    };
+    assert!(reasons(&plan, "web").contains(&refusal));
+    // A Node of the cluster has it: it goes.
+    inputs.host.interfaces.get_mut(&2).unwrap().addresses.pop();
+    inputs.put(node("edge-b", "192.0.2.200"));
     assert_eq!(super::held(&inputs.planned(&config), "web"), "192.0.2.201");
+}
+
+/// What kube-proxy in IPVS mode left behind are Service addresses, not this node's.
+#[test]
+fn the_interface_of_kube_proxy_is_no_host() {
+    let mut inputs = inputs();
+    let mut interface = inputs.host.interfaces.get(&2).unwrap().clone();
+    interface.name = "kube-ipvs0".to_owned();
+    interface.index = 9;
+    interface.addresses = vec!["10.96.0.10/32".parse().unwrap()];
+    inputs.host.interfaces.insert(9, interface);
+    inputs.put(Service {
+        cluster_ips: vec![ip("10.96.0.10")],
+        ..service("web", ServiceType::ClusterIP)
+    });
+    let plan = inputs.planned(&allowed());
+    assert!(plan.state.held.contains_key(&ip("10.96.0.10")));
+    assert!(!plan.state.node_addresses.contains(&ip("10.96.0.10")));
 }
 
 #[test]

@@ -196,6 +196,17 @@ fn a_service_without_a_port_is_not_announced() {
     assert!(plan.ownership.is_empty() && plan.state.announced.is_empty());
 }
 
+/// Otherwise every node would answer for every VIP once the last Node has gone.
+#[test]
+fn the_last_node_that_goes_leaves_no_owner() {
+    let mut inputs = inputs();
+    inputs.put(load_balancer("web"));
+    inputs.nodes_known = true;
+    let plan = inputs.planned(&lan());
+    assert_eq!(plan.ownership.get(&ip(VIP)).unwrap().owner, None);
+    assert!(plan.state.announced.is_empty());
+}
+
 #[test]
 fn hundred_vips_spread_and_only_those_of_a_node_that_goes_move() {
     let service = load_balancer("web");
