@@ -26,10 +26,6 @@ pub fn run(file: &Path) -> anyhow::Result<Exit> {
     for warning in &loaded.warnings {
         tracing::warn!(problem = warning.describe(file), "configuration");
     }
-    if let Err(problem) = daemon::supported(&config) {
-        super::tell(&format!("{}: {problem}", file.display()));
-        return Ok(Exit::Usage);
-    }
     let (state, warnings) = StateDirectory::open(&config.node.state_dir).with_context(|| {
         format!(
             "cannot use the state directory {}",
