@@ -57,7 +57,12 @@ async fn survives(faults: &[Fault]) {
         .await;
     assert_eq!(rig.taken_away(), 0);
     server.with(|script| {
-        assert!(script.faults.values().all(std::collections::VecDeque::is_empty));
+        assert!(
+            script
+                .faults
+                .values()
+                .all(std::collections::VecDeque::is_empty)
+        );
     });
 }
 
@@ -280,9 +285,7 @@ async fn an_object_that_cannot_be_read_stops_nothing() {
     for (key, service) in &known.services {
         assert_eq!(rig.cluster.services.get(key), Some(service), "{key} stays");
     }
-    let status = rig
-        .until_status(|status| status.problems.len() >= 5)
-        .await;
+    let status = rig.until_status(|status| status.problems.len() >= 5).await;
     let told: Vec<(&str, Option<&str>, bool)> = (status.problems.iter())
         .map(|it| (it.file.as_str(), it.field.as_deref(), it.keeps_last_good))
         .collect();
@@ -290,7 +293,11 @@ async fn an_object_that_cannot_be_read_stops_nothing() {
         told,
         [
             ("Service shop/odd", Some("spec.externalIPs[1]"), false),
-            ("Service shop/odd", Some("spec.externalTrafficPolicy"), false),
+            (
+                "Service shop/odd",
+                Some("spec.externalTrafficPolicy"),
+                false
+            ),
             ("Service shop/odd", Some("spec.ports[0].protocol"), false),
             ("Service shop/sticky", None, true),
             ("services", None, true),
@@ -301,8 +308,6 @@ async fn an_object_that_cannot_be_read_stops_nothing() {
         collection.change("MODIFIED", service("odd", "10.96.7.9"));
         collection.change("DELETED", service("sticky", "10.96.7.8"));
     });
-    let status = rig
-        .until_status(|status| status.problems.len() == 1)
-        .await;
+    let status = rig.until_status(|status| status.problems.len() == 1).await;
     assert_eq!(status.problems[0].file, "services");
 }

@@ -28,6 +28,7 @@ pub fn timing() -> Timing {
         initial_event: Duration::from_secs(5),
         first_pause: Duration::from_millis(5),
         longest_pause: Duration::from_millis(40),
+        credentials: Duration::from_millis(20),
         page: 3,
         snapshot_patience: Duration::from_millis(200),
         snapshot_interval: Duration::from_millis(20),
@@ -105,7 +106,8 @@ impl Rig {
 
     async fn event(&mut self) {
         let event = timeout(LIMIT, self.events.recv()).await;
-        match event.expect("an event in time").expect("the source runs") {
+        let event = event.unwrap_or_else(|_| panic!("no event; {:?}", *self.status.borrow()));
+        match event.expect("the source runs") {
             SourceEvent::Complete => self.complete = true,
             SourceEvent::Changes(changes) => {
                 for change in changes {
@@ -175,15 +177,18 @@ pub fn recorded_cluster(which: &str) -> ClusterState {
                 Watched::Nodes => Kind::Node,
             };
             let change = match decode(kind, &document).expect("is of its kind").0 {
-                Object::Service(converted) => {
-                    converted.object.ok().map(|it| ClusterChange::Service(it.into()))
-                }
-                Object::EndpointSlice(converted) => {
-                    converted.object.ok().map(|it| ClusterChange::Slice(it.into()))
-                }
-                Object::Node(converted) => {
-                    converted.object.ok().map(|it| ClusterChange::Node(it.into()))
-                }
+                Object::Service(converted) => converted
+                    .object
+                    .ok()
+                    .map(|it| ClusterChange::Service(it.into())),
+                Object::EndpointSlice(converted) => converted
+                    .object
+                    .ok()
+                    .map(|it| ClusterChange::Slice(it.into())),
+                Object::Node(converted) => converted
+                    .object
+                    .ok()
+                    .map(|it| ClusterChange::Node(it.into())),
                 Object::Endpoints(_) => panic!("{kind:?}"),
             };
             change.map(|change| cluster.apply(change));

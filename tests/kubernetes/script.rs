@@ -63,7 +63,9 @@ pub struct Request {
 
 impl Request {
     pub fn watched(&self) -> Option<Watched> {
-        Watched::ALL.into_iter().find(|kind| kind.path() == self.path)
+        Watched::ALL
+            .into_iter()
+            .find(|kind| kind.path() == self.path)
     }
 
     pub fn is_watch(&self) -> bool {
@@ -106,15 +108,17 @@ fn file(kind: Watched) -> String {
 
 /// The objects of a recorded list, and its version.
 pub fn recorded_list(kind: Watched, which: &str) -> (BTreeMap<String, String>, u64) {
-    let list: Value = serde_json::from_str(&recorded(&format!("{}.{which}.json", file(kind))))
-        .expect("a list");
+    let list: Value =
+        serde_json::from_str(&recorded(&format!("{}.{which}.json", file(kind)))).expect("a list");
     let objects = list["items"]
         .as_array()
         .expect("items")
         .iter()
         .map(|item| (key(item), item.to_string()))
         .collect();
-    let version = list["metadata"]["resourceVersion"].as_str().expect("version");
+    let version = list["metadata"]["resourceVersion"]
+        .as_str()
+        .expect("version");
     (objects, version.parse().expect("a number"))
 }
 

@@ -16,6 +16,9 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::script::{Fault, Request, Script, Streaming, recorded};
 
+/// With what new connections begin; it can be exchanged.
+pub type Tls = Arc<Mutex<Option<TlsAcceptor>>>;
+
 /// A running server; it ends when this is dropped.
 pub struct Server {
     pub address: SocketAddr,
@@ -31,11 +34,11 @@ struct Shared {
 
 impl Server {
     pub async fn start(script: Script) -> Self {
-        Self::start_with(Arc::new(Mutex::new(script)), None).await
+        Self::start_with(Arc::new(Mutex::new(script)), Tls::default()).await
     }
 
     /// Serves a script that another server may serve too, with TLS where there is an acceptor.
-    pub async fn start_with(script: Arc<Mutex<Script>>, tls: Option<TlsAcceptor>) -> Self {
+    pub async fn start_with(script: Arc<Mutex<Script>>, tls: Tls) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("its address");
         let shared = Shared {
@@ -69,11 +72,11 @@ impl Shared {
     }
 }
 
-async fn accept(listener: TcpListener, shared: Shared, tls: Option<TlsAcceptor>) {
+async fn accept(listener: TcpListener, shared: Shared, tls: Tls) {
     let mut connections = JoinSet::new();
     loop {
         let (stream, _) = listener.accept().await.expect("a connection");
-        let (shared, tls) = (shared.clone(), tls.clone());
+        let (shared, tls) = (shared.clone(), tls.lock().expect("no panic").clone());
         connections.spawn(async move {
             // A client that goes away is no error of the server.
             let _ = connection(stream, shared, tls).await;
@@ -173,11 +176,7 @@ fn status(code: u16) -> String {
     .to_string()
 }
 
-async fn refuse(
-    stream: &mut impl Stream,
-    code: u16,
-    retry_after: Option<u64>,
-) -> io::Result<()> {
+async fn refuse(stream: &mut impl Stream, code: u16, retry_after: Option<u64>) -> io::Result<()> {
     let retry_after = retry_after
         .map(|seconds| format!("Retry-After: {seconds}\r\n"))
         .unwrap_or_default();
@@ -265,9 +264,12 @@ async fn watch_answer(
             }
             Some(version) => version,
             None => {
-                lines.extend(collection.objects.values().map(|object| {
-                    format!("{{\"type\":\"ADDED\",\"object\":{object}}}")
-                }));
+                lines.extend(
+                    collection
+                        .objects
+                        .values()
+                        .map(|object| format!("{{\"type\":\"ADDED\",\"object\":{object}}}")),
+                );
                 if initial && streaming == Streaming::Served {
                     lines.push(bookmark(collection.version, true));
                 }
@@ -276,7 +278,8 @@ async fn watch_answer(
         };
         (lines, version, pause)
     };
-    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let head =
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
     stream.write_all(head.as_bytes()).await?;
     stream.flush().await?;
     match &fault {
@@ -286,7 +289,10 @@ async fn watch_answer(
             return stream.shutdown().await;
         }
         Some(Fault::Error(code)) => {
-            lines = vec![format!("{{\"type\":\"ERROR\",\"object\":{}}}", status(*code))];
+            lines = vec![format!(
+                "{{\"type\":\"ERROR\",\"object\":{}}}",
+                status(*code)
+            )];
             version = u64::MAX;
         }
         Some(Fault::Garbage) => lines = vec!["<html>502 Bad Gateway</html>".to_owned()],

@@ -92,10 +92,13 @@ async fn what_changes_is_recorded() {
     });
     rig.until_service("new").await;
     let wanted = rig.cluster.clone();
-    tokio::time::timeout(LIMIT, saved.wait_for(|saved| saved.as_ref() == Some(&wanted)))
-        .await
-        .expect("is recorded in time")
-        .expect("the record is there");
+    tokio::time::timeout(
+        LIMIT,
+        saved.wait_for(|saved| saved.as_ref() == Some(&wanted)),
+    )
+    .await
+    .expect("is recorded in time")
+    .expect("the record is there");
 }
 
 #[test]
@@ -107,7 +110,11 @@ fn a_cluster_survives_the_state_directory() {
     assert_eq!(state.read_cluster().expect("reads"), (None, None));
     state.write_cluster(&cluster).expect("writes");
     assert_eq!(state.read_cluster().expect("reads"), (Some(cluster), None));
-    std::fs::write(path.join("cluster.json"), "{\"version\":1,\"content\":{\"serv").expect("writes");
+    std::fs::write(
+        path.join("cluster.json"),
+        "{\"version\":1,\"content\":{\"serv",
+    )
+    .expect("writes");
     let (read, warning) = state.read_cluster().expect("reads");
     assert_eq!(read, None);
     assert!(warning.expect("a warning").set_aside.is_some());

@@ -52,7 +52,9 @@ fn write_new(
         .open(path)?;
     let mut writer = BufWriter::new(file);
     content(&mut writer)?;
-    let file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
+    let file = writer
+        .into_inner()
+        .map_err(io::IntoInnerError::into_error)?;
     file.sync_all()
 }
 

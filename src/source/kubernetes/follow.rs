@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
-use super::client::Credentials;
+use super::client::{Connected, Credentials};
 use super::connection::Answer;
 use super::failure::{Failure, Refusal};
 use super::kind::{ObjectKey, Read, Watched};
@@ -187,7 +187,11 @@ impl Follower {
     async fn take_in(&mut self, failure: &Failure) -> Result<(), Deaf> {
         let kind = self.watched;
         let silent = matches!(failure, Failure::Silent(_));
-        let since = if silent { self.heard } else { SystemTime::now() };
+        let since = if silent {
+            self.heard
+        } else {
+            SystemTime::now()
+        };
         let since = *self.blind_since.get_or_insert(since);
         if failure.is_gone() {
             // A continue token that expires while the pages are read expires the next time too.
@@ -213,13 +217,22 @@ impl Follower {
     /// One connection: lists where that is needed, and watches until something ends it. `Ok` where
     /// the server ended it in order.
     async fn connection(&mut self) -> Result<(), End> {
-        let client = self.credentials.client().await.map_err(Failure::from)?;
+        let Connected { client, files } = self.credentials.client().await.map_err(Failure::from)?;
         if self.resource_version.is_none() && !self.streams {
             self.list(&client).await?;
         }
         let answer = Answer::get(&client, &self.watch_path(), self.timing.answer).await?;
         self.heard = SystemTime::now();
-        self.watch(answer).await
+        let period = self.timing.credentials;
+        let kind = self.watched;
+        // Whatever this drops half-way is asked for again: nothing is told before it is whole.
+        tokio::select! {
+            ended = self.watch(answer) => ended,
+            () = files.changed(period) => {
+                tracing::info!(%kind, "credentials have changed, connecting again");
+                Ok(())
+            }
+        }
     }
 
     fn watch_path(&self) -> String {
@@ -317,7 +330,10 @@ impl Follower {
                     if ends_list && let Some(keys) = listing.take() {
                         self.complete(keys, metadata.resource_version).await?;
                         self.alive().await?;
-                    } else if listing.is_none() {
+                    } else if listing.is_some() {
+                        // A server that streams lists sends no other bookmark before that one.
+                        return Err(Failure::NoStreaming.into());
+                    } else {
                         self.resource_version = Some(metadata.resource_version);
                         self.flush().await?;
                         self.tell(News::Heard).await?;
@@ -329,7 +345,9 @@ impl Follower {
                     return Err(refusal.into_failure(None).into());
                 }
                 // A newer server may tell more.
-                other => tracing::debug!(kind = %self.watched, event = other, "unknown event is passed over"),
+                other => {
+                    tracing::debug!(kind = %self.watched, event = other, "unknown event is passed over")
+                }
             }
             if self.batch.len() >= BATCH || !answer.has_line() {
                 self.flush().await?;
@@ -381,9 +399,7 @@ impl Follower {
             return Err(Failure::Malformed(reason.to_owned()).into());
         }
         self.flush().await?;
-        self.tell(News::Listed(keys))
-            .await
-            ?;
+        self.tell(News::Listed(keys)).await?;
         self.resource_version = Some(version);
         Ok(())
     }
@@ -397,8 +413,14 @@ impl Follower {
         if self.batch.is_empty() {
             return Ok(());
         }
+        // The place first, then the objects: ended while it waits for one, this loses none.
+        let place = self.reports.reserve().await.map_err(|_| Deaf)?;
         let objects = std::mem::take(&mut self.batch);
-        self.tell(News::Objects(objects)).await
+        place.send(Report {
+            watched: self.watched,
+            news: News::Objects(objects),
+        });
+        Ok(())
     }
 
     async fn tell(&self, news: News) -> Result<(), Deaf> {

@@ -39,7 +39,11 @@ impl Problems {
             .map(|note| problem(Some(note.field.clone()), note.message.clone(), false))
             .collect();
         if let Err(error) = &read.change {
-            problems.push(problem(None, format!("it cannot be read: {}", shorten(error)), kept));
+            problems.push(problem(
+                None,
+                format!("it cannot be read: {}", shorten(error)),
+                kept,
+            ));
         }
         self.replace(watched, &read.key, problems);
     }
@@ -54,7 +58,10 @@ impl Problems {
             file: watched.to_string(),
             line: None,
             field: None,
-            message: format!("an object without a readable name is left out: {}", shorten(error)),
+            message: format!(
+                "an object without a readable name is left out: {}",
+                shorten(error)
+            ),
             keeps_last_good: true,
         };
         self.replace(watched, &key, vec![problem]);

@@ -16,6 +16,8 @@ pub struct Timing {
     /// How long the server may keep one watch; a random part of as much again is added. The next
     /// one reads the credentials anew.
     pub watch: Duration,
+    /// How often the files with the credentials are looked at while a watch stands.
+    pub credentials: Duration,
     /// The pause after the first failure; it doubles with each one.
     pub first_pause: Duration,
     /// The longest pause.
@@ -37,6 +39,7 @@ impl Default for Timing {
             answer: Duration::from_secs(30),
             initial_event: Duration::from_secs(15),
             watch: Duration::from_secs(240),
+            credentials: Duration::from_secs(5),
             first_pause: Duration::from_millis(200),
             longest_pause: Duration::from_secs(10),
             steady: Duration::from_secs(5),
@@ -87,7 +90,14 @@ mod tests {
     #[test]
     fn pauses_double_up_to_a_limit_and_obey() {
         let timing = Timing::default();
-        for (failures, most) in [(1, 200), (2, 400), (3, 800), (6, 6_400), (7, 10_000), (1000, 10_000)] {
+        for (failures, most) in [
+            (1, 200),
+            (2, 400),
+            (3, 800),
+            (6, 6_400),
+            (7, 10_000),
+            (1000, 10_000),
+        ] {
             let most = Duration::from_millis(most);
             for _ in 0..20 {
                 let pause = timing.pause(failures, None);
