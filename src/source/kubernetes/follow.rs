@@ -4,12 +4,10 @@
 //! Whatever ends a connection, nothing is taken away because of it: that an object is gone says
 //! a DELETED event, or its absence from the next complete list.
 
-use std::borrow::Cow;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::time::{Instant, SystemTime};
 
-use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
@@ -18,12 +16,10 @@ use super::connection::Answer;
 use super::failure::{Failure, Refusal};
 use super::kind::{ObjectKey, Read, Watched};
 use super::timing::Timing;
+use super::wire::{self, Bookmark, Event, Page};
 
 /// Objects that travel together at most.
 const BATCH: usize = 256;
-/// What marks the bookmark after the initial events of a streaming list.
-const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
-
 /// What a follower tells.
 #[derive(Debug)]
 pub(super) struct Report {
@@ -72,42 +68,6 @@ impl From<Deaf> for End {
     fn from(_: Deaf) -> Self {
         Self::Deaf
     }
-}
-
-#[derive(Deserialize)]
-struct Event<'a> {
-    #[serde(rename = "type", borrow)]
-    kind: Cow<'a, str>,
-    #[serde(borrow)]
-    object: &'a RawValue,
-}
-
-#[derive(Deserialize)]
-struct Bookmark {
-    metadata: BookmarkMetadata,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct BookmarkMetadata {
-    resource_version: String,
-    #[serde(default)]
-    annotations: BTreeMap<String, String>,
-}
-
-#[derive(Deserialize)]
-struct Page<'a> {
-    #[serde(default)]
-    metadata: PageMetadata,
-    #[serde(borrow, default)]
-    items: Option<Vec<&'a RawValue>>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default, rename_all = "camelCase")]
-struct PageMetadata {
-    resource_version: String,
-    r#continue: Option<String>,
 }
 
 /// Follows one collection.
@@ -271,7 +231,7 @@ impl Follower {
             let answer = Answer::get(client, &self.select(path), wait).await?;
             let body = answer.whole(wait).await?;
             self.heard = SystemTime::now();
-            let page: Page<'_> = serde_json::from_slice(&body).map_err(malformed)?;
+            let page: Page<'_> = wire::parse_bytes(&body)?;
             for object in page.items.unwrap_or_default() {
                 self.object(object, Some(&mut keys));
                 if self.batch.len() >= BATCH {
@@ -315,19 +275,16 @@ impl Follower {
             if line.trim().is_empty() {
                 continue;
             }
-            let event: Event<'_> = serde_json::from_str(line).map_err(malformed)?;
+            let event: Event<'_> = wire::parse(line)?;
             match &*event.kind {
                 "ADDED" | "MODIFIED" => self.object(event.object, listing.as_mut()),
                 "DELETED" => self.deleted(event.object, listing.as_mut()),
                 "BOOKMARK" => {
-                    let bookmark: Bookmark =
-                        serde_json::from_str(event.object.get()).map_err(malformed)?;
+                    let bookmark: Bookmark = wire::parse(event.object.get())?;
                     let metadata = bookmark.metadata;
-                    let ends_list = metadata
-                        .annotations
-                        .get(INITIAL_EVENTS_END)
-                        .is_some_and(|value| value == "true");
-                    if ends_list && let Some(keys) = listing.take() {
+                    if metadata.ends_list()
+                        && let Some(keys) = listing.take()
+                    {
                         self.complete(keys, metadata.resource_version).await?;
                         self.alive().await?;
                     } else if listing.is_some() {
@@ -340,13 +297,12 @@ impl Follower {
                     }
                 }
                 "ERROR" => {
-                    let refusal: Refusal =
-                        serde_json::from_str(event.object.get()).map_err(malformed)?;
+                    let refusal: Refusal = wire::parse(event.object.get())?;
                     return Err(refusal.into_failure(None).into());
                 }
                 // A newer server may tell more.
                 other => {
-                    tracing::debug!(kind = %self.watched, event = other, "unknown event is passed over")
+                    tracing::debug!(kind = %self.watched, event = other, "unknown event is passed over");
                 }
             }
             if self.batch.len() >= BATCH || !answer.has_line() {
@@ -428,10 +384,6 @@ impl Follower {
         let report = Report { watched, news };
         self.reports.send(report).await.map_err(|_| Deaf)
     }
-}
-
-fn malformed(error: serde_json::Error) -> Failure {
-    Failure::Malformed(error.to_string())
 }
 
 /// Adds a parameter, percent-encoded.

@@ -1,4 +1,4 @@
-//! The Kubernetes API as a source: Services, EndpointSlices and Nodes, followed for good. Kubernetes
+//! The Kubernetes API as a source: Services, `EndpointSlices` and Nodes, followed for good. Kubernetes
 //! types are known in this folder alone.
 //!
 //! `convert`, `slice` and `fields` turn objects into the model; `client`, `connection` and `failure`
@@ -17,6 +17,7 @@ pub mod kind;
 mod problems;
 pub mod slice;
 pub mod timing;
+mod wire;
 
 #[cfg(test)]
 mod slice_tests;
