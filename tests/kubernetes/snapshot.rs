@@ -101,6 +101,26 @@ async fn what_changes_is_recorded() {
     .expect("the record is there");
 }
 
+#[tokio::test]
+async fn the_first_complete_cluster_is_recorded_at_once() {
+    let server = Server::start(final_script()).await;
+    let memory = Arc::new(Memory::default());
+    let mut saved = memory.saved.subscribe();
+    let slow = edgelb::source::kubernetes::timing::Timing {
+        snapshot_interval: 10 * LIMIT,
+        ..timing()
+    };
+    let _rig = Rig::start_with(&server, slow, Some(memory));
+    let wanted = recorded_cluster("final");
+    tokio::time::timeout(
+        LIMIT,
+        saved.wait_for(|saved| saved.as_ref() == Some(&wanted)),
+    )
+    .await
+    .expect("is recorded in time")
+    .expect("the record is there");
+}
+
 #[test]
 fn a_cluster_survives_the_state_directory() {
     let home = tempfile::tempdir().expect("directory");

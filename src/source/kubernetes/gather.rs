@@ -143,7 +143,8 @@ impl Gatherer {
         let mut saving: JoinSet<Result<(), String>> = JoinSet::new();
         self.publish();
         loop {
-            let save_due = (self.unrecorded && saving.is_empty()).then_some(next_save);
+            let save = self.unrecorded && self.is_complete() && saving.is_empty();
+            let save_due = save.then_some(next_save);
             let done = tokio::select! {
                 report = reports.recv() => match report {
                     None => return,
@@ -176,6 +177,11 @@ impl Gatherer {
             }
             self.publish();
         }
+    }
+
+    /// Whether the first list of each kind is complete: what is known is no older than this start.
+    fn is_complete(&self) -> bool {
+        self.listed.len() == Watched::ALL.len()
     }
 
     fn take_in(&mut self, report: Report, changes: &mut Vec<ClusterChange>) {
@@ -249,7 +255,7 @@ impl Gatherer {
         }
         self.problems.retain(watched, |key| keys.contains(key));
         self.listed.insert(watched);
-        if self.from_record && self.listed.len() == Watched::ALL.len() {
+        if self.from_record && self.is_complete() {
             self.from_record = false;
             tracing::info!("recorded cluster is replaced by the API server's");
         }
@@ -273,7 +279,7 @@ impl Gatherer {
             }
             return self.send(SourceEvent::Changes(changes)).await;
         }
-        if self.listed.len() == Watched::ALL.len() {
+        if self.is_complete() {
             return self.open().await;
         }
         Ok(())
@@ -311,15 +317,12 @@ impl Gatherer {
         self.events.send(event).await.map_err(|_| Deaf)
     }
 
-    /// Records the cluster, unless it is not complete.
+    /// Records the cluster.
     fn save(&mut self, saving: &mut JoinSet<Result<(), String>>) {
         let Some(record) = self.record.clone() else {
             self.unrecorded = false;
             return;
         };
-        if self.listed.len() < Watched::ALL.len() {
-            return;
-        }
         self.unrecorded = false;
         let cluster = self.cluster.clone();
         saving.spawn_blocking(move || record.save(&cluster));

@@ -41,7 +41,7 @@ impl Default for Timing {
             watch: Duration::from_secs(240),
             credentials: Duration::from_secs(5),
             first_pause: Duration::from_millis(200),
-            longest_pause: Duration::from_secs(10),
+            longest_pause: Duration::from_secs(5),
             steady: Duration::from_secs(5),
             page: 500,
             snapshot_patience: Duration::from_secs(3),
@@ -94,9 +94,9 @@ mod tests {
             (1, 200),
             (2, 400),
             (3, 800),
-            (6, 6_400),
-            (7, 10_000),
-            (1000, 10_000),
+            (5, 3_200),
+            (6, 5_000),
+            (1000, 5_000),
         ] {
             let most = Duration::from_millis(most);
             for _ in 0..20 {
