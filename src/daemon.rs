@@ -1,7 +1,7 @@
 //! The node daemon: starts the tasks, joins them, and stops them.
 //!
 //! ```text
-//! manifest directory ─► source ─ SourceEvent ─┐
+//! manifests, API server ► source ─ SourceEvent ┐
 //! interfaces, routes ─► host ──── Host ───────┤          ┌─► kernel
 //! foreign edits ──────► monitor ─ Foreign ────┼► reconcile ─ AnnouncedSet ─► announcer ─► LAN
 //! SIGHUP, timers ─────────────────────────────┘          └─ Snapshot ─► socket, metrics, health
@@ -28,6 +28,7 @@ use crate::apply::announcer::{Announcer, burst::BurstSettings};
 use crate::apply::kernel::Kernel;
 use crate::apply::monitor::Monitor;
 use crate::apply::state_directory::StateDirectory;
+use crate::cluster_record;
 use crate::config::{self, Config, Environment, SourceKind};
 use crate::model::announcement::AnnouncedSet;
 use crate::reconcile::Reconciler;
@@ -81,12 +82,23 @@ pub async fn run(
 
     let (events, mut source_events) = mpsc::channel(WAITING_EVENTS);
     let (source_status, mut source) = watch::channel(SourceStatus::default());
-    let directory = config.source.manifests.dir.clone();
     let source_stopped = stopped.clone();
-    tasks.spawn("source", async move {
-        source::manifest::run(directory, events, source_status, source_stopped).await;
-        Ok(())
-    });
+    match config.source.kind {
+        SourceKind::Manifests => {
+            let directory = config.source.manifests.dir.clone();
+            tasks.spawn("source", async move {
+                source::manifest::run(directory, events, source_status, source_stopped).await;
+                Ok(())
+            });
+        }
+        SourceKind::Kubernetes => {
+            let settings = cluster_record::settings(&config, Arc::clone(&state));
+            tasks.spawn("source", async move {
+                source::kubernetes::run(settings, events, source_status, source_stopped).await;
+                Ok(())
+            });
+        }
+    }
 
     let first_host = host.borrow_and_update().clone();
     let mut reconciler = Reconciler::new(
@@ -409,15 +421,5 @@ impl Tasks {
 
     async fn join(&mut self) {
         while self.running.join_next().await.is_some() {}
-    }
-}
-
-/// Names the source kinds that this version cannot read.
-pub fn supported(config: &Config) -> Result<(), &'static str> {
-    match config.source.kind {
-        SourceKind::Manifests => Ok(()),
-        SourceKind::Kubernetes => Err(
-            "source.kind = \"kubernetes\" is not in this version; write source.kind = \"manifests\"",
-        ),
     }
 }

@@ -5,6 +5,7 @@
 pub mod admin;
 pub mod apply;
 pub mod cli;
+pub mod cluster_record;
 pub mod config;
 pub mod daemon;
 pub mod lab;

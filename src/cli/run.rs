@@ -9,7 +9,7 @@ use tracing_subscriber::EnvFilter;
 use super::exit::Exit;
 use crate::apply::kernel::{Kernel, OpenError};
 use crate::apply::state_directory::StateDirectory;
-use crate::config::{self, Config, Environment, LogFormat, LogLevel};
+use crate::config::{self, Config, Environment, LogFormat, LogLevel, SourceKind};
 use crate::daemon;
 
 /// Runs until it is told to stop.
@@ -26,8 +26,14 @@ pub fn run(file: &Path) -> anyhow::Result<Exit> {
     for warning in &loaded.warnings {
         tracing::warn!(problem = warning.describe(file), "configuration");
     }
-    if let Err(problem) = daemon::supported(&config) {
-        super::tell(&format!("{}: {problem}", file.display()));
+    if config.source.kind == SourceKind::Kubernetes {
+        // The source reads the API; without the writer each node would give out addresses for itself,
+        // and nobody could see them in a Service's status.
+        super::tell(&format!(
+            "{}: source.kind = \"kubernetes\" can be read but not written to by this version; write \
+             source.kind = \"manifests\"",
+            file.display()
+        ));
         return Ok(Exit::Usage);
     }
     let (state, warnings) = StateDirectory::open(&config.node.state_dir).with_context(|| {
@@ -76,7 +82,9 @@ fn start_log(config: &Config) {
         LogLevel::Debug => "debug",
         LogLevel::Trace => "trace",
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    // The client logs each failed connection as an error; the source tells of it, once.
+    let default = || EnvFilter::new(format!("{level},kube_client=off"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| default());
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -103,10 +103,15 @@ fn source(status: &Status, now: f64) -> String {
         SourceKind::Kubernetes => "kubernetes",
         SourceKind::Manifests => "manifests",
     };
-    let connected = if source.connected {
-        "connected"
+    let connected = match (source.connected, source.blind_since) {
+        (true, _) => "connected".to_owned(),
+        (false, None) => "not connected".to_owned(),
+        (false, Some(since)) => format!("not connected, blind for {}", ago(now, since)),
+    };
+    let connected = if source.from_snapshot {
+        format!("{connected}, working from the recorded cluster")
     } else {
-        "not connected"
+        connected
     };
     let event = match source.last_event {
         Some(event) => format!("last event {} ago", ago(now, event)),

@@ -40,6 +40,10 @@ pub struct SourceProblem {
 pub struct SourceStatus {
     /// Whether events arrive (the directory is watched, the API server answers).
     pub connected: bool,
+    /// Since when what happens is not seen, where it is not.
+    pub blind_since: Option<SystemTime>,
+    /// The cluster, or a part of it, is as an earlier run recorded it.
+    pub from_snapshot: bool,
     /// When the last event arrived.
     pub last_event: Option<SystemTime>,
     /// Problems that stand now, sorted.

@@ -208,3 +208,20 @@ fn a_transition_tells_why() {
         count("node_deleting")
     );
 }
+
+#[test]
+fn a_blind_source_says_since_when_and_what_it_works_from() {
+    let metrics = Metrics::new(world::NODE);
+    let mut snapshot = world::snapshot();
+    let blind = "edgelb_source_blind_since_timestamp_seconds";
+    let seeing = samples(&metrics, &snapshot);
+    assert_eq!(seeing.get(blind), None);
+    assert_eq!(seeing.get("edgelb_source_from_snapshot"), Some(&0.0));
+    snapshot.source.connected = false;
+    snapshot.source.blind_since = Some(world::started() + Duration::from_secs(3));
+    snapshot.source.from_snapshot = true;
+    let samples = samples(&metrics, &snapshot);
+    assert_eq!(samples.get(blind), Some(&1_800_000_003.0));
+    assert_eq!(samples.get("edgelb_source_from_snapshot"), Some(&1.0));
+    assert_eq!(samples.get("edgelb_source_connected"), Some(&0.0));
+}

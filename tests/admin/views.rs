@@ -65,6 +65,8 @@ fn the_status_counts_and_names_every_trouble() {
             "source": {
                 "kind": "kubernetes",
                 "connected": true,
+                "blind_since": null,
+                "from_snapshot": false,
                 "last_event": 1_800_000_001.5,
                 "problems": [{
                     "file": "web.yaml",

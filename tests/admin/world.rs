@@ -150,6 +150,8 @@ pub fn snapshot() -> Snapshot {
         plan: Arc::new(plan),
         source: SourceStatus {
             connected: true,
+            blind_since: None,
+            from_snapshot: false,
             last_event: Some(started() + Duration::from_millis(1_500)),
             problems: vec![SourceProblem {
                 file: "web.yaml".to_owned(),

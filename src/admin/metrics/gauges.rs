@@ -77,6 +77,22 @@ fn source(registry: &mut Registry, snapshot: &Snapshot) {
         "Whether events of the source arrive",
         status.connected,
     );
+    flag(
+        registry,
+        "source_from_snapshot",
+        "Whether the cluster, or a part of it, is as an earlier run recorded it",
+        status.from_snapshot,
+    );
+    if let Some(since) = status.blind_since {
+        let gauge = Number::default();
+        gauge.set(seconds_since_epoch(since));
+        registry.register_with_unit(
+            "source_blind_since_timestamp",
+            "Since when events of the source are missed; absent while they arrive",
+            Unit::Seconds,
+            gauge,
+        );
+    }
     if let Some(last_event) = status.last_event {
         let gauge = Number::default();
         gauge.set(seconds_since_epoch(last_event));

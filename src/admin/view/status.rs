@@ -50,6 +50,10 @@ pub struct SourceState {
     pub kind: SourceKind,
     /// Whether events arrive.
     pub connected: bool,
+    /// Since when events are missed, in seconds since 1970; none while they arrive.
+    pub blind_since: Option<f64>,
+    /// The cluster, or a part of it, is as an earlier run recorded it.
+    pub from_snapshot: bool,
     /// When the last event arrived, in seconds since 1970, to the millisecond.
     pub last_event: Option<f64>,
     pub problems: Vec<SourceProblemView>,
@@ -142,6 +146,8 @@ impl Status {
             source: SourceState {
                 kind: snapshot.config.source.kind,
                 connected: status.connected,
+                blind_since: status.blind_since.map(seconds_since_epoch),
+                from_snapshot: status.from_snapshot,
                 last_event: status.last_event.map(seconds_since_epoch),
                 problems: status
                     .problems

@@ -4,7 +4,7 @@
 //! then the directory is synced. What a file means is not decided here.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +19,15 @@ static TEMPORARY_FILES: AtomicU64 = AtomicU64::new(0);
 
 /// Replaces `directory/name` by `content`, or leaves it as it was.
 pub(super) fn write(directory: &Path, name: &str, content: &[u8]) -> io::Result<()> {
+    write_with(directory, name, |file| file.write_all(content))
+}
+
+/// The same with a content that is written piece by piece, because it is too large to be held whole.
+pub(super) fn write_with(
+    directory: &Path,
+    name: &str,
+    content: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
     let number = TEMPORARY_FILES.fetch_add(1, Ordering::Relaxed);
     let temporary = directory.join(format!(".{name}.{number}{TEMPORARY_SUFFIX}"));
     let written = write_new(&temporary, content)
@@ -31,14 +40,21 @@ pub(super) fn write(directory: &Path, name: &str, content: &[u8]) -> io::Result<
     sync_directory(directory)
 }
 
-fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new()
+fn write_new(
+    path: &Path,
+    content: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
+    let file = OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(true)
         .mode(0o600)
         .open(path)?;
-    file.write_all(content)?;
+    let mut writer = BufWriter::new(file);
+    content(&mut writer)?;
+    let file = writer
+        .into_inner()
+        .map_err(io::IntoInnerError::into_error)?;
     file.sync_all()
 }
 

@@ -22,11 +22,13 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::model::allocation::Allocations;
+use crate::model::cluster::ClusterState;
 pub use journal::{Journal, VirtualServerName};
 
 const ALLOCATIONS: &str = "allocations.json";
 const SYSCTLS: &str = "sysctls.json";
 const TIMEOUTS: &str = "ipvs-timeouts.json";
+const CLUSTER: &str = "cluster.json";
 const BOOT: &str = "boot_id";
 const LOCK: &str = "lock";
 /// What the kernel calls this boot.
@@ -160,6 +162,26 @@ impl StateDirectory {
     /// Replaces them; `None` says that they are as they were found.
     pub fn write_timeouts(&self, timeouts: Option<[u32; 3]>) -> Result<(), Error> {
         self.write(TIMEOUTS, timeouts)
+    }
+
+    /// The last complete cluster that a source saw; `None` where none was recorded.
+    pub fn read_cluster(&self) -> Result<(Option<ClusterState>, Option<Warning>), Error> {
+        self.read(CLUSTER)
+    }
+
+    /// Replaces the recorded cluster. It may be tens of megabytes large, so it is never held as text.
+    pub fn write_cluster(&self, cluster: &ClusterState) -> Result<(), Error> {
+        let versioned = Versioned {
+            version: VERSION,
+            content: cluster,
+        };
+        atomic_file::write_with(&self.path, CLUSTER, |file| {
+            serde_json::to_writer(file, &versioned).map_err(io::Error::from)
+        })
+        .map_err(|source| Error::Write {
+            file: self.path.join(CLUSTER),
+            source,
+        })
     }
 
     /// Discards the records about the kernel, unless they are of this boot.

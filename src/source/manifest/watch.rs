@@ -216,8 +216,14 @@ impl Follower {
             }
         }
         self.problems.clone_from(&problems);
+        let blind_since = (!connected).then(|| {
+            let known = self.status.borrow().blind_since;
+            known.unwrap_or_else(SystemTime::now)
+        });
         let new = SourceStatus {
             connected,
+            blind_since,
+            from_snapshot: false,
             last_event: self.last_event,
             problems,
             ignored: source.ignored(),

@@ -1,11 +1,5 @@
 //! Objects that a real API server (Kubernetes 1.36) served, converted to the model: all of them,
 //! without a note, and field by field where a decision depends on it.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing
-)]
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,0 +1,178 @@
+//! The three collections that are watched, what is asked for of them, and the change that one of
+//! their objects is. Pure.
+
+use std::fmt;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1 as discovery;
+use serde::Deserialize;
+
+use super::convert::{self, Note};
+use super::slice;
+use crate::model::cluster::{ClusterChange, ClusterState};
+use crate::model::endpoint::SliceKey;
+use crate::model::service::ServiceKey;
+
+/// A collection that is watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Watched {
+    Services,
+    EndpointSlices,
+    Nodes,
+}
+
+/// Namespace and name; Nodes have an empty namespace.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectKey {
+    pub namespace: String,
+    pub name: String,
+}
+
+/// What one object of the API server is to the cluster.
+#[derive(Debug)]
+pub struct Read {
+    pub key: ObjectKey,
+    /// Opaque; where to go on from.
+    pub resource_version: String,
+    /// What it changes; or why it cannot be read, and then what was known of it stays.
+    pub change: Result<ClusterChange, String>,
+    /// What was left out of it.
+    pub notes: Vec<Note>,
+}
+
+#[derive(Deserialize)]
+struct Head {
+    metadata: HeadMetadata,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct HeadMetadata {
+    name: String,
+    #[serde(default)]
+    namespace: String,
+    #[serde(default)]
+    resource_version: String,
+}
+
+impl Watched {
+    pub const ALL: [Self; 3] = [Self::Services, Self::EndpointSlices, Self::Nodes];
+
+    /// The path of the collection over all namespaces.
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Services => "/api/v1/services",
+            Self::EndpointSlices => "/apis/discovery.k8s.io/v1/endpointslices",
+            Self::Nodes => "/api/v1/nodes",
+        }
+    }
+
+    /// The selectors, percent-encoded (SEL-1, SEL-2, SEL-5).
+    pub fn selectors(self) -> &'static str {
+        match self {
+            Self::Services => {
+                "labelSelector=%21service.kubernetes.io%2Fservice-proxy-name&fieldSelector=spec.clusterIP%21%3DNone"
+            }
+            Self::EndpointSlices => "labelSelector=%21service.kubernetes.io%2Fheadless",
+            Self::Nodes => "",
+        }
+    }
+
+    /// Reads and converts one object; the rest of it is dropped here. An error says that not even
+    /// its name can be read.
+    pub(super) fn read(self, text: &str) -> Result<Read, serde_json::Error> {
+        let Head { metadata } = serde_json::from_str(text)?;
+        let key = ObjectKey {
+            namespace: metadata.namespace,
+            name: metadata.name,
+        };
+        let converted = match self {
+            Self::Services => serde_json::from_str::<core::Service>(text).map(|object| {
+                let converted = convert::service(&object);
+                let change = match converted.object {
+                    Ok(service) => ClusterChange::Service(Arc::new(service)),
+                    Err(_) => self.gone(&key),
+                };
+                (change, converted.notes)
+            }),
+            Self::EndpointSlices => {
+                serde_json::from_str::<discovery::EndpointSlice>(text).map(|object| {
+                    let converted = slice::endpoint_slice(&object);
+                    let change = match converted.object {
+                        Ok(slice) => ClusterChange::Slice(Arc::new(slice)),
+                        Err(_) => self.gone(&key),
+                    };
+                    (change, converted.notes)
+                })
+            }
+            Self::Nodes => serde_json::from_str::<core::Node>(text).map(|object| {
+                let converted = convert::node(&object);
+                let change = match converted.object {
+                    Ok(node) => ClusterChange::Node(Arc::new(node)),
+                    Err(_) => self.gone(&key),
+                };
+                (change, converted.notes)
+            }),
+        };
+        let (change, notes) = match converted {
+            Ok((change, notes)) => (Ok(change), notes),
+            Err(error) => (Err(error.to_string()), Vec::new()),
+        };
+        Ok(Read {
+            key,
+            resource_version: metadata.resource_version,
+            change,
+            notes,
+        })
+    }
+
+    /// The change that takes this object away.
+    pub(super) fn gone(self, key: &ObjectKey) -> ClusterChange {
+        let ObjectKey { namespace, name } = key.clone();
+        match self {
+            Self::Services => ClusterChange::ServiceGone(ServiceKey { namespace, name }),
+            Self::EndpointSlices => ClusterChange::SliceGone(SliceKey { namespace, name }),
+            Self::Nodes => ClusterChange::NodeGone(name),
+        }
+    }
+
+    /// The objects of this kind that the cluster has.
+    pub(super) fn keys(self, cluster: &ClusterState) -> Vec<ObjectKey> {
+        let key = |namespace: &String, name: &String| ObjectKey {
+            namespace: namespace.clone(),
+            name: name.clone(),
+        };
+        match self {
+            Self::Services => (cluster.services.keys())
+                .map(|known| key(&known.namespace, &known.name))
+                .collect(),
+            Self::EndpointSlices => (cluster.slices.keys())
+                .map(|known| key(&known.namespace, &known.name))
+                .collect(),
+            Self::Nodes => (cluster.nodes.keys())
+                .map(|name| key(&String::new(), name))
+                .collect(),
+        }
+    }
+}
+
+impl fmt::Display for Watched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Services => "services",
+            Self::EndpointSlices => "endpointslices",
+            Self::Nodes => "nodes",
+        })
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            f.write_str(&self.name)
+        } else {
+            write!(f, "{}/{}", self.namespace, self.name)
+        }
+    }
+}

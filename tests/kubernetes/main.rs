@@ -1,0 +1,19 @@
+//! The Kubernetes API as a source, from outside: objects that a real API server (1.36) served, and
+//! the real client against a scripted server that serves the same bytes and fails in every way that
+//! servers fail. The scripted server is not the proof that a real one works.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod convert;
+mod credentials;
+mod cuts;
+mod faults;
+mod replay;
+mod rig;
+mod script;
+mod server;
+mod snapshot;

@@ -1,0 +1,223 @@
+//! What the scripted server knows: collections with their history, and the faults that are still to
+//! come. Serves the recorded bytes as they are.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use edgelb::source::kubernetes::kind::Watched;
+use serde_json::{Value, json};
+
+/// What the next request for a collection meets instead of an answer.
+#[derive(Debug, Clone)]
+pub enum Fault {
+    /// This status, with `Retry-After` in seconds.
+    Status(u16, Option<u64>),
+    /// The connection is closed without an answer.
+    Closed,
+    /// No answer comes.
+    Unanswered,
+    /// A watch that breaks after so many lines, within a line or at its end.
+    Broken { lines: usize, half: bool },
+    /// A watch that says nothing.
+    Silent,
+    /// A watch that the server ends at once, in order.
+    Ended,
+    /// A watch that answers with an ERROR event of this code.
+    Error(u16),
+    /// A watch with a line that is no JSON.
+    Garbage,
+}
+
+/// How the server treats `sendInitialEvents`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Streaming {
+    /// As a server does that has it.
+    Served,
+    /// Refused with 422.
+    Refused,
+    /// Not known: answered as if it were not there.
+    Unknown,
+}
+
+/// One collection.
+#[derive(Debug, Default)]
+pub struct Collection {
+    /// By namespace and name; the bytes as they are served.
+    pub objects: BTreeMap<String, String>,
+    /// Version and line of each event.
+    pub log: Vec<(u64, String)>,
+    pub version: u64,
+    /// Watches from before this version are refused.
+    pub oldest: u64,
+    /// Recorded events that have not happened yet.
+    pub script: VecDeque<String>,
+}
+
+/// A request as it came.
+#[derive(Debug, Clone)]
+pub struct Request {
+    pub path: String,
+    pub query: BTreeMap<String, String>,
+}
+
+impl Request {
+    pub fn watched(&self) -> Option<Watched> {
+        Watched::ALL
+            .into_iter()
+            .find(|kind| kind.path() == self.path)
+    }
+
+    pub fn is_watch(&self) -> bool {
+        self.query.contains_key("watch")
+    }
+
+    pub fn get(&self, name: &str) -> &str {
+        self.query.get(name).map_or("", String::as_str)
+    }
+}
+
+/// Everything that the server knows.
+#[derive(Debug)]
+pub struct Script {
+    pub collections: BTreeMap<Watched, Collection>,
+    pub faults: BTreeMap<Watched, VecDeque<Fault>>,
+    pub requests: Vec<Request>,
+    pub streaming: Streaming,
+    /// The only token that is let in.
+    pub token: String,
+    pub bookmarks: Duration,
+    /// Nobody is answered.
+    pub down: bool,
+}
+
+pub fn recorded(name: &str) -> String {
+    let path: PathBuf = [
+        env!("CARGO_MANIFEST_DIR"),
+        "tests/fixtures/kubernetes-1.36/streams",
+        name,
+    ]
+    .iter()
+    .collect();
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn file(kind: Watched) -> String {
+    kind.to_string()
+}
+
+/// The objects of a recorded list, and its version.
+pub fn recorded_list(kind: Watched, which: &str) -> (BTreeMap<String, String>, u64) {
+    let list: Value =
+        serde_json::from_str(&recorded(&format!("{}.{which}.json", file(kind)))).expect("a list");
+    let objects = list["items"]
+        .as_array()
+        .expect("items")
+        .iter()
+        .map(|item| (key(item), item.to_string()))
+        .collect();
+    let version = list["metadata"]["resourceVersion"]
+        .as_str()
+        .expect("version");
+    (objects, version.parse().expect("a number"))
+}
+
+pub fn key(object: &Value) -> String {
+    let metadata = &object["metadata"];
+    let namespace = metadata["namespace"].as_str().unwrap_or_default();
+    format!("{namespace}/{}", metadata["name"].as_str().expect("name"))
+}
+
+fn version(object: &Value) -> u64 {
+    let version = object["metadata"]["resourceVersion"].as_str();
+    version.expect("version").parse().expect("a number")
+}
+
+impl Script {
+    /// The recorded initial lists, with the recorded streams still to come.
+    pub fn recorded() -> Self {
+        let collections = Watched::ALL.map(|kind| {
+            let (objects, version) = recorded_list(kind, "initial");
+            let lines = recorded(&format!("{}.watch.jsonl", file(kind)));
+            let collection = Collection {
+                objects,
+                log: Vec::new(),
+                version,
+                oldest: version,
+                script: lines.lines().map(str::to_owned).collect(),
+            };
+            (kind, collection)
+        });
+        Self {
+            collections: collections.into(),
+            faults: BTreeMap::new(),
+            requests: Vec::new(),
+            streaming: Streaming::Served,
+            token: "first".to_owned(),
+            bookmarks: Duration::from_millis(50),
+            down: false,
+        }
+    }
+
+    pub fn collection(&mut self, kind: Watched) -> &mut Collection {
+        self.collections.get_mut(&kind).expect("all are there")
+    }
+
+    pub fn fault(&mut self, kind: Watched, fault: Fault) {
+        self.faults.entry(kind).or_default().push_back(fault);
+    }
+
+    /// Lists and watches of a kind that were asked for.
+    pub fn asked(&self, kind: Watched) -> impl Iterator<Item = &Request> {
+        self.requests
+            .iter()
+            .filter(move |request| request.watched() == Some(kind))
+    }
+}
+
+impl Collection {
+    /// Lets so many recorded events happen; `usize::MAX` for all.
+    pub fn play(&mut self, events: usize) {
+        for _ in 0..events {
+            let Some(line) = self.script.pop_front() else {
+                return;
+            };
+            self.happen(line);
+        }
+    }
+
+    fn happen(&mut self, line: String) {
+        let event: Value = serde_json::from_str(&line).expect("an event");
+        let object = &event["object"];
+        if event["type"] == "DELETED" {
+            self.objects.remove(&key(object));
+        } else {
+            self.objects.insert(key(object), object.to_string());
+        }
+        self.version = version(object);
+        self.log.push((self.version, line));
+    }
+
+    /// An event of our own making, one version later.
+    pub fn change(&mut self, kind: &str, mut object: Value) {
+        let version = self.version + 1;
+        object["metadata"]["resourceVersion"] = json!(version.to_string());
+        self.happen(json!({"type": kind, "object": object}).to_string());
+    }
+
+    /// Jumps to the final list, and nobody can know how.
+    pub fn jump_to_final(&mut self, kind: Watched) {
+        let (objects, version) = recorded_list(kind, "final");
+        self.objects = objects;
+        self.version = version;
+        self.forget();
+        self.script.clear();
+    }
+
+    /// Forgets the history: watches from before are refused.
+    pub fn forget(&mut self) {
+        self.version += 1;
+        self.oldest = self.version;
+        self.log.clear();
+    }
+}
