@@ -5,7 +5,7 @@ use edgelb::model::cluster::ClusterChange;
 use edgelb::source::kubernetes::kind::Watched;
 use proptest::prelude::*;
 
-use crate::rig::{Rig, recorded_cluster};
+use crate::rig::{Rig, cluster_of, recorded_cluster};
 use crate::script::{Fault, Script, Streaming};
 use crate::server::Server;
 
@@ -16,6 +16,8 @@ struct Cut {
     /// How the watches end.
     faults: Vec<(usize, Fault)>,
     streaming: bool,
+    /// The events before the cut arrive; else the cut falls before, within or after them.
+    arrive: bool,
 }
 
 fn fault() -> impl Strategy<Value = Fault> {
@@ -36,12 +38,16 @@ fn cut() -> impl Strategy<Value = Cut> {
         (0..=25_usize, 0..=155_usize, 0..=15_usize),
         prop::collection::vec((0..3_usize, fault()), 0..6),
         any::<bool>(),
+        prop::bool::weighted(0.8),
     )
-        .prop_map(|((services, slices, nodes), faults, streaming)| Cut {
-            events: [services, slices, nodes],
-            faults,
-            streaming,
-        })
+        .prop_map(
+            |((services, slices, nodes), faults, streaming, arrive)| Cut {
+                events: [services, slices, nodes],
+                faults,
+                streaming,
+                arrive,
+            },
+        )
 }
 
 async fn survive(cut: Cut) {
@@ -61,8 +67,12 @@ async fn survive(cut: Cut) {
             script.collection(kind).play(events);
         }
     });
-    // Not waited for: the cut may fall before, within or after what was played.
-    tokio::task::yield_now().await;
+    if cut.arrive {
+        let before = server.with(|script| {
+            cluster_of(|kind| script.collection(kind).objects.values().cloned().collect())
+        });
+        rig.until_cluster(&before).await;
+    }
     server.with(|script| {
         for (kind, fault) in late {
             script.fault(Watched::ALL[*kind], fault.clone());

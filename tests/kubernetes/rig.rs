@@ -166,11 +166,16 @@ impl Rig {
 
 /// The cluster of recorded lists, read without the client.
 pub fn recorded_cluster(which: &str) -> ClusterState {
+    cluster_of(|watched| recorded_list(watched, which).0.into_values().collect())
+}
+
+/// The cluster of these objects, read without the client.
+pub fn cluster_of(mut objects: impl FnMut(Watched) -> Vec<String>) -> ClusterState {
     use edgelb::source::kubernetes::decode::{Kind, Object, decode};
     let mut cluster = ClusterState::default();
     for watched in Watched::ALL {
-        for text in recorded_list(watched, which).0.values() {
-            let document = serde_json::from_str(text).expect("an object");
+        for text in objects(watched) {
+            let document = serde_json::from_str(&text).expect("an object");
             let kind = match watched {
                 Watched::Services => Kind::Service,
                 Watched::EndpointSlices => Kind::EndpointSlice,
