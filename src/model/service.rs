@@ -89,6 +89,30 @@ pub struct IngressAddress {
     pub mode: IpMode,
 }
 
+/// What the API server knows one object by, from its creation to its end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectIdentity {
+    /// `metadata.uid`: another object of the same name has another one.
+    pub uid: String,
+    /// `metadata.resourceVersion`: a write that names an older one is refused.
+    pub version: String,
+}
+
+/// The type of our own condition in a Service's status.
+pub const ADDRESS_CONDITION: &str = "edgelb.io/AddressAllocated";
+
+/// Our own condition as it stands in a Service's status. It tells the nodes that do not allocate
+/// which addresses are from us, whatever their pools are by now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressCondition {
+    /// `status` is `True`: the addresses beside it are ours.
+    pub allocated: bool,
+    /// `reason`, a word in camel case.
+    pub reason: String,
+    /// `message`, a sentence for people.
+    pub message: String,
+}
+
 /// One entry of `spec.ports`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServicePort {
@@ -147,6 +171,12 @@ pub struct Service {
     pub health_check_node_port: Option<u16>,
     /// `status.loadBalancer.ingress`, addresses only.
     pub ingress: Vec<IngressAddress>,
+    /// Absent in manifests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object: Option<Box<ObjectIdentity>>,
+    /// Absent where edgelb has not written its status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub condition: Option<Box<AddressCondition>>,
 }
 
 impl Service {
@@ -172,6 +202,8 @@ impl Service {
             load_balancer_ip: None,
             health_check_node_port: None,
             ingress: Vec::new(),
+            object: None,
+            condition: None,
         }
     }
 

@@ -185,6 +185,8 @@ fn convert_service(object: &core::Service, notes: &mut Notes) -> Result<Service,
         notes,
     );
     service.ingress = fields::ingress(object.status.as_ref(), notes);
+    service.object = fields::identity(&object.metadata).map(Box::new);
+    service.condition = fields::condition(object.status.as_ref()).map(Box::new);
     service.labels = labels;
     service.annotations = annotations
         .into_iter()

@@ -6,11 +6,15 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::address::{parse_port, parse_range, parse_usable_address, shorten};
 use super::convert::{Notes, SOURCE_RANGES_ANNOTATION, protocol};
 use crate::model::family::{Family, host_prefix};
-use crate::model::service::{FamilyPolicy, IngressAddress, IpMode, ServicePort, TrafficPolicy};
+use crate::model::service::{
+    ADDRESS_CONDITION, AddressCondition, FamilyPolicy, IngressAddress, IpMode, ObjectIdentity,
+    ServicePort, TrafficPolicy,
+};
 
 /// The timeout of `sessionAffinity: ClientIP` that the API server fills in (SP-12).
 const DEFAULT_AFFINITY_SECONDS: i32 = 10_800;
@@ -345,4 +349,23 @@ pub(super) fn ingress(
         }
     }
     addresses
+}
+
+/// Uid and resource version, which come and go together.
+pub(super) fn identity(metadata: &ObjectMeta) -> Option<ObjectIdentity> {
+    Some(ObjectIdentity {
+        uid: present(metadata.uid.as_deref())?,
+        version: present(metadata.resource_version.as_deref())?,
+    })
+}
+
+/// Our own condition, if it stands there.
+pub(super) fn condition(status: Option<&core::ServiceStatus>) -> Option<AddressCondition> {
+    let mut conditions = status?.conditions.iter().flatten();
+    let ours = conditions.find(|condition| condition.type_ == ADDRESS_CONDITION)?;
+    Some(AddressCondition {
+        allocated: ours.status == "True",
+        reason: ours.reason.clone(),
+        message: ours.message.clone(),
+    })
 }

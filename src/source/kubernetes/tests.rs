@@ -327,6 +327,33 @@ fn status_addresses_keep_their_mode() {
 }
 
 #[test]
+fn our_own_condition_and_the_identity_are_kept() {
+    let status = json!({"conditions": [
+        {"type": "other.example/Ready", "status": "True", "reason": "Other", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"},
+        {"type": "edgelb.io/AddressAllocated", "status": "False", "reason": "PoolExhausted", "message": "no free address", "lastTransitionTime": "2026-01-01T00:00:00Z"},
+    ]});
+    let metadata =
+        json!({"name": "web", "namespace": "shop", "uid": "0000-1", "resourceVersion": "17"});
+    let spec = json!({"type": "LoadBalancer"});
+    let service = service_with(&metadata, &spec, &status).object.unwrap();
+    let condition = service.condition.unwrap();
+    assert!(!condition.allocated);
+    assert_eq!(
+        (condition.reason.as_str(), condition.message.as_str()),
+        ("PoolExhausted", "no free address")
+    );
+    let object = service.object.unwrap();
+    assert_eq!(
+        (object.uid.as_str(), object.version.as_str()),
+        ("0000-1", "17")
+    );
+    // A manifest has neither.
+    let metadata = json!({"name": "web", "namespace": "shop"});
+    let service = service_with(&metadata, &spec, &Value::Null).object.unwrap();
+    assert_eq!((service.object, service.condition), (None, None));
+}
+
+#[test]
 fn what_is_not_forwarded_has_a_reason() {
     let labels = json!({"name": "a", "labels": {"service.kubernetes.io/service-proxy-name": ""}});
     let foreign = service_with(&labels, &json!({}), &Value::Null);
