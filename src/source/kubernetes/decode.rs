@@ -68,7 +68,7 @@ impl Kind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Object {
     /// A Service.
-    Service(Converted<Service>),
+    Service(Box<Converted<Service>>),
     /// A slice.
     EndpointSlice(Converted<EndpointSlice>),
     /// What mirrors `Endpoints`.
@@ -93,7 +93,7 @@ pub fn decode(kind: Kind, document: &Value) -> Result<(Object, Vec<Note>), Decod
     let (object, unknown) = match kind {
         Kind::Service => {
             let (object, unknown) = read::<core::Service>(document)?;
-            (Object::Service(service(&object)), unknown)
+            (Object::Service(Box::new(service(&object))), unknown)
         }
         Kind::EndpointSlice => {
             let (object, unknown) = read::<discovery::EndpointSlice>(document)?;

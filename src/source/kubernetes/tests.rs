@@ -25,7 +25,7 @@ fn service(spec: &Value) -> Converted<Service> {
 fn service_with(metadata: &Value, spec: &Value, status: &Value) -> Converted<Service> {
     let document = json!({"metadata": metadata, "spec": spec, "status": status});
     match decode(Kind::Service, &document).expect("is a Service") {
-        (Object::Service(converted), _) => converted,
+        (Object::Service(converted), _) => *converted,
         _ => panic!("is a Service"),
     }
 }
