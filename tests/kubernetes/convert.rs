@@ -42,7 +42,7 @@ fn services() -> BTreeMap<String, Converted<edgelb::model::service::Service>> {
                 panic!("{name} is a Service");
             };
             assert_eq!(converted.notes, [], "{name}: nothing is left out");
-            (name, converted)
+            (name, *converted)
         })
         .collect()
 }

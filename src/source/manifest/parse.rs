@@ -297,7 +297,7 @@ impl Reader<'_> {
         let (key, object) = match object {
             Object::Service(converted) => {
                 let key = ServiceKey::new(namespace.unwrap_or_default(), name);
-                let object = self.take(path, converted, |service| {
+                let object = self.take(path, *converted, |service| {
                     ManifestObject::Service(Arc::new(service))
                 });
                 (ObjectKey::Service(key), object)
