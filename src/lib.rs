@@ -3,6 +3,7 @@
 //! *Sources* fill the *model*, *plan* decides, *apply* makes it so, *admin* tells.
 
 pub mod admin;
+pub mod api_server;
 pub mod apply;
 pub mod cli;
 pub mod cluster_record;

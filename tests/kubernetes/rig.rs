@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use edgelb::api_server::client::Credentials;
 use edgelb::model::cluster::{ClusterChange, ClusterState};
-use edgelb::source::kubernetes::client::Credentials;
 use edgelb::source::kubernetes::kind::Watched;
 use edgelb::source::kubernetes::timing::Timing;
 use edgelb::source::kubernetes::{Record, Settings, run};

@@ -18,11 +18,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use super::client::Credentials;
 use super::follow::{Follower, Item, News, Report};
 use super::kind::{ObjectKey, Watched};
 use super::problems::Problems;
 use super::timing::Timing;
+use crate::api_server::client::Credentials;
 use crate::model::cluster::{ClusterChange, ClusterState};
 use crate::source::{SourceEvent, SourceProblem, SourceStatus};
 

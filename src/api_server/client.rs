@@ -143,7 +143,7 @@ impl Files {
     }
 
     /// Waits until one of them is not what it was, looking this often.
-    pub(super) async fn changed(&self, period: Duration) {
+    pub(crate) async fn changed(&self, period: Duration) {
         loop {
             tokio::time::sleep(period).await;
             if self.0.iter().any(|(path, old)| stamp(path) != *old) {

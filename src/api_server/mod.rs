@@ -1,0 +1,7 @@
+//! How to speak with the Kubernetes API server: `client` makes a client from files, `connection` is
+//! one request and what answers it, `failure` says why that ended. Knows nothing of what is asked
+//! for or why: the source reads with it, apply writes with it.
+
+pub mod client;
+pub(crate) mod connection;
+pub(crate) mod failure;
