@@ -237,12 +237,12 @@ impl Reconciler {
             replan(&self.config, &self.inputs, &self.plan, &scope)
         };
         let mut failures = Vec::new();
-        self.inputs.allocations = plan.allocations.clone();
+        self.inputs.allocations = plan.addresses.allocations.clone();
         // What was given out is on disk before anybody can see it. A full disk stops nothing: the
         // addresses are known as long as this process lives, and it is tried again.
-        if self.saved != plan.allocations {
-            match self.state.write_allocations(&plan.allocations) {
-                Ok(()) => self.saved = plan.allocations.clone(),
+        if self.saved != plan.addresses.allocations {
+            match self.state.write_allocations(&plan.addresses.allocations) {
+                Ok(()) => self.saved = plan.addresses.allocations.clone(),
                 Err(error) => {
                     failures.push(Failure::new("state_directory", "allocations.json", &error));
                 }

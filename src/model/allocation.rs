@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use serde::{Deserialize, Serialize};
 
 use super::service::ServiceKey;
@@ -83,6 +84,17 @@ impl Allocations {
     /// The number of the latest edit; it only grows.
     pub fn latest_edit(&self) -> u64 {
         self.counter
+    }
+
+    /// The Services whose record is another one in `other`, or is in one of the two only. Costs what
+    /// differs where one was made from the other.
+    pub fn changed<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'a ServiceKey> {
+        self.records
+            .diff(&other.records)
+            .map(|difference| match difference {
+                DiffItem::Add(service, _) | DiffItem::Remove(service, _) => service,
+                DiffItem::Update { new, .. } => new.0,
+            })
     }
 
     /// Every record as it was made, returned ones included, by Service.

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 
-use super::Inputs;
 use super::address::AddressBook;
+use super::addresses::AddressInputs;
 use super::reason::Reason;
 use super::request::{Request, request};
 use crate::config::Config;
@@ -74,7 +74,7 @@ impl<'a> Allocator<'a> {
     pub fn new(
         config: &'a Config,
         book: &'a AddressBook,
-        inputs: &'a Inputs,
+        inputs: &AddressInputs<'a>,
         groups: OrdMap<String, OrdSet<ServiceKey>>,
     ) -> Self {
         let mut pools: Vec<&Pool> = config.pools.iter().collect();
@@ -82,7 +82,7 @@ impl<'a> Allocator<'a> {
         Self {
             config,
             book,
-            node: &inputs.node,
+            node: inputs.node,
             services: &inputs.cluster.services,
             groups,
             indexes: BTreeMap::new(),

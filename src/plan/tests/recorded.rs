@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::incremental::any_change;
+use super::generate::any_change;
 use super::{config, inputs, pool};
 use crate::plan::{Inputs, plan};
 

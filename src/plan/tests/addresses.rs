@@ -1,0 +1,90 @@
+//! Address management on its own, as an allocator makes it: the full plan as the oracle, also where
+//! somebody else edits the records, and what it takes from a status where there is no record.
+
+use proptest::prelude::*;
+
+use super::generate::{ADDRESSES, SERVICES, any_passes, small};
+use super::incremental::assert_shared_rightly;
+use super::{HERE, config, inputs, ip, ips, key, load_balancer, pool, with_status};
+use crate::config::Config;
+use crate::model::allocation::{Allocation, Allocations};
+use crate::model::service::{AddressCondition, Service};
+use crate::plan::addresses::{AddressInputs, AddressPlan, Managed, manage};
+use crate::plan::reason::Reason;
+use crate::plan::{Inputs, Scope};
+
+fn managed(config: &Config, inputs: &Inputs, previous: &AddressPlan, scope: &Scope) -> Managed {
+    let past = AddressInputs {
+        node: HERE,
+        cluster: &inputs.cluster,
+        host: &inputs.host,
+        allocations: &inputs.allocations,
+    };
+    manage(config, &past, previous, scope)
+}
+
+fn from_everything(config: &Config, inputs: &Inputs) -> AddressPlan {
+    managed(config, inputs, &AddressPlan::default(), &Scope::Everything).plan
+}
+
+/// Records as another allocator made them: the number is added to the latest edit.
+fn any_records() -> impl Strategy<Value = Vec<(&'static str, Vec<&'static str>, u64)>> {
+    let record = (
+        prop::sample::select(SERVICES.to_vec()),
+        prop::collection::vec(prop::sample::select(ADDRESSES.to_vec()), 0..3),
+        1_u64..3,
+    );
+    prop_oneof![
+        3 => Just(Vec::new()),
+        1 => prop::collection::vec(record, 1..3),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn what_changed_is_managed_as_everything_is(
+        passes in any_passes().prop_flat_map(|passes| {
+            let count = passes.len();
+            (Just(passes), prop::collection::vec(any_records(), count))
+        }),
+    ) {
+        let config = small();
+        let mut inputs = inputs();
+        let mut previous = AddressPlan::default();
+        for (changes, records) in passes.0.into_iter().zip(passes.1) {
+            let mut scope = Scope::nothing();
+            for change in changes {
+                for dirty in inputs.cluster.apply(change) {
+                    scope.add(dirty);
+                }
+            }
+            let latest = inputs.allocations.latest_edit();
+            inputs.allocations.merge(records.into_iter().map(|(service, addresses, later)| {
+                let mut addresses = ips(&addresses.join(" "));
+                addresses.dedup();
+                Allocation {
+                    service: key(service),
+                    addresses,
+                    counter: latest + later,
+                    node: "edge-b".to_owned(),
+                }
+            }));
+            let next = managed(&config, &inputs, &previous, &scope);
+            let full = from_everything(&config, &inputs);
+            prop_assert_eq!(&next.plan, &full, "from the same records");
+            if let Scope::Services(services) = &scope {
+                prop_assert!(services.is_subset(&next.dirty));
+                for service in inputs.cluster.services.keys() {
+                    let same = next.plan.allocations.addresses(service) == previous.allocations.addresses(service)
+                        && next.plan.pending.get(service) == previous.pending.get(service);
+                    prop_assert!(same || next.dirty.contains(service), "{} is another, and dirty", service);
+                }
+            }
+            assert_shared_rightly(&config, &inputs.cluster, &full.allocations)?;
+            inputs.allocations = full.allocations;
+            let again = from_everything(&config, &inputs);
+            prop_assert_eq!(&next.plan, &again, "from its own records: there is nothing left to do");
+            previous = next.plan;
+        }
+    }
+}
