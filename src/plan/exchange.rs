@@ -101,7 +101,14 @@ impl Plan {
     pub fn reasons(&self, key: &ServiceKey) -> Vec<Reason> {
         let mut reasons = self.addresses.pending.get(key).cloned().unwrap_or_default();
         if let Some(plan) = self.services.get(key) {
-            reasons.extend(plan.reasons.iter().cloned());
+            // What address management refuses, forwarding refuses too: once is enough.
+            let told: Vec<IpAddr> = reasons.iter().filter_map(Reason::refused).collect();
+            let more = plan.reasons.iter();
+            let more = more.filter(|reason| {
+                let refused = reason.refused();
+                refused.is_none_or(|address| !told.contains(&address))
+            });
+            reasons.extend(more.cloned());
             for (port, _) in &plan.frontends {
                 if let Some(holder) = self
                     .claims

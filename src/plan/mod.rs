@@ -33,7 +33,7 @@ use crate::model::host::Host;
 use crate::model::node_state::{HeldFor, NodeState};
 use crate::model::service::{Service, ServiceKey, ServiceType};
 use address::AddressBook;
-use addresses::{AddressInputs, AddressPlan};
+use addresses::{AddressInputs, AddressPlan, AddressSource};
 use forwarding::{Forwarding, ServicePlan};
 use ownership::{Candidates, Ownership};
 use reason::Reason;
@@ -50,7 +50,10 @@ pub struct Inputs {
     /// Nodes have been seen: when none is left, none is eligible, and not every node alone.
     #[serde(default)]
     pub nodes_known: bool,
-    /// Addresses that were given out before.
+    /// Who gives out addresses.
+    #[serde(default)]
+    pub address_source: AddressSource,
+    /// Addresses that were given out before; of no account where a status tells who holds which.
     pub allocations: Allocations,
 }
 
@@ -117,13 +120,20 @@ pub fn replan(config: &Config, inputs: &Inputs, previous: &Plan, scope: &Scope) 
         Scope::Everything => Plan::default(),
         Scope::Services(_) => previous.clone(),
     };
-    let past = AddressInputs {
-        node: &inputs.node,
-        cluster: &inputs.cluster,
-        host: &inputs.host,
-        allocations: &inputs.allocations,
+    let managed = match inputs.address_source {
+        AddressSource::Here => {
+            let past = AddressInputs {
+                node: &inputs.node,
+                cluster: &inputs.cluster,
+                host: &inputs.host,
+                allocations: &inputs.allocations,
+            };
+            addresses::allocate(config, &past, &book, &previous.addresses, scope)
+        }
+        AddressSource::Status => {
+            addresses::read(config, &inputs.cluster, &book, &previous.addresses, scope)
+        }
     };
-    let managed = addresses::allocate(config, &past, &book, &previous.addresses, scope);
     plan.addresses = managed.plan;
     let dirty = managed.dirty;
 

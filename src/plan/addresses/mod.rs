@@ -3,12 +3,14 @@
 //! the one that is made from nothing.
 
 mod allocate;
+mod by_status;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
+use serde::{Deserialize, Serialize};
 
 use super::Scope;
 use super::address::AddressBook;
@@ -22,6 +24,18 @@ use crate::model::host::Host;
 use crate::model::service::{Service, ServiceKey, ServiceType};
 
 pub(super) use allocate::allocate;
+pub(super) use by_status::read;
+
+/// Who gives addresses to Services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AddressSource {
+    /// This plan does, from the pools and the records of the past.
+    #[default]
+    Here,
+    /// An allocator that writes statuses does: a Service holds what its status names.
+    Status,
+}
 
 /// What address management depends on, besides the configuration.
 #[derive(Debug, Clone, Copy)]

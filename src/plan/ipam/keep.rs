@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::families::useful;
-use super::{Allocator, in_pools, not_ours};
+use super::{Allocator, given_by_us, not_ours};
 use crate::model::service::{Service, ServiceKey, ServiceType};
 use crate::plan::request::request;
 
@@ -86,7 +86,7 @@ impl Allocator<'_> {
         }
         let mut before: Vec<IpAddr> = Vec::new();
         for address in service.ingress.iter().map(|ingress| ingress.address) {
-            if in_pools(self.config, address)
+            if given_by_us(self.config, service, address)
                 && self.book.refusal(address).is_none()
                 && self.taken(address, service).is_none()
                 && self.request_allows(service, &[address])

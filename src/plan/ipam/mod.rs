@@ -26,7 +26,7 @@ use crate::model::service::{FamilyPolicy, Service, ServiceKey, ServiceType};
 pub use usage::{PoolUsage, usage};
 
 /// Why a Service is not ours to give an address, or `None` where it is. What it holds was ours
-/// when it was given, whatever became of the pool.
+/// when it was given, and so was what stands beside our own condition, whatever became of the pool.
 pub fn not_ours(config: &Config, allocations: &Allocations, service: &Service) -> Option<Reason> {
     let held = allocations.addresses(&service.key);
     match &service.load_balancer_class {
@@ -41,12 +41,19 @@ pub fn not_ours(config: &Config, allocations: &Allocations, service: &Service) -
             .ingress
             .iter()
             .map(|ingress| ingress.address)
-            .find(|address| !in_pools(config, *address) && !held.contains(address))
+            .find(|address| !given_by_us(config, service, *address) && !held.contains(address))
             .map(|address| Reason::ServedByAnother { address }),
     }
 }
 
-fn in_pools(config: &Config, address: IpAddr) -> bool {
+/// Whether an address of a Service's status can be from us: a pool has it, or our own condition says
+/// that it is.
+pub(super) fn given_by_us(config: &Config, service: &Service, address: IpAddr) -> bool {
+    let condition = service.condition.as_ref();
+    condition.is_some_and(|condition| condition.allocated) || in_pools(config, address)
+}
+
+pub(super) fn in_pools(config: &Config, address: IpAddr) -> bool {
     config.pools.iter().any(|pool| pool.contains(address))
 }
 

@@ -1,14 +1,15 @@
 //! Address management on its own, as an allocator makes it: the full plan as the oracle, also where
 //! somebody else edits the records, and what it takes from a status where there is no record.
 
+use std::net::IpAddr;
+
 use proptest::prelude::*;
 
-use super::generate::{ADDRESSES, SERVICES, any_passes, small};
+use super::generate::{ADDRESSES, SERVICES, any_passes, condition, small};
 use super::incremental::assert_shared_rightly;
-use super::{HERE, config, inputs, ip, ips, key, load_balancer, pool, with_status};
+use super::{HERE, annotated, config, inputs, ip, ips, key, load_balancer, pool, with_status};
 use crate::config::Config;
-use crate::model::allocation::{Allocation, Allocations};
-use crate::model::service::{AddressCondition, Service};
+use crate::model::allocation::Allocation;
 use crate::plan::addresses::{AddressInputs, AddressPlan, Managed, manage};
 use crate::plan::reason::Reason;
 use crate::plan::{Inputs, Scope};
@@ -27,11 +28,14 @@ fn from_everything(config: &Config, inputs: &Inputs) -> AddressPlan {
     managed(config, inputs, &AddressPlan::default(), &Scope::Everything).plan
 }
 
-/// Records as another allocator made them: the number is added to the latest edit.
+/// Records as another allocator of the same pools made them: the number is added to the latest edit.
 fn any_records() -> impl Strategy<Value = Vec<(&'static str, Vec<&'static str>, u64)>> {
+    let pools = small().pools;
+    let in_pools = |text: &&str| pools.iter().any(|pool| pool.contains(ip(text)));
+    let addresses: Vec<&str> = ADDRESSES.into_iter().filter(in_pools).collect();
     let record = (
         prop::sample::select(SERVICES.to_vec()),
-        prop::collection::vec(prop::sample::select(ADDRESSES.to_vec()), 0..3),
+        prop::collection::vec(prop::sample::select(addresses), 0..3),
         1_u64..3,
     );
     prop_oneof![
@@ -87,4 +91,58 @@ proptest! {
             previous = next.plan;
         }
     }
+}
+
+fn given(config: &Config, inputs: &Inputs, name: &str) -> (Vec<IpAddr>, Vec<Reason>) {
+    let plan = from_everything(config, inputs);
+    let key = key(name);
+    let held = plan.allocations.addresses(&key).to_vec();
+    (held, plan.pending.get(&key).cloned().unwrap_or_default())
+}
+
+#[test]
+fn a_new_allocator_takes_over_what_our_condition_says_and_a_record_counts_more() {
+    let config = config(vec![pool("lan", "192.0.2.200/30")]);
+    let gone = with_status(load_balancer("web"), "198.51.100.9");
+    let mut ours = gone.clone();
+    ours.condition = Some(condition(true));
+    let mut refused = gone.clone();
+    refused.condition = Some(condition(false));
+    let moved = annotated(ours.clone(), &[("edgelb.io/ips", "192.0.2.202")]);
+    let address = ip("198.51.100.9");
+    let foreign = vec![Reason::ServedByAnother { address }];
+    for (case, service, held, reasons) in [
+        (
+            "no condition: another implementation's",
+            gone,
+            "",
+            foreign.clone(),
+        ),
+        ("the condition says no", refused, "", foreign),
+        (
+            "its pool is gone, and it keeps it",
+            ours.clone(),
+            "198.51.100.9",
+            vec![Reason::PoolGone { address }],
+        ),
+        ("told to move, it moves", moved, "192.0.2.202", vec![]),
+    ] {
+        let mut inputs = inputs();
+        inputs.put(service);
+        assert_eq!(
+            given(&config, &inputs, "web"),
+            (ips(held), reasons),
+            "{case}"
+        );
+    }
+    let mut inputs = inputs();
+    inputs.put(ours);
+    inputs
+        .allocations
+        .set(&key("web"), ips("192.0.2.203"), "edge-b");
+    assert_eq!(
+        given(&config, &inputs, "web"),
+        (ips("192.0.2.203"), vec![]),
+        "a record"
+    );
 }

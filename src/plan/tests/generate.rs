@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::model::cluster::{ClusterChange, Node};
 use crate::model::endpoint::{EndpointSlice, SliceKey};
 use crate::model::family::{Family, Protocol};
-use crate::model::service::{FamilyPolicy, Service, ServiceType, TrafficPolicy};
+use crate::model::service::{AddressCondition, FamilyPolicy, Service, ServiceType, TrafficPolicy};
 use crate::plan::ownership::EXCLUDE_LABEL;
 
 /// Few names and few addresses, so that edits meet.
@@ -86,6 +86,7 @@ fn any_service() -> impl Strategy<Value = Service> {
             any::<bool>(),
             any::<bool>(),
             prop::option::of(30080_u16..30082),
+            prop::option::weighted(0.3, any::<bool>()),
         ),
         any_terms(),
     )
@@ -98,7 +99,7 @@ fn any_service() -> impl Strategy<Value = Service> {
                 families,
                 external,
                 status,
-                (outer, inner, ours, node_port),
+                (outer, inner, ours, node_port, allocated),
                 terms,
             )| {
                 let mut service = with_status(service(name, kind), &status.join(" "));
@@ -113,10 +114,25 @@ fn any_service() -> impl Strategy<Value = Service> {
                 service.internal_traffic_policy = policy(inner);
                 service.ports[0].node_port = node_port;
                 terms.apply(&mut service);
+                service.condition = allocated.map(condition);
                 service.load_balancer_class = ours.then(|| "edgelb.io/edgelb".to_owned());
                 service
             },
         )
+}
+
+/// Our own condition, as the allocator would have written it.
+pub(super) fn condition(allocated: bool) -> Box<AddressCondition> {
+    let (reason, message) = if allocated {
+        ("Allocated", "from pool lan")
+    } else {
+        ("PoolExhausted", "every address of lan is taken")
+    };
+    Box::new(AddressCondition {
+        allocated,
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+    })
 }
 
 /// What decides sharing, families and age.
