@@ -15,7 +15,7 @@ use crate::model::service::Service;
 use crate::plan::sharing::refusal;
 use crate::plan::{Inputs, Plan, Scope, plan, replan};
 
-fn reasons(plan: &Plan) -> BTreeMap<String, Vec<String>> {
+pub(super) fn reasons(plan: &Plan) -> BTreeMap<String, Vec<String>> {
     let names = SERVICES.map(|name| {
         let reasons = plan.reasons(&key(name));
         (
@@ -27,7 +27,11 @@ fn reasons(plan: &Plan) -> BTreeMap<String, Vec<String>> {
 }
 
 /// What must hold of every plan.
-fn assert_sound(config: &Config, inputs: &Inputs, plan: &Plan) -> Result<(), TestCaseError> {
+pub(super) fn assert_sound(
+    config: &Config,
+    inputs: &Inputs,
+    plan: &Plan,
+) -> Result<(), TestCaseError> {
     assert_shared_rightly(config, &inputs.cluster, &plan.addresses.allocations)?;
     for service in inputs.cluster.services.keys() {
         let owners = plan.addresses.allocations.addresses(service).iter();

@@ -8,6 +8,7 @@
 )]
 
 mod addresses;
+mod by_status;
 mod capacity;
 mod endpoints;
 mod externals;
