@@ -9,12 +9,12 @@ use imbl::OrdMap;
 
 use super::{AddressPlan, Managed, by_age};
 use crate::config::Config;
-use crate::model::allocation::{Allocation, Allocations};
+use crate::model::allocation::Allocation;
 use crate::model::cluster::ClusterState;
 use crate::model::service::{IpMode, Service, ServiceKey, ServiceType};
 use crate::plan::Scope;
 use crate::plan::address::AddressBook;
-use crate::plan::ipam::{given_by_us, in_pools, not_ours};
+use crate::plan::ipam::{given_by_us, in_pools, not_ours_holding};
 use crate::plan::reason::Reason;
 use crate::plan::sharing::{refusal, told};
 
@@ -157,8 +157,7 @@ impl Reading<'_> {
             return Err(None);
         }
         // Records of the past count for nothing here.
-        not_ours(self.config, &Allocations::default(), service)
-            .map_or(Ok(()), |reason| Err(Some(reason)))
+        not_ours_holding(self.config, &[], service).map_or(Ok(()), |reason| Err(Some(reason)))
     }
 
     /// Of the Services that name an address, those that hold it: the oldest, and each that may share

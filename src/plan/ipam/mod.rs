@@ -28,7 +28,15 @@ pub use usage::{PoolUsage, usage};
 /// Why a Service is not ours to give an address, or `None` where it is. What it holds was ours
 /// when it was given, and so was what stands beside our own condition, whatever became of the pool.
 pub fn not_ours(config: &Config, allocations: &Allocations, service: &Service) -> Option<Reason> {
-    let held = allocations.addresses(&service.key);
+    not_ours_holding(config, allocations.addresses(&service.key), service)
+}
+
+/// The same for a Service that holds these addresses.
+pub(super) fn not_ours_holding(
+    config: &Config,
+    held: &[IpAddr],
+    service: &Service,
+) -> Option<Reason> {
     match &service.load_balancer_class {
         Some(class) if *class == config.load_balancer.class => None,
         Some(class) => Some(Reason::OtherClass {
