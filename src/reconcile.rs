@@ -12,7 +12,7 @@ use crate::admin::snapshot::{Failure, PassSummary, Snapshot};
 use crate::apply::announcer::AnnouncerView;
 use crate::apply::kernel::{Kernel, Report};
 use crate::apply::state_directory::StateDirectory;
-use crate::config::{Config, SourceKind};
+use crate::config::Config;
 use crate::model::allocation::Allocations;
 use crate::model::announcement::{AnnouncedInterface, AnnouncedSet};
 use crate::model::host::Host;
@@ -87,10 +87,7 @@ impl Reconciler {
         let inputs = Inputs {
             node: config.node.name.clone(),
             host: relevant(&config, &host),
-            address_source: match config.source.kind {
-                SourceKind::Manifests => AddressSource::Here,
-                SourceKind::Kubernetes => AddressSource::Status,
-            },
+            address_source: config.source.kind.into(),
             allocations,
             ..Inputs::default()
         };

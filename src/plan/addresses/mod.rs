@@ -17,7 +17,7 @@ use super::address::AddressBook;
 use super::reason::Reason;
 use super::request::request;
 use super::sharing::sharing_key;
-use crate::config::Config;
+use crate::config::{Config, SourceKind};
 use crate::model::allocation::Allocations;
 use crate::model::cluster::ClusterState;
 use crate::model::host::Host;
@@ -35,6 +35,15 @@ pub enum AddressSource {
     Here,
     /// An allocator that writes statuses does: a Service holds what its status names.
     Status,
+}
+
+impl From<SourceKind> for AddressSource {
+    fn from(source: SourceKind) -> Self {
+        match source {
+            SourceKind::Manifests => Self::Here,
+            SourceKind::Kubernetes => Self::Status,
+        }
+    }
 }
 
 /// What address management depends on, besides the configuration.
