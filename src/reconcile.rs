@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::model::allocation::Allocations;
 use crate::model::announcement::{AnnouncedInterface, AnnouncedSet};
 use crate::model::host::Host;
+use crate::plan::addresses::AddressSource;
 use crate::plan::drain::{Draining, finished};
 use crate::plan::{Inputs, Plan, Scope, replan};
 use crate::source::{SourceEvent, SourceStatus};
@@ -86,6 +87,7 @@ impl Reconciler {
         let inputs = Inputs {
             node: config.node.name.clone(),
             host: relevant(&config, &host),
+            address_source: config.source.kind.into(),
             allocations,
             ..Inputs::default()
         };
@@ -237,16 +239,9 @@ impl Reconciler {
             replan(&self.config, &self.inputs, &self.plan, &scope)
         };
         let mut failures = Vec::new();
-        self.inputs.allocations = plan.allocations.clone();
-        // What was given out is on disk before anybody can see it. A full disk stops nothing: the
-        // addresses are known as long as this process lives, and it is tried again.
-        if self.saved != plan.allocations {
-            match self.state.write_allocations(&plan.allocations) {
-                Ok(()) => self.saved = plan.allocations.clone(),
-                Err(error) => {
-                    failures.push(Failure::new("state_directory", "allocations.json", &error));
-                }
-            }
+        if self.inputs.address_source == AddressSource::Here {
+            self.inputs.allocations = plan.addresses.allocations.clone();
+            failures.extend(self.save_allocations());
         }
         self.log_ownership(&plan);
         self.withdraw(&plan).await;
@@ -276,6 +271,21 @@ impl Reconciler {
             *report.changes.entry(change).or_default() += number;
         }
         self.finish(now, waiting_since, report, failures);
+    }
+
+    /// What was given out is on disk before anybody can see it. A full disk stops nothing: the
+    /// addresses are known as long as this process lives, and it is tried again.
+    fn save_allocations(&mut self) -> Option<Failure> {
+        if self.saved == self.inputs.allocations {
+            return None;
+        }
+        match self.state.write_allocations(&self.inputs.allocations) {
+            Ok(()) => {
+                self.saved = self.inputs.allocations.clone();
+                None
+            }
+            Err(error) => Some(Failure::new("state_directory", "allocations.json", &error)),
+        }
     }
 
     /// When to try again what failed, later each time.

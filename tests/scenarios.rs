@@ -55,6 +55,8 @@ cases! {
     session_affinity = "session-affinity",
     allocations_kept = "allocations-kept",
     pool_exhausted = "pool-exhausted",
+    by_status = "by-status",
+    by_status_one_address = "by-status-one-address",
     seed_document = "seed-document",
     kubernetes_1_36 = "kubernetes-1.36",
 }
@@ -89,6 +91,7 @@ fn check(name: &str) {
     let config = configuration(&case);
     let mut inputs = Inputs {
         node: config.node.name.clone(),
+        address_source: config.source.kind.into(),
         host: serde_json::from_str(&read(&case.join("host.json"))).expect("host.json"),
         ..Inputs::default()
     };

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use serde::{Deserialize, Serialize};
 
 use super::service::ServiceKey;
@@ -85,6 +86,17 @@ impl Allocations {
         self.counter
     }
 
+    /// The Services whose record is another one in `other`, or is in one of the two only. Costs what
+    /// differs where one was made from the other.
+    pub fn changed<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'a ServiceKey> {
+        self.records
+            .diff(&other.records)
+            .map(|difference| match difference {
+                DiffItem::Add(service, _) | DiffItem::Remove(service, _) => service,
+                DiffItem::Update { new, .. } => new.0,
+            })
+    }
+
     /// Every record as it was made, returned ones included, by Service.
     pub fn records(&self) -> impl Iterator<Item = &Allocation> {
         self.records.values()
@@ -112,25 +124,42 @@ impl Allocations {
     /// made sure that whoever else holds one of them shares it.
     pub fn set(&mut self, service: &ServiceKey, addresses: Vec<IpAddr>, node: &str) {
         self.counter = self.counter.saturating_add(1);
-        let record = Allocation {
+        self.replace(Allocation {
             service: service.clone(),
-            addresses: addresses.clone(),
+            addresses,
             counter: self.counter,
             node: node.to_owned(),
-        };
+        });
+    }
+
+    /// Puts a record, as it is, in the place of the Service's: no edit, and nothing to be merged later.
+    /// One without addresses takes the Service's out, and nothing of it stays.
+    pub fn put(&mut self, record: Allocation) {
+        let (service, empty) = (record.service.clone(), record.addresses.is_empty());
+        if !empty && self.records.get(&service) == Some(&record) {
+            return;
+        }
+        self.replace(record);
+        if empty {
+            self.records.remove(&service);
+        }
+    }
+
+    fn replace(&mut self, record: Allocation) {
+        let (service, addresses) = (record.service.clone(), record.addresses.clone());
         let before = self.records.insert(service.clone(), record);
         for address in before.into_iter().flat_map(|record| record.addresses) {
             let others: Vec<ServiceKey> = self
                 .holders_of(address)
                 .iter()
-                .filter(|holder| *holder != service)
+                .filter(|holder| **holder != service)
                 .cloned()
                 .collect();
             self.put_holders(address, others);
         }
         for address in addresses {
             let mut holders = self.holders_of(address).to_vec();
-            if !holders.contains(service) {
+            if !holders.contains(&service) {
                 holders.push(service.clone());
                 self.put_holders(address, holders);
             }
@@ -323,6 +352,29 @@ mod tests {
                 assert_sound(&allocations)?;
                 let text = serde_json::to_string(&allocations).unwrap();
                 prop_assert_eq!(&serde_json::from_str::<Allocations>(&text).unwrap(), &allocations);
+            }
+        }
+
+        #[test]
+        fn a_record_that_is_put_is_there_as_it_is(
+            start in any_allocations(),
+            records in prop::collection::vec(any_record(), 0..12),
+        ) {
+            let mut allocations = start;
+            for record in records {
+                let before = allocations.clone();
+                allocations.put(record.clone());
+                assert_sound(&allocations)?;
+                prop_assert_eq!(before.latest_edit(), allocations.latest_edit(), "no edit");
+                let of = |allocations: &Allocations| {
+                    let mut records = allocations.records();
+                    records.find(|other| other.service == record.service).cloned()
+                };
+                let wanted = (!record.addresses.is_empty()).then(|| record.clone());
+                prop_assert_eq!(of(&allocations), wanted);
+                let changed: Vec<ServiceKey> = before.changed(&allocations).cloned().collect();
+                let differs = of(&before) != of(&allocations);
+                prop_assert_eq!(changed, if differs { vec![record.service] } else { vec![] });
             }
         }
     }

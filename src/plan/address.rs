@@ -6,9 +6,10 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::Inputs;
 use super::reason::{Infrastructure, Reason};
 use crate::config::Config;
+use crate::model::cluster::ClusterState;
+use crate::model::host::Host;
 use crate::model::pool::AddressRange;
 
 /// Who has which address, as far as this node can know.
@@ -26,13 +27,11 @@ pub struct AddressBook {
 pub(super) const KUBE_PROXY_INTERFACE: &str = "kube-ipvs0";
 
 impl AddressBook {
-    /// Reads the interfaces, gateways and resolvers of this host and the Nodes of the cluster.
-    pub fn new(inputs: &Inputs) -> Self {
-        let nodes = inputs.cluster.nodes.values();
+    /// Reads the interfaces, gateways and resolvers of a host and the Nodes of the cluster.
+    pub fn new(cluster: &ClusterState, host: &Host) -> Self {
+        let nodes = cluster.nodes.values();
         let interfaces = || {
-            inputs
-                .host
-                .interfaces
+            host.interfaces
                 .values()
                 .filter(|interface| interface.name != KUBE_PROXY_INTERFACE)
                 .flat_map(|interface| &interface.addresses)
@@ -52,7 +51,7 @@ impl AddressBook {
                 })
                 .collect(),
             own: interfaces().map(IpNet::addr).collect(),
-            gateways_and_resolvers: inputs.host.infrastructure.iter().copied().collect(),
+            gateways_and_resolvers: host.infrastructure.iter().copied().collect(),
             broadcasts: broadcasts.flatten().collect(),
         }
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 
 use super::Plan;
+use super::addresses::forget;
 use super::forwarding::ServicePlan;
 use super::reason::Reason;
 use crate::model::frontend::FrontendPort;
@@ -27,12 +28,6 @@ impl Plan {
             for address in &old.hairpin {
                 count_down(&mut self.hairpins, address);
             }
-            for address in &old.asks {
-                forget(&mut self.asks, address, key);
-            }
-            if let Some(sharing) = &old.sharing {
-                forget(&mut self.sharing, sharing, key);
-            }
         }
         if let Some(new) = new {
             for (port, _) in &new.frontends {
@@ -43,15 +38,6 @@ impl Plan {
             }
             for address in &new.hairpin {
                 *self.hairpins.entry(*address).or_insert(0) += 1;
-            }
-            for address in &new.asks {
-                self.asks.entry(*address).or_default().insert(key.clone());
-            }
-            if let Some(sharing) = &new.sharing {
-                self.sharing
-                    .entry(sharing.clone())
-                    .or_default()
-                    .insert(key.clone());
             }
             self.services.insert(key.clone(), Arc::clone(new));
         }
@@ -113,9 +99,16 @@ impl Plan {
 
     /// Why a Service is not served as it asks, address management and conflicts included.
     pub fn reasons(&self, key: &ServiceKey) -> Vec<Reason> {
-        let mut reasons = self.pending.get(key).cloned().unwrap_or_default();
+        let mut reasons = self.addresses.pending.get(key).cloned().unwrap_or_default();
         if let Some(plan) = self.services.get(key) {
-            reasons.extend(plan.reasons.iter().cloned());
+            // What address management refuses, forwarding refuses too: once is enough.
+            let told: Vec<IpAddr> = reasons.iter().filter_map(Reason::refused).collect();
+            let more = plan.reasons.iter();
+            let more = more.filter(|reason| {
+                let refused = reason.refused();
+                refused.is_none_or(|address| !told.contains(&address))
+            });
+            reasons.extend(more.cloned());
             for (port, _) in &plan.frontends {
                 if let Some(holder) = self
                     .claims
@@ -131,17 +124,6 @@ impl Plan {
             }
         }
         reasons
-    }
-}
-
-/// Takes a Service out of the set at `key`, and the set with its last Service.
-fn forget<K: Ord + Clone>(sets: &mut OrdMap<K, OrdSet<ServiceKey>>, key: &K, service: &ServiceKey) {
-    let emptied = sets.get_mut(key).is_some_and(|set| {
-        set.remove(service);
-        set.is_empty()
-    });
-    if emptied {
-        sets.remove(key);
     }
 }
 

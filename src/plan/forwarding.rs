@@ -1,7 +1,6 @@
 //! What one Service is forwarded from and to: its frontends with a treatment for each source class.
 //! Knows nothing of IPVS or nftables; both program what this file says.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -9,8 +8,6 @@ use super::Inputs;
 use super::address::{AddressBook, external_allowed};
 use super::endpoints::{Endpoints, select};
 use super::reason::Reason;
-use super::request::request;
-use super::sharing::sharing_key;
 use crate::config::{Config, ProxyScope};
 use crate::model::allocation::Allocations;
 use crate::model::family::Family;
@@ -33,10 +30,6 @@ pub struct ServicePlan {
     pub held: Vec<(IpAddr, HeldFor)>,
     /// Its endpoints on this node.
     pub hairpin: Vec<IpAddr>,
-    /// Addresses that it names and does not hold, sorted: what it gets depends on who does.
-    pub asks: Vec<IpAddr>,
-    /// Its sharing key: the Services of one key are planned together.
-    pub sharing: Option<String>,
     /// Endpoints that a Cluster policy may use, over all ports.
     pub endpoints: usize,
     /// What was left out, and why.
@@ -63,11 +56,7 @@ enum Exposure {
 impl Forwarding<'_> {
     /// Plans one Service.
     pub fn service(&self, service: &Service) -> ServicePlan {
-        let mut plan = ServicePlan {
-            asks: self.asks(service),
-            sharing: sharing_key(service).map(str::to_owned),
-            ..ServicePlan::default()
-        };
+        let mut plan = ServicePlan::default();
         if !service.is_forwarded() {
             return plan;
         }
@@ -93,21 +82,6 @@ impl Forwarding<'_> {
         plan.hairpin.sort_unstable();
         plan.hairpin.dedup();
         plan
-    }
-
-    fn asks(&self, service: &Service) -> Vec<IpAddr> {
-        let held = self.allocations.addresses(&service.key);
-        let requested = match service.kind {
-            ServiceType::LoadBalancer => request(service).unwrap_or_default().addresses,
-            _ => Vec::new(),
-        };
-        let ingress = service.ingress.iter().map(|ingress| ingress.address);
-        let named = service.external_ips.iter().copied().chain(ingress);
-        let asks: BTreeSet<IpAddr> = named
-            .chain(requested)
-            .filter(|address| !held.contains(address))
-            .collect();
-        asks.into_iter().collect()
     }
 
     fn scheduler(&self, service: &Service) -> Scheduler {

@@ -2,7 +2,7 @@
 //! same answer at the price of what changed, and the tests hold the one against the other.
 
 pub mod address;
-mod allocate;
+pub mod addresses;
 pub mod announcement;
 pub mod drain;
 pub mod endpoints;
@@ -33,6 +33,7 @@ use crate::model::host::Host;
 use crate::model::node_state::{HeldFor, NodeState};
 use crate::model::service::{Service, ServiceKey, ServiceType};
 use address::AddressBook;
+use addresses::{AddressInputs, AddressPlan, AddressSource};
 use forwarding::{Forwarding, ServicePlan};
 use ownership::{Candidates, Ownership};
 use reason::Reason;
@@ -49,7 +50,10 @@ pub struct Inputs {
     /// Nodes have been seen: when none is left, none is eligible, and not every node alone.
     #[serde(default)]
     pub nodes_known: bool,
-    /// Addresses that were given out before.
+    /// Who gives out addresses.
+    #[serde(default)]
+    pub address_source: AddressSource,
+    /// Addresses that were given out before; of no account where a status tells who holds which.
     pub allocations: Allocations,
 }
 
@@ -58,24 +62,18 @@ pub struct Inputs {
 pub struct Plan {
     /// What this node must hold.
     pub state: NodeState,
-    /// Who holds which VIP now.
-    pub allocations: Allocations,
+    /// Who holds which VIP now, and what address management could not do.
+    pub addresses: AddressPlan,
     /// Who announces each VIP.
     pub ownership: OrdMap<IpAddr, Ownership>,
     /// What each Service contributes.
     pub services: OrdMap<ServiceKey, Arc<ServicePlan>>,
-    /// What address management could not do, by Service.
-    pub pending: OrdMap<ServiceKey, Vec<Reason>>,
     /// Who wants each frontend; the lowest Service wins.
     claims: OrdMap<FrontendPort, OrdSet<ServiceKey>>,
     /// How many Services need an address, by use.
     holds: OrdMap<(IpAddr, HeldFor), usize>,
     /// How many Services have an endpoint of this address here.
     hairpins: OrdMap<IpAddr, usize>,
-    /// Who asks for an address that it does not hold: planned again when its holder changes.
-    asks: OrdMap<IpAddr, OrdSet<ServiceKey>>,
-    /// The Services of each sharing key, which are planned together.
-    sharing: OrdMap<String, OrdSet<ServiceKey>>,
 }
 
 /// What changed since the previous plan.
@@ -117,23 +115,27 @@ pub fn plan(config: &Config, inputs: &Inputs) -> Plan {
 
 /// Plans what changed; everything else is shared with `previous`.
 pub fn replan(config: &Config, inputs: &Inputs, previous: &Plan, scope: &Scope) -> Plan {
-    let book = AddressBook::new(inputs);
+    let book = AddressBook::new(&inputs.cluster, &inputs.host);
     let mut plan = match scope {
         Scope::Everything => Plan::default(),
         Scope::Services(_) => previous.clone(),
     };
-    let mut dirty: BTreeSet<ServiceKey> = match scope {
-        Scope::Everything => inputs
-            .cluster
-            .services
-            .keys()
-            .chain(previous.services.keys())
-            .cloned()
-            .collect(),
-        Scope::Services(services) => services.clone(),
+    let managed = match inputs.address_source {
+        AddressSource::Here => {
+            let past = AddressInputs {
+                node: &inputs.node,
+                cluster: &inputs.cluster,
+                host: &inputs.host,
+                allocations: &inputs.allocations,
+            };
+            addresses::allocate(config, &past, &book, &previous.addresses, scope)
+        }
+        AddressSource::Status => {
+            addresses::read(config, &inputs.cluster, &book, &previous.addresses, scope)
+        }
     };
-    let before = inputs.allocations.clone();
-    allocate::allocate(config, inputs, &book, previous, &mut dirty, &mut plan);
+    plan.addresses = managed.plan;
+    let dirty = managed.dirty;
 
     let state = node::state(config, inputs);
     let pods_known: Vec<Family> = Family::BOTH
@@ -148,7 +150,7 @@ pub fn replan(config: &Config, inputs: &Inputs, previous: &Plan, scope: &Scope) 
     if matches!(scope, Scope::Everything) {
         plan.state = state;
     }
-    let allocations = plan.allocations.clone();
+    let allocations = plan.addresses.allocations.clone();
     let forwarding = Forwarding {
         config,
         inputs,
@@ -164,7 +166,8 @@ pub fn replan(config: &Config, inputs: &Inputs, previous: &Plan, scope: &Scope) 
             .map(|service| Arc::new(forwarding.service(service)));
         plan.exchange(key, new.as_ref());
     }
-    own(config, inputs, &before, &dirty, scope, &mut plan);
+    let before = &previous.addresses.allocations;
+    own(config, inputs, before, &dirty, scope, &mut plan);
     plan
 }
 
@@ -180,15 +183,15 @@ fn own(
 ) {
     let candidates = Candidates::new(config, inputs);
     let mut touched: BTreeSet<IpAddr> = match scope {
-        Scope::Everything => plan.allocations.held_addresses().collect(),
+        Scope::Everything => plan.addresses.allocations.held_addresses().collect(),
         Scope::Services(_) => BTreeSet::new(),
     };
     for key in dirty {
         touched.extend(before.addresses(key).iter().copied());
-        touched.extend(plan.allocations.addresses(key).iter().copied());
+        touched.extend(plan.addresses.allocations.addresses(key).iter().copied());
     }
     while let Some(vip) = touched.pop_first() {
-        let (vips, holders) = ownership::together(&plan.allocations, vip);
+        let (vips, holders) = ownership::together(&plan.addresses.allocations, vip);
         let holds_vip = |key: &&&ServiceKey| {
             plan.services.get(**key).is_some_and(|service| {
                 let mut held = service.held.iter();
@@ -206,7 +209,7 @@ fn own(
         for vip in vips {
             touched.remove(&vip);
             let served = plan.state.held.get(&vip) == Some(&HeldFor::Vip)
-                && !plan.allocations.holders_of(vip).is_empty();
+                && !plan.addresses.allocations.holders_of(vip).is_empty();
             own_one(config, inputs, vip, served.then(|| ownership.clone()), plan);
         }
     }

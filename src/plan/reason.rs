@@ -71,6 +71,10 @@ pub enum Reason {
     DualStackUnmet { family: Family },
     /// The pool that gave this address is gone; the Service keeps it.
     PoolGone { address: IpAddr },
+    /// Its status names no address that it may hold, and nobody has said why.
+    AwaitingAllocation,
+    /// The allocator gave it no address, for this cause (a word) and with this message.
+    NotAllocated { cause: String, message: String },
     /// The address is a node's, a gateway's or a resolver's.
     AddressOfInfrastructure {
         address: IpAddr,
@@ -114,37 +118,63 @@ pub enum Reason {
 impl Reason {
     /// The label of this reason in metrics and JSON: one word per kind, never data.
     pub fn label(&self) -> &'static str {
+        self.names().0
+    }
+
+    /// The same word as the `reason` of a Kubernetes condition or Event has it (API conventions: camel
+    /// case).
+    pub fn condition_reason(&self) -> &'static str {
+        self.names().1
+    }
+
+    /// The address that this reason keeps a Service from having, where it is about one.
+    pub(super) fn refused(&self) -> Option<IpAddr> {
         match self {
-            Self::OtherClass { .. } => "other_class",
-            Self::ServedByAnother { .. } => "served_by_another",
-            Self::NoPool => "no_pool",
-            Self::UnknownPool { .. } => "unknown_pool",
-            Self::PoolNotAllowed { .. } => "pool_not_allowed",
-            Self::PoolExhausted { .. } => "pool_exhausted",
-            Self::RequestMalformed { .. } => "request_malformed",
-            Self::RequestOutsidePools { .. } => "request_outside_pools",
-            Self::RequestTaken { .. } => "request_taken",
-            Self::SharingRefused { .. } => "sharing_refused",
-            Self::RequestsDisagree { .. } => "requests_disagree",
-            Self::FamilyMissing { .. } => "family_missing",
-            Self::DualStackUnmet { .. } => "dual_stack_unmet",
-            Self::PoolGone { .. } => "pool_gone",
-            Self::AddressOfInfrastructure { .. } => "address_of_infrastructure",
-            Self::ExternalNotAllowed { .. } => "external_not_allowed",
-            Self::NodePortOutOfRange { .. } => "node_port_out_of_range",
-            Self::FrontendTaken { .. } => "frontend_taken",
-            Self::SourceRangesUnsupported => "source_ranges_unsupported",
-            Self::NoEndpoints { .. } => "no_endpoints",
-            Self::NoLocalEndpoints { .. } => "no_local_endpoints",
-            Self::SourceClassesMerged { .. } => "source_classes_merged",
-            Self::NoEligibleNode => "no_eligible_node",
-            Self::OwnedBy { .. } => "owned_by",
-            Self::NodeUnknown => "node_unknown",
-            Self::NotSelected => "not_selected",
-            Self::ExcludedByLabel => "excluded_by_label",
-            Self::NodeDeleting => "node_deleting",
-            Self::NoLocalEndpoint => "no_local_endpoint",
-            Self::NoInterface => "no_interface",
+            Self::RequestTaken { address, .. }
+            | Self::SharingRefused { address, .. }
+            | Self::AddressOfInfrastructure { address, .. } => Some(*address),
+            _ => None,
+        }
+    }
+
+    fn names(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::OtherClass { .. } => ("other_class", "OtherClass"),
+            Self::ServedByAnother { .. } => ("served_by_another", "ServedByAnother"),
+            Self::NoPool => ("no_pool", "NoPool"),
+            Self::UnknownPool { .. } => ("unknown_pool", "UnknownPool"),
+            Self::PoolNotAllowed { .. } => ("pool_not_allowed", "PoolNotAllowed"),
+            Self::PoolExhausted { .. } => ("pool_exhausted", "PoolExhausted"),
+            Self::RequestMalformed { .. } => ("request_malformed", "RequestMalformed"),
+            Self::RequestOutsidePools { .. } => ("request_outside_pools", "RequestOutsidePools"),
+            Self::RequestTaken { .. } => ("request_taken", "RequestTaken"),
+            Self::SharingRefused { .. } => ("sharing_refused", "SharingRefused"),
+            Self::RequestsDisagree { .. } => ("requests_disagree", "RequestsDisagree"),
+            Self::FamilyMissing { .. } => ("family_missing", "FamilyMissing"),
+            Self::DualStackUnmet { .. } => ("dual_stack_unmet", "DualStackUnmet"),
+            Self::PoolGone { .. } => ("pool_gone", "PoolGone"),
+            Self::AwaitingAllocation => ("awaiting_allocation", "AwaitingAllocation"),
+            Self::NotAllocated { .. } => ("not_allocated", "NotAllocated"),
+            Self::AddressOfInfrastructure { .. } => {
+                ("address_of_infrastructure", "AddressOfInfrastructure")
+            }
+            Self::ExternalNotAllowed { .. } => ("external_not_allowed", "ExternalNotAllowed"),
+            Self::NodePortOutOfRange { .. } => ("node_port_out_of_range", "NodePortOutOfRange"),
+            Self::FrontendTaken { .. } => ("frontend_taken", "FrontendTaken"),
+            Self::SourceRangesUnsupported => {
+                ("source_ranges_unsupported", "SourceRangesUnsupported")
+            }
+            Self::NoEndpoints { .. } => ("no_endpoints", "NoEndpoints"),
+            Self::NoLocalEndpoints { .. } => ("no_local_endpoints", "NoLocalEndpoints"),
+            Self::SourceClassesMerged { .. } => ("source_classes_merged", "SourceClassesMerged"),
+            Self::NoEligibleNode => ("no_eligible_node", "NoEligibleNode"),
+            Self::OwnedBy { .. } => ("owned_by", "OwnedBy"),
+            Self::NodeUnknown => ("node_unknown", "NodeUnknown"),
+            Self::NotSelected => ("not_selected", "NotSelected"),
+            Self::ExcludedByLabel => ("excluded_by_label", "ExcludedByLabel"),
+            Self::NodeDeleting => ("node_deleting", "NodeDeleting"),
+            Self::NoLocalEndpoint => ("no_local_endpoint", "NoLocalEndpoint"),
+            Self::NoInterface => ("no_interface", "NoInterface"),
         }
     }
 }
@@ -182,6 +212,12 @@ impl fmt::Display for Reason {
                 "its ipFamilyPolicy is RequireDualStack, and no {family} address is to be had with the other: extend a pool or ask for PreferDualStack"
             ),
             Self::PoolGone { address } => write!(f, "{address} is in no pool any more; it is kept until released"),
+            Self::AwaitingAllocation => f.write_str(
+                "no allocator has given it an address yet: `edgelb status` on the leader tells why",
+            ),
+            Self::NotAllocated { cause, message } => {
+                write!(f, "the allocator gave it no address: {message} ({cause})")
+            }
             Self::AddressOfInfrastructure { address, what } => {
                 write!(f, "{address} belongs to {what}: a Service must not take it")
             }

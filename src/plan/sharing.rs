@@ -6,8 +6,9 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::reason::Reason;
 use crate::config::Config;
-use crate::model::service::{Service, ServiceType, TrafficPolicy};
+use crate::model::service::{Service, ServiceKey, ServiceType, TrafficPolicy};
 
 /// `edgelb.io/sharing-key` first, then what other implementations call it.
 const SHARING_ANNOTATIONS: [&str; 4] = [
@@ -87,6 +88,25 @@ pub fn refusal(
         return Some(SharingRule::Ports);
     }
     (backends(one) != backends(other)).then_some(SharingRule::Policy)
+}
+
+/// Why `service` may not hold an address that `holder` holds, told to its owner by this rule.
+pub(super) fn told(
+    address: IpAddr,
+    service: &Service,
+    holder: &ServiceKey,
+    rule: SharingRule,
+) -> Reason {
+    let holder = holder.clone();
+    if sharing_key(service).is_some() {
+        Reason::SharingRefused {
+            address,
+            holder,
+            rule,
+        }
+    } else {
+        Reason::RequestTaken { address, holder }
+    }
 }
 
 /// What a Local policy ties to the nodes of its endpoints; a Cluster policy ties nothing.

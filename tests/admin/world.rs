@@ -202,7 +202,7 @@ pub fn empty() -> Snapshot {
 pub fn with_inputs(edit: impl FnOnce(&mut Inputs)) -> Snapshot {
     let mut snapshot = snapshot();
     let mut inputs = Inputs::clone(&snapshot.inputs);
-    inputs.allocations = snapshot.plan.allocations.clone();
+    inputs.allocations = snapshot.plan.addresses.allocations.clone();
     edit(&mut inputs);
     snapshot.plan = Arc::new(plan(&snapshot.config, &inputs));
     snapshot.inputs = Arc::new(inputs);

@@ -33,7 +33,7 @@ pub fn announcements(plan: &Plan) -> String {
 pub fn status(inputs: &Inputs, plan: &Plan, problems: &[SourceProblem]) -> String {
     let mut text = String::from("services:\n");
     for key in inputs.cluster.services.keys() {
-        let vips = plan.allocations.addresses(key);
+        let vips = plan.addresses.allocations.addresses(key);
         let vips: Vec<String> = vips.iter().map(|vip| format!("\"{vip}\"")).collect();
         let _ = writeln!(text, "  {key}:\n    vips: [{}]", vips.join(", "));
         let reasons = plan.reasons(key);

@@ -176,8 +176,12 @@ fn vips(registry: &mut Registry, snapshot: &Snapshot) {
 fn pools(registry: &mut Registry, snapshot: &Snapshot) {
     let total = Family::<PoolLabels, Number>::default();
     let allocated = Family::<PoolLabels, Gauge>::default();
-    let book = AddressBook::new(&snapshot.inputs);
-    for usage in usage(&snapshot.config, &book, &snapshot.plan.allocations) {
+    let book = AddressBook::new(&snapshot.inputs.cluster, &snapshot.inputs.host);
+    for usage in usage(
+        &snapshot.config,
+        &book,
+        &snapshot.plan.addresses.allocations,
+    ) {
         let labels = PoolLabels {
             pool: usage.pool,
             family: match usage.family {

@@ -38,8 +38,8 @@ impl Pools {
     /// The pools at the moment of the snapshot.
     pub fn of(snapshot: &Snapshot) -> Self {
         let config = &snapshot.config;
-        let book = AddressBook::new(&snapshot.inputs);
-        let pools = usage(config, &book, &snapshot.plan.allocations)
+        let book = AddressBook::new(&snapshot.inputs.cluster, &snapshot.inputs.host);
+        let pools = usage(config, &book, &snapshot.plan.addresses.allocations)
             .into_iter()
             .map(|usage| {
                 let pool = config.pools.iter().find(|pool| pool.name == usage.pool);

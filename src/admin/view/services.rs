@@ -70,7 +70,7 @@ impl Services {
 
 fn view(snapshot: &Snapshot, service: &Service) -> ServiceView {
     let plan = &snapshot.plan;
-    let vips = plan.allocations.addresses(&service.key).iter();
+    let vips = plan.addresses.allocations.addresses(&service.key).iter();
     ServiceView {
         namespace: service.key.namespace.clone(),
         name: service.key.name.clone(),

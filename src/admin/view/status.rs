@@ -201,7 +201,7 @@ impl ServiceCounts {
     /// Counts the Services of the cluster.
     pub fn of(snapshot: &Snapshot) -> Self {
         let services = &snapshot.inputs.cluster.services;
-        let allocations = &snapshot.plan.allocations;
+        let allocations = &snapshot.plan.addresses.allocations;
         let ours = || {
             services.values().filter(|service| {
                 service.kind == ServiceType::LoadBalancer

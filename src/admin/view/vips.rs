@@ -50,7 +50,7 @@ pub struct ExcludedNode {
 impl Vips {
     /// The VIPs at the moment of the snapshot.
     pub fn of(snapshot: &Snapshot) -> Self {
-        let holders = snapshot.plan.allocations.holders();
+        let holders = snapshot.plan.addresses.allocations.holders();
         Self {
             vips: holders
                 .map(|(address, service)| view(snapshot, address, service))

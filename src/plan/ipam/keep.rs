@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::families::useful;
-use super::{Allocator, in_pools, not_ours};
+use super::{Allocator, given_by_us, not_ours, not_ours_holding};
 use crate::model::service::{Service, ServiceKey, ServiceType};
 use crate::plan::request::request;
 
@@ -25,7 +25,13 @@ impl Allocator<'_> {
         }
         let mut kept = useful(service, &held);
         kept.retain(|address| self.book.refusal_everywhere(*address).is_none());
-        if kept.is_empty() || !self.request_allows(service, &kept) {
+        // What goes back here may be what made the Service ours.
+        if !self.request_allows(service, &kept)
+            || not_ours_holding(self.config, &kept, service).is_some()
+        {
+            kept.clear();
+        }
+        if kept.is_empty() {
             self.release(key);
         } else if kept != held {
             self.allocations.set(key, kept, self.node);
@@ -86,7 +92,7 @@ impl Allocator<'_> {
         }
         let mut before: Vec<IpAddr> = Vec::new();
         for address in service.ingress.iter().map(|ingress| ingress.address) {
-            if in_pools(self.config, address)
+            if given_by_us(self.config, service, address)
                 && self.book.refusal(address).is_none()
                 && self.taken(address, service).is_none()
                 && self.request_allows(service, &[address])

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 
-use super::Inputs;
 use super::address::AddressBook;
+use super::addresses::AddressInputs;
 use super::reason::Reason;
 use super::request::{Request, request};
 use crate::config::Config;
@@ -26,9 +26,17 @@ use crate::model::service::{FamilyPolicy, Service, ServiceKey, ServiceType};
 pub use usage::{PoolUsage, usage};
 
 /// Why a Service is not ours to give an address, or `None` where it is. What it holds was ours
-/// when it was given, whatever became of the pool.
+/// when it was given, and so was what stands beside our own condition, whatever became of the pool.
 pub fn not_ours(config: &Config, allocations: &Allocations, service: &Service) -> Option<Reason> {
-    let held = allocations.addresses(&service.key);
+    not_ours_holding(config, allocations.addresses(&service.key), service)
+}
+
+/// The same for a Service that holds these addresses.
+pub(super) fn not_ours_holding(
+    config: &Config,
+    held: &[IpAddr],
+    service: &Service,
+) -> Option<Reason> {
     match &service.load_balancer_class {
         Some(class) if *class == config.load_balancer.class => None,
         Some(class) => Some(Reason::OtherClass {
@@ -41,12 +49,19 @@ pub fn not_ours(config: &Config, allocations: &Allocations, service: &Service) -
             .ingress
             .iter()
             .map(|ingress| ingress.address)
-            .find(|address| !in_pools(config, *address) && !held.contains(address))
+            .find(|address| !given_by_us(config, service, *address) && !held.contains(address))
             .map(|address| Reason::ServedByAnother { address }),
     }
 }
 
-fn in_pools(config: &Config, address: IpAddr) -> bool {
+/// Whether an address of a Service's status can be from us: a pool has it, or our own condition says
+/// that it is.
+pub(super) fn given_by_us(config: &Config, service: &Service, address: IpAddr) -> bool {
+    let condition = service.condition.as_ref();
+    condition.is_some_and(|condition| condition.allocated) || in_pools(config, address)
+}
+
+pub(super) fn in_pools(config: &Config, address: IpAddr) -> bool {
     config.pools.iter().any(|pool| pool.contains(address))
 }
 
@@ -74,7 +89,7 @@ impl<'a> Allocator<'a> {
     pub fn new(
         config: &'a Config,
         book: &'a AddressBook,
-        inputs: &'a Inputs,
+        inputs: &AddressInputs<'a>,
         groups: OrdMap<String, OrdSet<ServiceKey>>,
     ) -> Self {
         let mut pools: Vec<&Pool> = config.pools.iter().collect();
@@ -82,7 +97,7 @@ impl<'a> Allocator<'a> {
         Self {
             config,
             book,
-            node: &inputs.node,
+            node: inputs.node,
             services: &inputs.cluster.services,
             groups,
             indexes: BTreeMap::new(),

@@ -8,7 +8,7 @@ use crate::model::family::{Family, Protocol};
 use crate::model::pool::Pool;
 use crate::model::service::Service;
 use crate::plan::reason::Reason;
-use crate::plan::sharing::{SharingRule, refusal, sharing_key};
+use crate::plan::sharing::{SharingRule, refusal, sharing_key, told};
 
 impl Allocator<'_> {
     /// The rule that keeps these two from both holding the address, if one does.
@@ -33,16 +33,7 @@ impl Allocator<'_> {
                 Some(other) => self.sharing_rule(address, service, other)?,
                 None => SharingRule::Key,
             };
-            let holder = holder.clone();
-            Some(if sharing_key(service).is_some() {
-                Reason::SharingRefused {
-                    address,
-                    holder,
-                    rule,
-                }
-            } else {
-                Reason::RequestTaken { address, holder }
-            })
+            Some(told(address, service, holder, rule))
         })
     }
 

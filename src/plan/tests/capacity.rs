@@ -26,7 +26,7 @@ fn a_huge_pool_costs_what_is_held_and_an_empty_one_nothing() {
         .collect();
     let plan = planned(&huge, &services);
     assert_eq!(held(&plan, "s499"), "2001:db8:ffff::1f3");
-    let numbers = usage(&huge, &AddressBook::default(), &plan.allocations);
+    let numbers = usage(&huge, &AddressBook::default(), &plan.addresses.allocations);
     assert_eq!((numbers[0].total, numbers[0].allocated), (1 << 80, 500));
     assert_eq!(numbers[0].free, (1 << 80) - 500);
     // 2^16 addresses, all of them refused, asked for by 500 Services: searched once, not 500 times.
@@ -72,8 +72,8 @@ fn the_numbers_of_a_pool_are_what_can_be_given_out() {
             ));
         }
         let plan = inputs.planned(&config);
-        let book = AddressBook::new(&inputs);
-        let before = usage(&config, &book, &plan.allocations);
+        let book = AddressBook::new(&inputs.cluster, &inputs.host);
+        let before = usage(&config, &book, &plan.addresses.allocations);
         let asked = asked.split_terminator(',').count();
         assert_eq!(
             (before[0].total, before[0].allocated),
@@ -84,11 +84,11 @@ fn the_numbers_of_a_pool_are_what_can_be_given_out() {
             inputs.put(load_balancer(&format!("s{number}")));
         }
         let plan = inputs.planned(&config);
-        let given = plan.allocations.held() - asked;
+        let given = plan.addresses.allocations.held() - asked;
         assert_eq!(before[0].free, given as u128, "{ranges}: as many get one");
         assert_eq!(given, expected, "{ranges}");
         assert_eq!(
-            usage(&config, &book, &plan.allocations)[0].free,
+            usage(&config, &book, &plan.addresses.allocations)[0].free,
             0,
             "{ranges}: full"
         );
@@ -108,7 +108,7 @@ fn many_services_of_one_sharing_key_cost_little() {
             inputs.put(annotated(service, &[("edgelb.io/sharing-key", "all")]));
         }
         let plan = inputs.planned(&config);
-        assert_eq!(plan.allocations.held(), addresses);
+        assert_eq!(plan.addresses.allocations.held(), addresses);
         assert_eq!(inputs.planned(&config), plan, "nothing left to do");
         assert!(started.elapsed().as_secs() < 5, "{:?}", started.elapsed());
     }

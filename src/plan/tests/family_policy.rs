@@ -212,7 +212,10 @@ fn the_oldest_waiting_service_gets_what_comes_free() {
             .cluster
             .apply(ClusterChange::ServiceGone(key(&holder)));
         let plan = inputs.planned(&config);
-        let holders = plan.allocations.holders_of(super::ip("192.0.2.200"));
+        let holders = plan
+            .addresses
+            .allocations
+            .holders_of(super::ip("192.0.2.200"));
         assert_eq!(holders.len(), 1);
         holder.clone_from(&holders[0].name);
         order.push(holder.clone());

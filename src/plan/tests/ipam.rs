@@ -97,7 +97,7 @@ fn what_a_service_holds_it_keeps() {
             (held(&plan, "b"), held(&plan, "c")),
             ("192.0.2.200".into(), "192.0.2.201".into())
         );
-        assert_eq!(plan.allocations.held(), 3, "round {round}");
+        assert_eq!(plan.addresses.allocations.held(), 3, "round {round}");
     }
 }
 

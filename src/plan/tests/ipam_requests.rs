@@ -228,7 +228,7 @@ fn where_two_ways_disagree_the_first_counts() {
         disagrees("metallb.io/loadBalancerIPs"),
         disagrees("spec.loadBalancerIP"),
     ];
-    assert_eq!(plan.pending[&key("web")], expected);
+    assert_eq!(plan.addresses.pending[&key("web")], expected);
 }
 
 #[test]
@@ -271,7 +271,7 @@ fn what_another_implementation_serves_is_left_to_it() {
         address: ip("203.0.113.9"),
     };
     assert_eq!(held(&plan, "web"), "");
-    assert_eq!(plan.pending[&key("web")], [by_another]);
+    assert_eq!(plan.addresses.pending[&key("web")], [by_another]);
     let mut named = foreign();
     named.load_balancer_class = Some("edgelb.io/edgelb".to_owned());
     assert_eq!(

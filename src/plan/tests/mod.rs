@@ -7,11 +7,14 @@
     clippy::indexing_slicing
 )]
 
+mod addresses;
+mod by_status;
 mod capacity;
 mod endpoints;
 mod externals;
 mod family_policy;
 mod forwarding;
+mod generate;
 mod incremental;
 mod ipam;
 mod ipam_requests;
@@ -225,7 +228,7 @@ impl Inputs {
     /// Plans from nothing and keeps what was given out, as the daemon does.
     pub(super) fn planned(&mut self, config: &Config) -> Plan {
         let plan = plan(config, self);
-        self.allocations = plan.allocations.clone();
+        self.allocations = plan.addresses.allocations.clone();
         plan
     }
 }
@@ -267,7 +270,7 @@ pub(super) fn treatment(plan: &Plan, port: &FrontendPort, class: SourceClass) ->
 
 /// What a Service holds, in short.
 pub(super) fn held(plan: &Plan, name: &str) -> String {
-    let addresses = plan.allocations.addresses(&key(name));
+    let addresses = plan.addresses.allocations.addresses(&key(name));
     let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     addresses.join(" ")
 }
@@ -276,14 +279,15 @@ pub(super) fn reasons(plan: &Plan, name: &str) -> Vec<Reason> {
     plan.reasons(&key(name))
 }
 
-/// The reasons' labels, in order.
+/// What address management could not do.
+pub(super) fn pending(plan: &Plan, name: &str) -> Vec<Reason> {
+    let pending = &plan.addresses.pending;
+    pending.get(&key(name)).cloned().unwrap_or_default()
+}
+
+/// Its labels, in order.
 pub(super) fn labels(plan: &Plan, name: &str) -> String {
-    let labels: Vec<&str> = plan
-        .pending
-        .get(&key(name))
-        .into_iter()
-        .flatten()
-        .map(Reason::label)
-        .collect();
+    let pending = pending(plan, name);
+    let labels: Vec<&str> = pending.iter().map(Reason::label).collect();
     labels.join(" ")
 }

@@ -3,8 +3,8 @@
 //! specification).
 
 use super::{
-    annotated, config, held, inputs, ip, key, labels, load_balancer, node, pool, port, reasons,
-    service, slice,
+    annotated, config, held, inputs, ip, key, labels, load_balancer, node, pending, pool, port,
+    reasons, service, slice,
 };
 use crate::config::Config;
 use crate::model::allocation::Allocations;
@@ -203,7 +203,7 @@ fn services_of_one_key_get_one_address_and_each_its_ports() {
     assert_eq!(held(&plan, "dns"), "192.0.2.201");
     assert_eq!(labels(&plan, "dns"), "");
     let vip = ip("192.0.2.201");
-    assert_eq!(plan.allocations.holders_of(vip), [key("web"), key("dns")]);
+    assert_eq!(inputs.allocations.holders_of(vip), [key("web"), key("dns")]);
     let served: Vec<_> = plan
         .state
         .frontends
@@ -230,7 +230,7 @@ fn the_one_that_may_not_share_gets_another_address_and_is_told_why() {
     );
     assert_eq!(labels(&plan, "a"), "");
     let why = refused("192.0.2.200", "a", SharingRule::Ports);
-    assert_eq!(plan.pending[&key("b")], std::slice::from_ref(&why));
+    assert_eq!(pending(&plan, "b"), std::slice::from_ref(&why));
     assert_eq!(
         why.to_string(),
         "it may not share 192.0.2.200 with shop/a: no two of their ports may have the same protocol and number"
@@ -318,8 +318,7 @@ fn after_an_edit_the_earlier_record_keeps_the_address() {
         let full = inputs.planned(&lan());
         assert_eq!(change, full, "{case}");
         assert_eq!(held(&full, "b"), given, "{case}");
-        let reasons = full.pending.get(&key("b")).cloned().unwrap_or_default();
-        assert_eq!(reasons, pending, "{case}");
+        assert_eq!(super::pending(&full, "b"), pending, "{case}");
         if inputs.cluster.services.contains_key(&key("a")) {
             assert_eq!(held(&full, "a"), "192.0.2.200", "{case}");
             assert_eq!(labels(&full, "a"), "", "{case}");

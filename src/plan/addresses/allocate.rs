@@ -6,63 +6,58 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 
-use super::address::AddressBook;
-use super::ipam::Allocator;
-use super::reason::Reason;
-use super::sharing::sharing_key;
-use super::{Inputs, Plan};
+use super::{AddressInputs, AddressPlan, Managed, by_age};
 use crate::config::Config;
 use crate::model::service::{Service, ServiceKey};
+use crate::plan::Scope;
+use crate::plan::address::AddressBook;
+use crate::plan::ipam::Allocator;
+use crate::plan::reason::Reason;
+use crate::plan::sharing::sharing_key;
 
 type Services = OrdMap<ServiceKey, Arc<Service>>;
 
-/// Address management for the dirty Services and all that have a sharing key with one, for the
-/// waiting ones when something came free, and for those that ask for an address whose holders
-/// changed. The oldest Service comes first.
-pub(super) fn allocate(
+/// Address management for the Services of the scope and all that have a sharing key with one, for
+/// those whose record is another than in the previous plan, for the waiting ones when something came
+/// free, and for those that ask for an address whose holders changed. The oldest Service comes first.
+pub(in crate::plan) fn allocate(
     config: &Config,
-    inputs: &Inputs,
+    inputs: &AddressInputs<'_>,
     book: &AddressBook,
-    previous: &Plan,
-    dirty: &mut BTreeSet<ServiceKey>,
-    plan: &mut Plan,
-) {
+    previous: &AddressPlan,
+    scope: &Scope,
+) -> Managed {
     let services = &inputs.cluster.services;
-    let before = &inputs.allocations;
-    let gone: Vec<ServiceKey> = if plan.services.is_empty() {
-        // A full plan also finds Services that went while this program was away.
-        before
-            .records()
-            .map(|record| record.service.clone())
-            .filter(|key| !services.contains_key(key))
-            .collect()
-    } else {
-        dirty
-            .iter()
-            .filter(|key| !services.contains_key(*key))
-            .cloned()
-            .collect()
-    };
-    groups(services, plan, dirty);
-    let may_come_free = gone
-        .iter()
-        .chain(dirty.iter())
-        .any(|key| !before.addresses(key).is_empty());
-    if may_come_free || before.held() == 0 {
+    let (mut plan, mut dirty) = previous.start(inputs.cluster, scope);
+    // A full plan finds here also the Services that went while this program was away.
+    dirty.extend(plan.allocations.changed(inputs.allocations).cloned());
+    groups(services, &plan, &mut dirty);
+    let may_come_free = dirty.iter().any(|key| {
+        let both = [&plan.allocations, inputs.allocations];
+        both.iter()
+            .any(|records| !records.addresses(key).is_empty())
+    });
+    if may_come_free || inputs.allocations.held() == 0 {
         dirty.extend(previous.pending.keys().cloned());
     }
-    let groups = groups(services, plan, dirty);
-    let mut allocator = Allocator::new(config, book, inputs, groups);
+    let groups_now = groups(services, &plan, &mut dirty);
+    let gone: Vec<ServiceKey> = dirty
+        .iter()
+        .filter(|key| !services.contains_key(*key))
+        .cloned()
+        .collect();
+    let mut allocator = Allocator::new(config, book, inputs, groups_now);
     for key in &gone {
         allocator.release(key);
     }
-    let present = by_age(services, dirty);
+    let present = by_age(services, &dirty);
     for service in &present {
         allocator.give_back(service);
     }
     let lost = allocator.part(present.iter().map(|service| &service.key));
     dirty.extend(lost);
-    let present = by_age(services, dirty);
+    groups(services, &plan, &mut dirty);
+    let present = by_age(services, &dirty);
     for service in &present {
         allocator.adopt(service);
     }
@@ -70,13 +65,12 @@ pub(super) fn allocate(
     for service in &present {
         outcomes.insert(service.key.clone(), allocator.allocate(service));
     }
-    dirty.extend(gone);
 
     // What a Service gets, another may share; and whoever was refused is told who holds the address
     // in the end. Every round but the last gives something to somebody, so there is a last one.
     loop {
         let edit = allocator.allocations().latest_edit();
-        let mut again = changed_hands(plan, &allocator, inputs, dirty);
+        let mut again = changed_hands(&plan, &allocator, &dirty);
         again.extend(outcomes.iter().filter_map(|(key, reasons)| {
             let refused = reasons.iter().any(|reason| {
                 matches!(
@@ -100,27 +94,26 @@ pub(super) fn allocate(
             break;
         }
     }
-    for key in dirty.iter() {
-        match outcomes.remove(key) {
-            Some(reasons) if !reasons.is_empty() => plan.pending.insert(key.clone(), reasons),
-            _ => plan.pending.remove(key),
-        };
-    }
     plan.allocations = allocator.finish();
+    for key in &dirty {
+        plan.settle(key, outcomes.remove(key).unwrap_or_default());
+        plan.contribute(key, services.get(key));
+    }
+    Managed { plan, dirty }
 }
 
 /// Makes every Service dirty that has a sharing key with a dirty one, or had before the change, and
 /// returns the Services of every sharing key; some of them may have it no more.
 fn groups(
     services: &Services,
-    plan: &Plan,
+    plan: &AddressPlan,
     dirty: &mut BTreeSet<ServiceKey>,
 ) -> OrdMap<String, OrdSet<ServiceKey>> {
     let mut groups = plan.sharing.clone();
     let mut names: BTreeSet<String> = BTreeSet::new();
     for key in dirty.iter() {
-        let before = plan.services.get(key);
-        names.extend(before.and_then(|service| service.sharing.clone()));
+        let before = plan.contributions.get(key);
+        names.extend(before.and_then(|before| before.sharing.clone()));
         let now = services.get(key).and_then(|service| sharing_key(service));
         if let Some(name) = now {
             groups
@@ -138,12 +131,11 @@ fn groups(
 
 /// The Services that ask for an address whose holders this pass changed.
 fn changed_hands(
-    plan: &Plan,
+    plan: &AddressPlan,
     allocator: &Allocator<'_>,
-    inputs: &Inputs,
     dirty: &BTreeSet<ServiceKey>,
 ) -> BTreeSet<ServiceKey> {
-    let (before, now) = (&inputs.allocations, allocator.allocations());
+    let (before, now) = (&plan.allocations, allocator.allocations());
     let mut interested = BTreeSet::new();
     for key in dirty {
         let both = before.addresses(key).iter().chain(now.addresses(key));
@@ -154,15 +146,4 @@ fn changed_hands(
         }
     }
     interested
-}
-
-/// These Services as far as they exist, the oldest first.
-fn by_age<'a>(services: &'a Services, keys: &BTreeSet<ServiceKey>) -> Vec<&'a Service> {
-    let mut found: Vec<&Service> = keys
-        .iter()
-        .filter_map(|key| services.get(key))
-        .map(AsRef::as_ref)
-        .collect();
-    found.sort_by_key(|service| service.by_age());
-    found
 }
