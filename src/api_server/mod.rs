@@ -5,3 +5,4 @@
 pub mod client;
 pub(crate) mod connection;
 pub(crate) mod failure;
+pub mod rights;

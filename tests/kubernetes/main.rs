@@ -8,6 +8,7 @@
     clippy::indexing_slicing
 )]
 
+mod authority;
 mod convert;
 mod credentials;
 mod cuts;
@@ -16,6 +17,7 @@ mod http;
 mod objects;
 mod replay;
 mod rig;
+mod rights;
 mod roles;
 mod script;
 mod server;
@@ -25,3 +27,4 @@ mod target;
 mod user;
 mod validation;
 mod write_faults;
+mod writes;
