@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use http::{Request, StatusCode};
+use http::Request;
 use http_body_util::BodyExt;
 use kube::Client;
 use kube::client::Body;
@@ -30,12 +30,21 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// Asks for a path with its query. The status is 200, or this fails.
+    /// Asks for a path with its query. The status says success, or this fails.
     pub(crate) async fn get(client: &Client, path: &str, wait: Duration) -> Result<Self, Failure> {
         let request = Request::get(path)
             .header(http::header::ACCEPT, "application/json")
             .body(Body::empty())
             .map_err(|error| Failure::Malformed(error.to_string()))?;
+        Self::send(client, request, wait).await
+    }
+
+    /// Sends a request. The status says success, or this fails.
+    pub(crate) async fn send(
+        client: &Client,
+        request: Request<Body>,
+        wait: Duration,
+    ) -> Result<Self, Failure> {
         let response = timeout(wait, client.send(request))
             .await
             .map_err(|_| Failure::Silent(wait))?
@@ -47,7 +56,7 @@ impl Answer {
             start: 0,
             searched: 0,
         };
-        if parts.status == StatusCode::OK {
+        if parts.status.is_success() {
             return Ok(answer);
         }
         // What can be read of the reason is enough.
