@@ -113,10 +113,6 @@ impl Answer {
         Self::of(code, &body)
     }
 
-    pub fn is_refusal(&self) -> bool {
-        self.code >= 300
-    }
-
     pub async fn write(&self, stream: &mut impl Stream, close: bool) -> io::Result<()> {
         let retry_after = self
             .retry_after

@@ -39,9 +39,8 @@ fn wanted(role: Role, in_cluster: bool) -> BTreeSet<Line> {
         namespace: "kube-system".to_owned(),
         name: "edgelb".to_owned(),
     };
-    let here = |right: &&Right| {
-        right.role == role && (right.objects == Objects::Cluster) == in_cluster
-    };
+    let here =
+        |right: &&Right| right.role == role && (right.objects == Objects::Cluster) == in_cluster;
     RIGHTS
         .iter()
         .filter(here)
@@ -54,7 +53,12 @@ fn wanted(role: Role, in_cluster: bool) -> BTreeSet<Line> {
             let places = right.places(&lease);
             let names = places.into_iter().map(|place| place.name);
             let names = names.filter(|name| !name.is_empty()).collect();
-            (right.verb.to_owned(), right.group.to_owned(), resource, names)
+            (
+                right.verb.to_owned(),
+                right.group.to_owned(),
+                resource,
+                names,
+            )
         })
         .collect()
 }
@@ -94,7 +98,10 @@ fn the_roles_are_the_table() {
     let [allocator] = roles.as_slice() else {
         panic!("{roles:?}");
     };
-    assert_eq!(named(&allocator.metadata), ("kube-system", "edgelb-allocator"));
+    assert_eq!(
+        named(&allocator.metadata),
+        ("kube-system", "edgelb-allocator")
+    );
     assert_eq!(lines(&allocator.rules), wanted(Role::Allocator, false));
 }
 
@@ -118,7 +125,10 @@ fn the_roles_are_bound_to_the_groups_and_accounts() {
         "ServiceAccount kube-system/edgelb-allocator",
     ];
     let set = |names: &[&str]| names.iter().map(|it| (*it).to_owned()).collect();
-    for (role, wanted) in [(Role::Reader, &of_reader[..]), (Role::Allocator, &of_allocator)] {
+    for (role, wanted) in [
+        (Role::Reader, &of_reader[..]),
+        (Role::Allocator, &of_allocator),
+    ] {
         assert!(wanted.contains(&format!("Group /{}", role.group()).as_str()));
         let bindings: Vec<ClusterRoleBinding> = of_kind(&documents, "ClusterRoleBinding");
         let binding = bindings

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use edgelb::source::kubernetes::kind::Watched;
@@ -34,6 +35,7 @@ pub struct Server {
 struct Shared {
     script: Arc<Mutex<Script>>,
     changed: watch::Sender<u64>,
+    connections: Arc<AtomicUsize>,
 }
 
 impl Server {
@@ -48,6 +50,7 @@ impl Server {
         let shared = Shared {
             script,
             changed: watch::Sender::new(0),
+            connections: Arc::default(),
         };
         let mut task = JoinSet::new();
         task.spawn(accept(listener, shared.clone(), tls));
@@ -65,6 +68,11 @@ impl Server {
         result
     }
 
+    /// How many connections there ever were.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::Relaxed)
+    }
+
     pub fn script(&self) -> Arc<Mutex<Script>> {
         Arc::clone(&self.shared.script)
     }
@@ -80,6 +88,7 @@ async fn accept(listener: TcpListener, shared: Shared, tls: Tls) {
     let mut connections = JoinSet::new();
     loop {
         let (stream, _) = listener.accept().await.expect("a connection");
+        shared.connections.fetch_add(1, Ordering::Relaxed);
         let (shared, tls) = (shared.clone(), tls.lock().expect("no panic").clone());
         connections.spawn(async move {
             // A client that goes away is no error of the server.
