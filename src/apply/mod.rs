@@ -3,6 +3,7 @@
 pub mod announcer;
 pub mod ipvs;
 pub mod kernel;
+pub mod kubernetes;
 pub mod monitor;
 pub mod netlink;
 pub mod nftables;
