@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::exit::Exit;
 use super::output::{self, Format};
-use super::table::Table;
+use super::table::printable;
 use crate::config::{self, Environment};
 use crate::doctor::{self, Finding, Level};
 
@@ -44,7 +44,7 @@ pub fn run(file: &Path, format: Format) -> anyhow::Result<Exit> {
     };
     match format {
         Format::Json => output::write_json(&report),
-        Format::Table => output::write_text(&table(&findings)),
+        Format::Table => output::write_text(&lines(&report)),
     }
     .context("cannot write the result")?;
     Ok(if report.problems == 0 {
@@ -54,15 +54,19 @@ pub fn run(file: &Path, format: Format) -> anyhow::Result<Exit> {
     })
 }
 
-fn table(findings: &[Finding]) -> String {
-    let mut table = Table::new(["SECTION", "LEVEL", "FINDING", "REMEDY"]);
-    for finding in findings {
-        table.row([
-            finding.section.as_str().to_owned(),
-            finding.level.as_str().to_owned(),
-            finding.message.clone(),
-            finding.remedy.clone().unwrap_or_default(),
-        ]);
+/// A line a finding, then one that says what they come to.
+fn lines(report: &Report) -> String {
+    let mut lines = Vec::new();
+    for finding in report.findings {
+        let (section, level) = (finding.section.as_str(), finding.level.as_str());
+        let remedy = finding.remedy.as_ref();
+        let remedy = remedy.map_or_else(String::new, |remedy| format!("; remedy: {remedy}"));
+        let line = format!("{section}: {level}: {}{remedy}", finding.message);
+        lines.push(printable(&line));
     }
-    table.text()
+    let counted = |count, what| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    let problems = counted(report.problems, "problem");
+    let warnings = counted(report.warnings, "warning");
+    lines.push(format!("{problems}, {warnings}\n"));
+    lines.join("\n")
 }

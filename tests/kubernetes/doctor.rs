@@ -40,10 +40,10 @@ async fn run(home: &Path, kubeconfig: &Path, more: &str, arguments: &[&str]) -> 
 /// Exit code, and level, message and remedy of each finding.
 async fn doctor(secure: &Secure, token: &str, more: &str) -> (i32, Vec<(String, String, String)>) {
     let kubeconfig = secure.kubeconfig(token);
-    told(run(secure.home.path(), &kubeconfig, more, &["-o", "json"]).await)
+    told(&run(secure.home.path(), &kubeconfig, more, &["-o", "json"]).await)
 }
 
-fn told(output: Output) -> (i32, Vec<(String, String, String)>) {
+fn told(output: &Output) -> (i32, Vec<(String, String, String)>) {
     let report: Value = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|error| panic!("{error}: {output:?}"));
     let schema = serde_json::from_str(include_str!("../schemas/doctor.json")).expect("a schema");
@@ -172,17 +172,25 @@ async fn a_server_that_cannot_be_asked_is_one_problem() {
     one(down, "the connection failed", "is up");
     let missing = secure.home.path().join("missing");
     let missing = run(secure.home.path(), &missing, "", &["-o", "json"]).await;
-    one(told(missing), "No such file", "write a kubeconfig");
+    one(told(&missing), "No such file", "write a kubeconfig");
 }
 
 #[tokio::test]
-async fn the_table_has_a_line_for_each_finding() {
+async fn the_text_has_a_line_for_each_finding() {
     let secure = Secure::start(script()).await;
     let (home, kubeconfig) = (secure.home.path(), secure.kubeconfig("reader"));
     let output = run(home, &kubeconfig, "", &[]).await;
     let text = String::from_utf8(output.stdout).expect("text");
     assert_eq!(text.lines().count(), 4, "{text}");
-    assert!(text.starts_with("SECTION     LEVEL  FINDING"), "{text}");
+    assert!(
+        text.starts_with("api-access: fine: the API server"),
+        "{text}"
+    );
+    assert!(
+        text.contains("the rights to write; remedy: nothing, if other nodes do"),
+        "{text}"
+    );
+    assert!(text.ends_with("\n0 problems, 0 warnings\n"), "{text}");
 }
 
 #[tokio::test]
@@ -195,7 +203,7 @@ async fn files_need_no_server_and_an_invalid_configuration_ends_with_2() {
         command.args(["doctor", "-o", "json", "-c"]).arg(&path);
         command.output().await.expect("runs")
     };
-    let (code, findings) = told(run("node.name = \"a\"\nsource.kind = \"manifests\"\n").await);
+    let (code, findings) = told(&run("node.name = \"a\"\nsource.kind = \"manifests\"\n").await);
     assert_eq!((code, levels(&findings)), (0, vec!["info"]));
     let invalid = run("node.nam = \"a\"\n").await;
     assert_eq!(invalid.status.code(), Some(2));

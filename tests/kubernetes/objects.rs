@@ -1,4 +1,4 @@
-//! Leases, ConfigMaps and Events as a server keeps them: created once, replaced by whoever saw the
+//! Leases, `ConfigMaps` and Events as a server keeps them: created once, replaced by whoever saw the
 //! last version, refused with the words of the real server.
 
 use std::collections::BTreeMap;
@@ -25,6 +25,8 @@ pub struct Store {
     pub version: u64,
     /// How many uids were given away.
     uids: u64,
+    ports: u64,
+    addresses: u64,
     /// By resource, then by namespace and name.
     objects: BTreeMap<String, BTreeMap<String, Value>>,
 }
@@ -34,6 +36,22 @@ impl Store {
     pub fn new_uid(&mut self) -> String {
         self.uids += 1;
         format!("00000000-0000-4000-8000-{:012x}", self.uids)
+    }
+
+    /// A node port that no Service got before, as long as the range lasts.
+    pub fn new_node_port(&mut self) -> u64 {
+        self.ports += 1;
+        30000 + self.ports % 2768
+    }
+
+    /// A cluster address that no Service got before.
+    pub fn new_cluster_address(&mut self, family: &str) -> String {
+        self.addresses += 1;
+        let number = self.addresses + 256;
+        if family == "IPv6" {
+            return format!("fd00:10:96::{number:x}");
+        }
+        format!("10.96.{}.{}", (number >> 8) & 0xff, number & 0xff)
     }
 
     /// Everything of a resource (`leases`, `configmaps`, `events`), by namespace and name.
@@ -131,7 +149,7 @@ pub fn answer(script: &mut Script, user: &User, target: &Target, request: &Reque
         },
         "create" => create(script, &kind, target, &body),
         "update" => update(script, &kind, target, &body),
-        verb => panic!("{verb} of {} is not scripted", target.resource),
+        _ => not_scripted(target),
     }
 }
 
@@ -141,6 +159,16 @@ fn details(target: &Target, name: &str) -> Value {
         details["group"] = json!(target.group);
     }
     details
+}
+
+/// 405: the real server may know it; no client here may need it.
+pub fn not_scripted(target: &Target) -> Answer {
+    let message = format!(
+        "{} on {} is not scripted",
+        target.verb,
+        target.rule_resource()
+    );
+    Answer::refusal(405, &message, &details(target, &target.name))
 }
 
 pub fn not_found(target: &Target) -> Answer {

@@ -16,9 +16,9 @@ use crate::roles::{documents, file, of_kind};
 /// One verb on one resource, and on which objects.
 type Line = (String, String, String, BTreeSet<String>);
 
-fn lines(rules: &Option<Vec<PolicyRule>>) -> BTreeSet<Line> {
+fn lines(rules: Option<&Vec<PolicyRule>>) -> BTreeSet<Line> {
     let mut lines = BTreeSet::new();
-    for rule in rules.iter().flatten() {
+    for rule in rules.into_iter().flatten() {
         assert_eq!(rule.non_resource_urls, None);
         let names: BTreeSet<String> = rule.resource_names.iter().flatten().cloned().collect();
         for verb in &rule.verbs {
@@ -88,10 +88,13 @@ fn the_roles_are_the_table() {
         panic!("{roles:?}");
     };
     assert_eq!(named(&reader.metadata), ("", "edgelb-reader"));
-    assert_eq!(lines(&reader.rules), wanted(Role::Reader, true));
+    assert_eq!(lines(reader.rules.as_ref()), wanted(Role::Reader, true));
     assert_eq!(wanted(Role::Reader, false), BTreeSet::new());
     assert_eq!(named(&allocator.metadata), ("", "edgelb-allocator"));
-    assert_eq!(lines(&allocator.rules), wanted(Role::Allocator, true));
+    assert_eq!(
+        lines(allocator.rules.as_ref()),
+        wanted(Role::Allocator, true)
+    );
     assert!(roles.iter().all(|role| role.aggregation_rule.is_none()));
 
     let roles: Vec<NamespaceRole> = of_kind(&documents, "Role");
@@ -102,7 +105,10 @@ fn the_roles_are_the_table() {
         named(&allocator.metadata),
         ("kube-system", "edgelb-allocator")
     );
-    assert_eq!(lines(&allocator.rules), wanted(Role::Allocator, false));
+    assert_eq!(
+        lines(allocator.rules.as_ref()),
+        wanted(Role::Allocator, false)
+    );
 }
 
 #[test]

@@ -64,7 +64,7 @@ impl Roles {
     pub fn parse(text: &str) -> Self {
         let documents = documents(text);
         let cluster_roles: Vec<ClusterRole> = of_kind(&documents, "ClusterRole");
-        let roles: Vec<Role> = of_kind(&documents, "Role");
+        let namespaced: Vec<Role> = of_kind(&documents, "Role");
         let rules = |reference: &RoleRef, namespace: Option<&str>| {
             let group = reference.api_group.as_deref();
             assert_eq!(group, Some("rbac.authorization.k8s.io"));
@@ -73,7 +73,7 @@ impl Roles {
                     .find(|role| role.metadata.name.as_ref() == Some(&reference.name))
                     .map(|role| role.rules.clone())
             } else {
-                (roles.iter())
+                (namespaced.iter())
                     .find(|role| {
                         role.metadata.name.as_ref() == Some(&reference.name)
                             && role.metadata.namespace.as_deref() == namespace

@@ -106,6 +106,8 @@ pub struct Script {
     pub store: Store,
     pub write_faults: WriteFaults,
     pub cuts: Cuts,
+    /// How long the server takes for a write, as one with a disk does.
+    pub write_latency: Duration,
     pub bookmarks: Duration,
     /// Nobody is answered.
     pub down: bool,
@@ -180,6 +182,7 @@ impl Script {
             store: Store::default(),
             write_faults: WriteFaults::default(),
             cuts: Cuts::default(),
+            write_latency: Duration::ZERO,
             bookmarks: Duration::from_millis(50),
             down: false,
         }

@@ -172,10 +172,11 @@ async fn write_answer(
     target: &Target,
     request: &Request,
 ) -> io::Result<bool> {
-    let (cut, fault) = {
+    let (cut, fault, latency) = {
         let mut script = shared.lock();
         let cut = script.cuts.meet(&request.token, target);
-        (cut, script.write_faults.next(target))
+        let latency = script.write_latency;
+        (cut, script.write_faults.next(target), latency)
     };
     // Watches of a client that is cut off end too.
     let noticed = || shared.changed.send_modify(|count| *count += 1);
@@ -194,6 +195,9 @@ async fn write_answer(
         Some(WriteFault::Unanswered { applied: false }) => return std::future::pending().await,
         Some(WriteFault::Delayed(delay)) => tokio::time::sleep(*delay).await,
         _ => {}
+    }
+    if target.is_write() && !latency.is_zero() {
+        tokio::time::sleep(latency).await;
     }
     let answer = objects::answer(&mut shared.lock(), user, target, request);
     noticed();

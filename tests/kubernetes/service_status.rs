@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::ServiceStatus;
 use serde_json::{Map, Value, json};
 
 use crate::http::Answer;
-use crate::objects::{MODIFIED, conflict, invalid, not_found};
+use crate::objects::{MODIFIED, conflict, invalid, not_found, not_scripted};
 use crate::script::{Request, Script};
 use crate::target::Target;
 use crate::validation::Cause;
@@ -27,7 +27,7 @@ pub fn answer(script: &mut Script, target: &Target, request: &Request, body: &Va
     match (target.verb.as_str(), target.subresource.as_str()) {
         ("get", "") => Answer::of(200, &service),
         ("patch", "status") if request.content_type == STRATEGIC => {
-            patch(script, target, service, body)
+            patch(script, target, &service, body)
         }
         ("patch", "status") => {
             let message = format!(
@@ -35,11 +35,11 @@ pub fn answer(script: &mut Script, target: &Target, request: &Request, body: &Va
             );
             Answer::refusal(415, &message, &json!({}))
         }
-        (verb, subresource) => panic!("{verb} of services/{subresource} is not scripted"),
+        _ => not_scripted(target),
     }
 }
 
-fn patch(script: &mut Script, target: &Target, known: Value, body: &Value) -> Answer {
+fn patch(script: &mut Script, target: &Target, known: &Value, body: &Value) -> Answer {
     let metadata = &body["metadata"];
     if let Some(version) = metadata["resourceVersion"].as_str()
         && known["metadata"]["resourceVersion"] != version
@@ -67,7 +67,7 @@ fn patch(script: &mut Script, target: &Target, known: Value, body: &Value) -> An
     if !causes.is_empty() {
         return invalid(target, "Service", &target.name, &causes);
     }
-    if service != known {
+    if service != *known {
         let version = script.next_version();
         service["metadata"]["resourceVersion"] = json!(version.to_string());
         let services = script.collection(Watched::Services);

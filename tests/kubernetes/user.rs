@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use edgelb::source::kubernetes::kind::Watched;
 use serde_json::{Value, json};
 
+use crate::objects::Store;
 use crate::script::Script;
 
 /// A Service of type `LoadBalancer` as a person writes it: one TCP port 80.
@@ -41,7 +42,7 @@ fn merge(object: &mut Value, change: &Value) {
 }
 
 /// What the server makes of a Service that people left fields out of, as the recorded ones have it.
-fn fill_in(service: &mut Value, number: u64) {
+fn fill_in(service: &mut Value, store: &mut Store) {
     let spec = &mut service["spec"];
     let kind = spec["type"].as_str().unwrap_or("ClusterIP").to_owned();
     let external = kind != "ClusterIP" && kind != "ExternalName";
@@ -63,22 +64,15 @@ fn fill_in(service: &mut Value, number: u64) {
     }
     let families = spec["ipFamilies"].as_array().cloned().unwrap_or_default();
     if spec["clusterIPs"].as_array().map(Vec::len) != Some(families.len()) {
-        let [high, low] = [(number >> 8) & 0xff, number & 0xff];
         let addresses: Vec<String> = families
             .iter()
-            .map(|family| {
-                if family == "IPv6" {
-                    format!("fd00:10:96::{number:x}")
-                } else {
-                    format!("10.{}.{high}.{low}", 96 + ((number >> 16) & 0xf))
-                }
-            })
+            .map(|family| store.new_cluster_address(family.as_str().expect("a family")))
             .collect();
         spec["clusterIP"] = json!(addresses.first());
         spec["clusterIPs"] = json!(addresses);
     }
     let node_ports = external && spec["allocateLoadBalancerNodePorts"] != false;
-    for (index, port) in (0_u64..).zip(spec["ports"].as_array_mut().into_iter().flatten()) {
+    for port in spec["ports"].as_array_mut().into_iter().flatten() {
         if port["protocol"].is_null() {
             port["protocol"] = json!("TCP");
         }
@@ -86,17 +80,17 @@ fn fill_in(service: &mut Value, number: u64) {
             port["targetPort"] = port["port"].clone();
         }
         if node_ports && port["nodePort"].is_null() {
-            port["nodePort"] = json!(30000 + (number * 3 + index) % 2768);
+            port["nodePort"] = json!(store.new_node_port());
         }
         if let Some(fields) = port.as_object_mut() {
             fields.retain(|field, value| !value.is_null() && (node_ports || field != "nodePort"));
         }
     }
-    if external && spec["externalTrafficPolicy"] == "Local" && kind == "LoadBalancer" {
-        let port = json!(32768 - 1 - number % 1000);
-        if spec["healthCheckNodePort"].is_null() {
-            spec["healthCheckNodePort"] = port;
-        }
+    if kind == "LoadBalancer"
+        && spec["externalTrafficPolicy"] == "Local"
+        && spec["healthCheckNodePort"].is_null()
+    {
+        spec["healthCheckNodePort"] = json!(store.new_node_port());
     }
     if let Some(fields) = spec.as_object_mut() {
         fields.retain(|_, value| !value.is_null());
@@ -123,7 +117,7 @@ impl Script {
         if service["status"].is_null() {
             service["status"] = json!({"loadBalancer": {}});
         }
-        fill_in(&mut service, version);
+        fill_in(&mut service, &mut self.store);
         let services = self.collection(Watched::Services);
         let key = crate::script::key(&service);
         assert!(!services.objects.contains_key(&key), "{key} is there");
@@ -138,7 +132,7 @@ impl Script {
         let version = self.next_version();
         let mut service = self.service(key);
         merge(&mut service, change);
-        fill_in(&mut service, version);
+        fill_in(&mut service, &mut self.store);
         if service["spec"]["type"] != "LoadBalancer" {
             service["status"]["loadBalancer"] = json!({});
             let spec = service["spec"].as_object_mut().expect("a spec");
@@ -206,7 +200,7 @@ impl Script {
         pending.map(|(key, _)| key).collect()
     }
 
-    /// The data of every ConfigMap of a namespace, by name.
+    /// The data of every `ConfigMap` of a namespace, by name.
     pub fn config_maps(&self, namespace: &str) -> BTreeMap<String, BTreeMap<String, String>> {
         let prefix = format!("{namespace}/");
         let maps = self.store.of("configmaps");
@@ -232,7 +226,7 @@ impl Script {
         self.store.of("events").map(|(_, it)| it.clone()).collect()
     }
 
-    /// The holders that the ConfigMaps of a Lease (`namespace`, its `name`) record, by address.
+    /// The holders that the `ConfigMaps` of a Lease (`namespace`, its `name`) record, by address.
     pub fn claims(&self, namespace: &str, lease: &str) -> BTreeMap<IpAddr, Vec<Claim>> {
         let prefix = format!("{lease}-addresses-");
         let mut claims = BTreeMap::new();
@@ -261,7 +255,7 @@ impl Script {
     }
 
     /// Panics where an address stands in two Services' status that may not share it, or twice in
-    /// one; or where one of these is not claimed for its Service in the ConfigMaps of the Lease.
+    /// one; or where one of these is not claimed for its Service in the `ConfigMaps` of the Lease.
     /// Services for which `is_ours` is false are another implementation's.
     pub fn check_addresses(
         &mut self,

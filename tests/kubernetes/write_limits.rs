@@ -193,9 +193,10 @@ async fn a_client_is_cut_off_with_a_chosen_write() {
 #[tokio::test]
 async fn two_thousand_writes_need_no_two_thousand_handshakes() {
     let (secure, client) = world().await;
-    secure
-        .server
-        .with(|script| script.create_service(load_balancer("shop", "web")));
+    secure.server.with(|script| {
+        script.write_latency = Duration::from_micros(100);
+        script.create_service(load_balancer("shop", "web"))
+    });
     for round in 0..2000 {
         let address = format!("192.0.2.{}", round % 200 + 1);
         assert_eq!(
