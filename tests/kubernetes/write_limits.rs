@@ -4,12 +4,15 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use edgelb::model::service::ServiceKey;
+use edgelb::source::kubernetes::kind::Watched;
 use http::Method;
 use serde_json::{Value, json};
 
 use crate::authority::Secure;
 use crate::rig::{Rig, timing, write_kubeconfig};
-use crate::script::Script;
+use crate::roles::{User, forbidden};
+use crate::script::{Script, recorded, recorded_list};
+use crate::target::Target;
 use crate::user::load_balancer;
 use crate::write_faults::{Moment, WriteFault};
 use crate::writes::{LEASES, MAPS, STATUS, ask, ingress, object, told, world};
@@ -92,6 +95,64 @@ async fn what_no_role_allows_is_refused_and_kept() {
             .0,
         401
     );
+}
+
+#[test]
+fn a_refusal_is_the_recorded_one() {
+    let user = User {
+        name: "edge-lb".to_owned(),
+        groups: Vec::new(),
+    };
+    let target = Target {
+        verb: "list".to_owned(),
+        group: String::new(),
+        namespace: String::new(),
+        resource: "services".to_owned(),
+        subresource: String::new(),
+        name: String::new(),
+    };
+    let answer: Value = serde_json::from_str(&forbidden(&user, &target).body).expect("JSON");
+    let wanted: Value = serde_json::from_str(&recorded("forbidden.json")).expect("JSON");
+    assert_eq!(answer, wanted);
+}
+
+#[test]
+fn a_service_of_a_person_is_filled_in_as_the_recorded_ones() {
+    let (services, _) = recorded_list(Watched::Services, "final");
+    let mut script = Script::recorded();
+    for name in ["dns-lb", "lb", "lb-no-nodeports", "lb-other-class"] {
+        let recorded = services
+            .iter()
+            .find(|(key, _)| key.ends_with(&format!("/{name}")));
+        let recorded: Value = serde_json::from_str(recorded.expect("is there").1).expect("JSON");
+        let mut written = load_balancer("shop", name);
+        for field in [
+            "allocateLoadBalancerNodePorts",
+            "externalTrafficPolicy",
+            "loadBalancerClass",
+        ] {
+            if !recorded["spec"][field].is_null() {
+                written["spec"][field] = recorded["spec"][field].clone();
+            }
+        }
+        let uid = script.create_service(written);
+        let made = script.service(&format!("shop/{name}"));
+        let fields = |value: &Value| -> Vec<String> {
+            value
+                .as_object()
+                .expect("an object")
+                .keys()
+                .cloned()
+                .collect()
+        };
+        assert_eq!(fields(&made["spec"]), fields(&recorded["spec"]));
+        assert_eq!(
+            fields(&made["spec"]["ports"][0]),
+            fields(&recorded["spec"]["ports"][0])
+        );
+        assert_eq!(made["status"], recorded["status"]);
+        assert_eq!(made["metadata"]["uid"], uid);
+    }
 }
 
 #[tokio::test]
@@ -256,6 +317,8 @@ async fn what_is_written_comes_back_by_the_watch() {
     let Secure { server, home } = secure;
     server.with(|script| {
         script.let_in("node", "edgelb:edge-a", &["edgelb:readers"]);
+        script.let_in("first", "edgelb:edge-b", &["edgelb:allocators"]);
+        script.enforce_roles();
         script.create_service(load_balancer("shop", "web"));
         script.create_service(load_balancer("shop", "other"));
     });
@@ -299,6 +362,9 @@ async fn what_is_written_comes_back_by_the_watch() {
     });
     rig.until(|cluster| !cluster.services.contains_key(&key))
         .await;
+
+    // The source has the reader's role, and asked for nothing else.
+    server.with(|script| assert_eq!(script.forbidden, []));
 
     // A client that dies sees nothing any more.
     rig.until_status(|status| status.connected).await;
