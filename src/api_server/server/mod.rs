@@ -243,6 +243,11 @@ impl Call {
         Self { within, ..self }
     }
 
+    /// Whether it makes a new object.
+    pub fn creates(&self) -> bool {
+        self.verb == Verb::Create
+    }
+
     fn request(&self) -> Result<http::Request<Body>, Failure> {
         http::Request::builder()
             .method(self.verb.method())

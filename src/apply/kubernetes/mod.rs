@@ -2,4 +2,5 @@
 //! keeps who holds which address in objects that only one writer can change at a time, `status` tells
 //! Services their addresses, `events` tells people. Kubernetes types start again in this folder.
 
+pub mod claims;
 pub mod lease;
