@@ -29,4 +29,5 @@ mod user;
 mod validation;
 mod write_faults;
 mod write_limits;
+mod writers;
 mod writes;
