@@ -4,3 +4,4 @@
 
 pub mod claims;
 pub mod lease;
+pub mod status;
