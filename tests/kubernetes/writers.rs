@@ -1,6 +1,7 @@
 //! The daemon's own writers against the scripted server, with the roles of the file: what they ask
 //! for is allowed, and what they write is what the checks of these tests read.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,16 +10,19 @@ use edgelb::api_server::rights;
 use edgelb::api_server::server::Server as ApiServer;
 use edgelb::apply::kubernetes::claims::{Claims, Place};
 use edgelb::apply::kubernetes::lease::{self, Leadership, LeaseSettings};
+use edgelb::apply::kubernetes::status::{self, Seen, StatusChange, StatusError, StatusWrite};
 use edgelb::config::LeaseName;
 use edgelb::model::allocation::Allocations;
-use edgelb::model::service::ServiceKey;
+use edgelb::model::service::{ADDRESS_CONDITION, AddressCondition, ServiceKey};
+use edgelb::source::kubernetes::convert;
+use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::authority::Secure;
 use crate::rig::LIMIT;
 use crate::script::Script;
-use crate::user::Claim;
+use crate::user::{Claim, load_balancer};
 use crate::write_faults::{Moment, WriteFault};
 
 fn place() -> Place {
@@ -176,5 +180,77 @@ async fn a_lease_goes_over_when_its_holder_dies() {
         let lease = script.lease("kube-system/edgelb").expect("is there");
         assert_eq!(lease["spec"]["leaseTransitions"], 1);
         assert!(script.write_faults.are_over());
+    });
+}
+
+/// A Service as the source would deliver it now.
+fn seen(secure: &Secure, key: &str) -> Seen {
+    let object = secure.server.with(|script| script.service(key));
+    let object = serde_json::from_value(object).expect("a Service");
+    let service = convert::service(&object).object.expect("converts");
+    Seen::of(&service).expect("is from an API server")
+}
+
+#[tokio::test]
+async fn a_status_is_written_past_conflicts_and_taken_back() {
+    let secure = world().await;
+    let server = api_server(&secure, "a");
+    secure
+        .server
+        .with(|script| script.create_service(load_balancer("shop", "web")));
+    let address: IpAddr = "192.0.2.10".parse().expect("an address");
+    let condition = AddressCondition {
+        allocated: true,
+        reason: "Allocated".to_owned(),
+        message: "from the pool lan".to_owned(),
+    };
+    let set = StatusWrite {
+        service: ServiceKey::new("shop", "web"),
+        seen: seen(&secure, "shop/web"),
+        change: StatusChange::Set {
+            addresses: vec![address],
+            condition,
+        },
+    };
+    // Somebody changed a label meanwhile, and somebody else is faster once more.
+    secure.server.with(|script| {
+        script.update_service("shop/web", &json!({"metadata": {"labels": {"a": "b"}}}));
+        for fault in [
+            WriteFault::Status(409, None),
+            WriteFault::Delayed(Duration::from_millis(1)),
+        ] {
+            script.write_faults.add("patch", "services/status", fault);
+        }
+    });
+    status::write(&server, &set).await.expect("is written");
+    let kept = secure.server.with(|script| {
+        assert_eq!(script.addresses("shop/web"), [address]);
+        assert!(script.write_faults.are_over());
+        script
+            .condition("shop/web", ADDRESS_CONDITION)
+            .expect("is there")
+    });
+    assert_eq!(
+        (&kept["status"], &kept["reason"]),
+        (&json!("True"), &json!("Allocated"))
+    );
+
+    let clear = StatusWrite {
+        seen: seen(&secure, "shop/web"),
+        change: StatusChange::Clear,
+        ..set.clone()
+    };
+    status::write(&server, &clear).await.expect("is written");
+    secure.server.with(|script| {
+        assert!(script.addresses("shop/web").is_empty());
+        assert_eq!(script.condition("shop/web", ADDRESS_CONDITION), None);
+        script.delete_service("shop/web");
+        script.create_service(load_balancer("shop", "web"));
+    });
+    let gone = status::write(&server, &clear).await;
+    assert!(matches!(gone, Err(StatusError::Gone)), "{gone:?}");
+    secure.server.with(|script| {
+        assert_eq!(script.pending(), ["shop/web"]);
+        assert_eq!(script.forbidden, []);
     });
 }
