@@ -3,5 +3,6 @@
 //! Services their addresses, `events` tells people. Kubernetes types start again in this folder.
 
 pub mod claims;
+pub mod events;
 pub mod lease;
 pub mod status;

@@ -18,12 +18,15 @@ use crate::model::service::ServiceKey;
 
 const COLLECTION: &str = "/api/v1/namespaces/edge/configmaps";
 
+/// What is answered instead, and whether what was asked is done all the same.
+type Fault = fn(&Asked) -> Option<(Reply, bool)>;
+
 /// The `ConfigMaps` by name, and which requests fail.
 #[derive(Default)]
 struct Store {
     objects: BTreeMap<String, Value>,
     version: u64,
-    fault: Option<fn(&Asked) -> Option<(Reply, bool)>>,
+    fault: Option<Fault>,
 }
 
 impl Store {
@@ -131,8 +134,8 @@ fn give(allocations: &mut Allocations, name: &str, last: &[u8]) {
     allocations.set(&key(name), addresses, "edge-a");
 }
 
-fn fails(code: u16, done: bool) -> Option<(Reply, bool)> {
-    Some((Reply::refusal(code, "no"), done))
+fn fails(code: u16, done: bool) -> (Reply, bool) {
+    (Reply::refusal(code, "no"), done)
 }
 
 #[tokio::test]
@@ -210,9 +213,9 @@ async fn a_write_whose_end_is_unknown_is_looked_at_before_the_next() {
                 .rsplit('-')
                 .next()?
             {
-                "1" => fails(500, true),
-                "2" => fails(504, false),
-                "3" => fails(403, false),
+                "1" => Some(fails(500, true)),
+                "2" => Some(fails(504, false)),
+                "3" => Some(fails(403, false)),
                 _ => None,
             }
         });
@@ -356,10 +359,7 @@ async fn one_that_is_full_does_not_stop_the_others() {
 async fn what_cannot_be_read_is_not_taken_for_empty() {
     let rig = Rig::start().await;
     rig.with(|store| {
-        store.fault = Some(|asked| match asked.target.ends_with("-c") {
-            true => fails(403, false),
-            false => None,
-        });
+        store.fault = Some(|asked| asked.target.ends_with("-c").then(|| fails(403, false)));
     });
     let place = Place {
         namespace: "edge".to_owned(),

@@ -18,13 +18,15 @@ use crate::api_server::scripted::{Asked, Reply, Scripted};
 const LIMIT: Duration = Duration::from_secs(20);
 const LEASE_PATH: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/edgelb";
 
+/// The methods that are answered otherwise, and how.
+type Fault = (&'static [&'static str], fn() -> Reply);
+
 /// The one Lease, and what goes wrong with it.
 #[derive(Default)]
 struct Store {
     lease: Option<Value>,
     version: u64,
-    /// Answers these methods so instead.
-    fault: Option<(&'static [&'static str], fn() -> Reply)>,
+    fault: Option<Fault>,
 }
 
 impl Store {
