@@ -9,6 +9,7 @@ use edgelb::api_server::client::Credentials;
 use edgelb::api_server::rights;
 use edgelb::api_server::server::Server as ApiServer;
 use edgelb::apply::kubernetes::claims::{Claims, Place};
+use edgelb::apply::kubernetes::events::{self, EventReason, Recorder};
 use edgelb::apply::kubernetes::lease::{self, Leadership, LeaseSettings};
 use edgelb::apply::kubernetes::status::{self, Seen, StatusChange, StatusError, StatusWrite};
 use edgelb::config::LeaseName;
@@ -251,6 +252,38 @@ async fn a_status_is_written_past_conflicts_and_taken_back() {
     assert!(matches!(gone, Err(StatusError::Gone)), "{gone:?}");
     secure.server.with(|script| {
         assert_eq!(script.pending(), ["shop/web"]);
+        assert_eq!(script.forbidden, []);
+    });
+}
+
+#[tokio::test]
+async fn an_event_is_what_the_server_takes() {
+    let secure = world().await;
+    let server = api_server(&secure, "a");
+    (secure.server).with(|script| script.create_service(load_balancer("shop", "web")));
+    let object = seen(&secure, "shop/web").object;
+    let (recorder, queue) = Recorder::with_queue();
+    let service = ServiceKey::new("shop", "web");
+    let long = "a long note ".repeat(200);
+    recorder.record(&service, &object, EventReason::IPAllocated, "192.0.2.10");
+    recorder.record(&service, &object, EventReason::AllocationFailed, long);
+    let counts = recorder.clone();
+    let (_stop, stopped) = watch::channel(false);
+    let task = tokio::spawn(events::run("edge-a".to_owned(), server, queue, stopped));
+    let told = async {
+        while secure.server.with(|script| script.events().len()) < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let told = tokio::time::timeout(LIMIT, told).await;
+    told.unwrap_or_else(|_| panic!("{:?}", counts.counts()));
+    task.abort();
+    secure.server.with(|script| {
+        let mut reasons: Vec<String> = (script.events().iter())
+            .map(|event| event["reason"].as_str().expect("a reason").to_owned())
+            .collect();
+        reasons.sort();
+        assert_eq!(reasons, ["AllocationFailed", "IPAllocated"]);
         assert_eq!(script.forbidden, []);
     });
 }
