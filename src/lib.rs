@@ -9,6 +9,7 @@ pub mod cli;
 pub mod cluster_record;
 pub mod config;
 pub mod daemon;
+pub mod doctor;
 pub mod lab;
 pub mod model;
 pub mod netlink_listener;
