@@ -14,6 +14,7 @@ pub mod ownership;
 pub mod reason;
 pub mod request;
 pub mod sharing;
+pub mod status;
 #[cfg(test)]
 mod tests;
 

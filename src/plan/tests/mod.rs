@@ -21,6 +21,7 @@ mod ipam_requests;
 mod ownership;
 mod recorded;
 mod sharing;
+mod status;
 
 use std::net::IpAddr;
 use std::sync::Arc;
