@@ -3,6 +3,7 @@
 //! *Sources* fill the *model*, *plan* decides, *apply* makes it so, *admin* tells.
 
 pub mod admin;
+pub mod allocator;
 pub mod api_server;
 pub mod apply;
 pub mod cli;
@@ -16,3 +17,5 @@ pub mod netlink_listener;
 pub mod plan;
 pub mod reconcile;
 pub mod source;
+pub mod sources;
+pub mod tasks;

@@ -69,7 +69,13 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
 ];
 
 /// The files and folders that may name both what decides and what applies.
-const SEE_BOTH_SIDES: &[&str] = &["reconcile.rs", "daemon.rs", "cli/", "admin/snapshot.rs"];
+const SEE_BOTH_SIDES: &[&str] = &[
+    "reconcile.rs",
+    "daemon.rs",
+    "allocator/",
+    "cli/",
+    "admin/snapshot.rs",
+];
 
 /// The folders where Kubernetes types stop, and where they start again.
 const KUBERNETES: &[&str] = &["source/kubernetes/", "apply/kubernetes/"];

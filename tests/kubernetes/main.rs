@@ -8,6 +8,7 @@
     clippy::indexing_slicing
 )]
 
+mod allocation;
 mod authority;
 mod convert;
 mod credentials;
@@ -15,6 +16,7 @@ mod cuts;
 mod doctor;
 mod faults;
 mod http;
+mod instance;
 mod objects;
 mod replay;
 mod rig;
