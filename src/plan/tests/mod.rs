@@ -13,12 +13,14 @@ mod capacity;
 mod endpoints;
 mod externals;
 mod family_policy;
+mod foreign;
 mod forwarding;
 mod generate;
 mod incremental;
 mod ipam;
 mod ipam_requests;
 mod ownership;
+mod probing;
 mod recorded;
 mod sharing;
 
