@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::sharing::SharingRule;
 use crate::model::family::Family;
+use crate::model::foreign::MacAddress;
 use crate::model::frontend::FrontendPort;
 use crate::model::service::ServiceKey;
 
@@ -20,6 +21,8 @@ pub enum Infrastructure {
     Node(String),
     /// A gateway or a resolver of this host.
     GatewayOrResolver,
+    /// Another host on the LAN answers for it.
+    ForeignHost { mac: MacAddress },
     /// Loopback, multicast, link-local, unspecified or broadcast.
     Special,
 }
@@ -30,6 +33,7 @@ impl fmt::Display for Infrastructure {
             Self::ThisNode => f.write_str("this node"),
             Self::Node(name) => write!(f, "node {name}"),
             Self::GatewayOrResolver => f.write_str("a gateway or resolver of this node"),
+            Self::ForeignHost { mac } => write!(f, "a host on the LAN ({mac})"),
             Self::Special => f.write_str("no host (loopback, multicast, link-local or broadcast)"),
         }
     }
@@ -75,7 +79,7 @@ pub enum Reason {
     AwaitingAllocation,
     /// The allocator gave it no address, for this cause (a word) and with this message.
     NotAllocated { cause: String, message: String },
-    /// The address is a node's, a gateway's or a resolver's.
+    /// The address is a node's, a gateway's, a resolver's or another host's.
     AddressOfInfrastructure {
         address: IpAddr,
         what: Infrastructure,

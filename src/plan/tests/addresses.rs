@@ -23,6 +23,7 @@ fn managed(config: &Config, inputs: &Inputs, previous: &AddressPlan, scope: &Sco
         node: HERE,
         cluster: &inputs.cluster,
         host: &inputs.host,
+        foreign: &inputs.foreign,
         allocations: &inputs.allocations,
     };
     manage(config, &past, previous, scope)
