@@ -149,6 +149,7 @@ pub fn replan(config: &Config, inputs: &Inputs, previous: &Plan, scope: &Scope) 
                 cluster: &inputs.cluster,
                 host: &inputs.host,
                 foreign: &inputs.foreign,
+                reserved: &BTreeSet::new(),
                 allocations: &inputs.allocations,
             };
             addresses::allocate(config, &past, &book, &previous.addresses, scope)

@@ -59,6 +59,8 @@ pub struct AddressInputs<'a> {
     /// Who else uses addresses of the pools. Where this differs from what the previous plan knew, the
     /// Services that it concerns are looked at again, whatever the scope says.
     pub foreign: &'a ForeignHosts,
+    /// Addresses whose claims cannot be read; a change of them concerns everything.
+    pub reserved: &'a BTreeSet<IpAddr>,
     /// The records of the past. Where one differs from what the previous plan ended with, its
     /// Service is looked at again, whatever the scope says.
     pub allocations: &'a Allocations,
@@ -111,7 +113,9 @@ pub fn manage(
     previous: &AddressPlan,
     scope: &Scope,
 ) -> Managed {
-    let book = AddressBook::new(inputs.cluster, inputs.host).refusing(inputs.foreign);
+    let book = AddressBook::new(inputs.cluster, inputs.host)
+        .refusing(inputs.foreign)
+        .reserving(inputs.reserved);
     allocate(config, inputs, &book, previous, scope)
 }
 
