@@ -10,7 +10,6 @@ use tokio::time::timeout_at;
 
 use super::Settings;
 use super::examine::Examiner;
-use super::standing::Standing;
 use super::statuses::{Done, Statuses};
 use super::tell;
 use super::view::{AllocatorStatus, Role, View};
@@ -21,6 +20,7 @@ use crate::apply::kubernetes::lease::Leadership;
 use crate::apply::kubernetes::status::{self as wire, StatusError};
 use crate::model::cluster::Dirty;
 use crate::model::service::{Service, ServiceKey, ServiceType};
+use crate::model::standing::Standing;
 use crate::plan::Scope;
 use crate::plan::addresses::{AddressInputs, AddressPlan, manage};
 use crate::plan::ipam::not_ours;
@@ -240,6 +240,7 @@ impl Leader {
                 host: &self.view.host,
                 foreign: &self.view.foreign,
                 reserved: &self.reserved,
+                standing: &self.standing,
                 unconfirmed: self.examiner.kept(),
                 allocations: &before,
             };

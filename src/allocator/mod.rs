@@ -11,7 +11,6 @@
 
 mod examine;
 mod lead;
-mod standing;
 mod statuses;
 mod tell;
 pub mod view;

@@ -144,6 +144,11 @@ impl Reason {
         }
     }
 
+    /// Whether it says that the Service is another implementation's.
+    pub(super) fn is_not_ours(&self) -> bool {
+        matches!(self, Self::OtherClass { .. } | Self::ServedByAnother { .. })
+    }
+
     fn names(&self) -> (&'static str, &'static str) {
         match self {
             Self::OtherClass { .. } => ("other_class", "OtherClass"),

@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::model::cluster::ClusterState;
 use crate::model::foreign::{ForeignHosts, MacAddress};
 use crate::model::service::{Service, ServiceType};
+use crate::model::standing::Standing;
 use crate::plan::addresses::{AddressInputs, AddressPlan, AddressSource, Managed, manage};
 use crate::plan::ipam::usage;
 use crate::plan::reason::{Infrastructure, Reason};
@@ -46,6 +47,7 @@ fn managed(config: &Config, inputs: &Inputs, previous: &AddressPlan, scope: &Sco
         host: &inputs.host,
         foreign: &inputs.foreign,
         reserved: &std::collections::BTreeSet::new(),
+        standing: &Standing::of(&inputs.cluster.services),
         unconfirmed: &std::collections::BTreeSet::new(),
         allocations: &inputs.allocations,
     };
