@@ -79,8 +79,7 @@ pub(super) struct Leader {
 
 impl Leader {
     pub(super) fn new(settings: Settings, recorder: Recorder, view: Arc<View>) -> Self {
-        let mut standing = Standing::default();
-        standing.take_in(&imbl::OrdMap::new(), &view.cluster.services);
+        let standing = Standing::of(&view.cluster.services);
         Self {
             settings,
             recorder,
