@@ -9,9 +9,10 @@ use serde_json::Value;
 use super::address::shorten;
 use super::convert::{Converted, Note, node, service};
 use super::slice::{endpoint_slice, endpoints};
+use crate::api_server::lenient::without_other_conditions;
 use crate::model::cluster::Node;
 use crate::model::endpoint::EndpointSlice;
-use crate::model::service::Service;
+use crate::model::service::{ADDRESS_CONDITION, Service};
 
 /// The kinds that edgelb reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +93,10 @@ pub struct DecodeError {
 pub fn decode(kind: Kind, document: &Value) -> Result<(Object, Vec<Note>), DecodeError> {
     let (object, unknown) = match kind {
         Kind::Service => {
-            let (object, unknown) = read::<core::Service>(document)?;
+            let (object, unknown) = read::<core::Service>(document).or_else(|error| {
+                let rest = without_other_conditions(document, ADDRESS_CONDITION);
+                rest.map_or(Err(error), |rest| read(&rest))
+            })?;
             (Object::Service(Box::new(service(&object))), unknown)
         }
         Kind::EndpointSlice => {

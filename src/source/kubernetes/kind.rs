@@ -10,9 +10,10 @@ use serde::Deserialize;
 
 use super::convert::{self, Note};
 use super::slice;
+use crate::api_server::lenient;
 use crate::model::cluster::{ClusterChange, ClusterState};
 use crate::model::endpoint::SliceKey;
-use crate::model::service::ServiceKey;
+use crate::model::service::{ADDRESS_CONDITION, ServiceKey};
 
 /// A collection that is watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -88,14 +89,15 @@ impl Watched {
             name: metadata.name,
         };
         let converted = match self {
-            Self::Services => serde_json::from_str::<core::Service>(text).map(|object| {
-                let converted = convert::service(&object);
-                let change = match converted.object {
-                    Ok(service) => ClusterChange::Service(Arc::new(service)),
-                    Err(_) => self.gone(&key),
-                };
-                (change, converted.notes)
-            }),
+            Self::Services => lenient::read::<core::Service>(text.as_bytes(), ADDRESS_CONDITION)
+                .map(|object| {
+                    let converted = convert::service(&object);
+                    let change = match converted.object {
+                        Ok(service) => ClusterChange::Service(Arc::new(service)),
+                        Err(_) => self.gone(&key),
+                    };
+                    (change, converted.notes)
+                }),
             Self::EndpointSlices => {
                 serde_json::from_str::<discovery::EndpointSlice>(text).map(|object| {
                     let converted = slice::endpoint_slice(&object);

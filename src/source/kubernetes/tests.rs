@@ -367,17 +367,22 @@ fn our_own_condition_and_the_identity_are_kept() {
         json!({"name": "web", "namespace": "shop", "uid": "0000-1", "resourceVersion": "17"});
     let spec = json!({"type": "LoadBalancer"});
     let service = service_with(&metadata, &spec, &status).object.unwrap();
-    let condition = service.condition.unwrap();
+    let condition = service.condition.clone().unwrap();
     assert!(!condition.allocated);
     assert_eq!(
         (condition.reason.as_str(), condition.message.as_str()),
         ("PoolExhausted", "no free address")
     );
-    let object = service.object.unwrap();
+    let object = service.object.clone().unwrap();
     assert_eq!(
         (object.uid.as_str(), object.version.as_str()),
         ("0000-1", "17")
     );
+    // Another controller's mistake.
+    let mut spoiled = status.clone();
+    spoiled["conditions"][0]["lastTransitionTime"] = Value::Null;
+    let same = service_with(&metadata, &spec, &spoiled).object.unwrap();
+    assert_eq!(same.condition.as_deref(), service.condition.as_deref());
     // A manifest has neither.
     let metadata = json!({"name": "web", "namespace": "shop"});
     let service = service_with(&metadata, &spec, &Value::Null).object.unwrap();
