@@ -17,3 +17,4 @@ pub mod port_range;
 pub mod scheduler;
 pub mod selector;
 pub mod service;
+pub mod standing;

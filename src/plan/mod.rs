@@ -35,6 +35,7 @@ use crate::model::frontend::FrontendPort;
 use crate::model::host::Host;
 use crate::model::node_state::{HeldFor, NodeState};
 use crate::model::service::{Service, ServiceKey, ServiceType};
+use crate::model::standing::Standing;
 use address::AddressBook;
 use addresses::{AddressInputs, AddressPlan, AddressSource};
 use forwarding::{Forwarding, ServicePlan};
@@ -157,6 +158,7 @@ pub fn replan(config: &Config, inputs: &Inputs, previous: &Plan, scope: &Scope) 
                 host: &inputs.host,
                 foreign: &inputs.foreign,
                 reserved: &BTreeSet::new(),
+                standing: &Standing::default(),
                 unconfirmed: &BTreeSet::new(),
                 allocations: &inputs.allocations,
             };

@@ -144,6 +144,18 @@ impl Reason {
         }
     }
 
+    /// Whether the Service may get more when an address comes free that others hold or name.
+    pub(super) fn waits_for_an_address(&self) -> bool {
+        matches!(
+            self,
+            Self::PoolExhausted { .. }
+                | Self::FamilyMissing { .. }
+                | Self::DualStackUnmet { .. }
+                | Self::RequestTaken { .. }
+                | Self::SharingRefused { .. }
+        )
+    }
+
     fn names(&self) -> (&'static str, &'static str) {
         match self {
             Self::OtherClass { .. } => ("other_class", "OtherClass"),

@@ -2,6 +2,7 @@
 //! step does is decided in ipam.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
@@ -11,7 +12,7 @@ use crate::config::Config;
 use crate::model::service::{Service, ServiceKey};
 use crate::plan::Scope;
 use crate::plan::address::AddressBook;
-use crate::plan::ipam::Allocator;
+use crate::plan::ipam::{Allocator, in_pools};
 use crate::plan::reason::Reason;
 use crate::plan::sharing::sharing_key;
 
@@ -30,18 +31,20 @@ pub(in crate::plan) fn allocate(
     let services = &inputs.cluster.services;
     let (mut plan, mut dirty) = previous.start(inputs.cluster, scope);
     // A full plan finds here also the Services that went while this program was away.
-    dirty.extend(plan.allocations.changed(inputs.allocations).cloned());
+    let changed: BTreeSet<ServiceKey> = plan
+        .allocations
+        .changed(inputs.allocations)
+        .cloned()
+        .collect();
+    let mut came_free = !changed.is_empty();
+    dirty.extend(changed);
     dirty.extend(previous.concerned(inputs.foreign));
     plan.foreign = inputs.foreign.clone();
-    groups(services, &plan, &mut dirty);
-    let may_come_free = dirty.iter().any(|key| {
-        let both = [&plan.allocations, inputs.allocations];
-        both.iter()
-            .any(|records| !records.addresses(key).is_empty())
-    });
-    if may_come_free || inputs.allocations.held() == 0 {
-        dirty.extend(previous.pending.keys().cloned());
+    for address in moved(&plan, inputs) {
+        dirty.extend(plan.asks.get(&address).into_iter().flatten().cloned());
+        came_free |= in_pools(config, address);
     }
+    plan.standing = inputs.standing.clone();
     let groups_now = groups(services, &plan, &mut dirty);
     let gone: Vec<ServiceKey> = dirty
         .iter()
@@ -58,6 +61,11 @@ pub(in crate::plan) fn allocate(
     }
     let lost = allocator.part(present.iter().map(|service| &service.key));
     dirty.extend(lost);
+    // Later steps only give. An edit that takes nothing back, such as the status that was written
+    // because of an earlier pass, is no business of those that wait.
+    if came_free || allocator.allocations().latest_edit() != inputs.allocations.latest_edit() {
+        dirty.extend(previous.waiting().cloned());
+    }
     groups(services, &plan, &mut dirty);
     let present = by_age(services, &dirty);
     for service in &present {
@@ -129,6 +137,16 @@ fn groups(
         dirty.extend(groups.get(name).into_iter().flatten().cloned());
     }
     groups
+}
+
+/// The addresses that other Services than before name without holding them.
+fn moved(plan: &AddressPlan, inputs: &AddressInputs<'_>) -> Vec<IpAddr> {
+    let (before, now) = (&plan.standing, inputs.standing);
+    let moved = before.changed(now).filter(|address| {
+        let before = before.strangers(*address, &plan.allocations);
+        before.ne(now.strangers(*address, inputs.allocations))
+    });
+    moved.collect()
 }
 
 /// The Services that ask for an address whose holders this pass changed.

@@ -23,6 +23,7 @@ use crate::model::cluster::ClusterState;
 use crate::model::foreign::ForeignHosts;
 use crate::model::host::Host;
 use crate::model::service::{Service, ServiceKey, ServiceType};
+use crate::model::standing::Standing;
 
 pub(super) use allocate::allocate;
 pub(super) use by_status::read;
@@ -61,6 +62,11 @@ pub struct AddressInputs<'a> {
     pub foreign: &'a ForeignHosts,
     /// Addresses whose claims cannot be read; a change of them concerns everything.
     pub reserved: &'a BTreeSet<IpAddr>,
+    /// Which statuses name which address; those of the cluster. What stands in another Service's status
+    /// is given to nobody, unless that one holds it and shares it. Where this differs from what the
+    /// previous plan knew, the Services that it concerns are looked at again, whatever the scope says.
+    /// Empty where this plan writes no statuses.
+    pub standing: &'a Standing,
     /// Services that records name and the cluster does not show, of which it is not known that they
     /// are gone: whoever wrote the record may have seen more. Their records stay as they are; one that
     /// is taken out of here belongs into the scope.
@@ -85,6 +91,8 @@ pub struct AddressPlan {
     contributions: OrdMap<ServiceKey, Arc<Contribution>>,
     /// What was known of other hosts on the LAN.
     foreign: ForeignHosts,
+    /// Which statuses named which address.
+    standing: Standing,
 }
 
 /// An address plan, and what else must be planned again because of it.
@@ -133,10 +141,17 @@ impl AddressPlan {
             concerned.extend(self.allocations.holders_of(address).iter().cloned());
             concerned.extend(self.asks.get(&address).into_iter().flatten().cloned());
             if foreign.get(address).is_none() {
-                concerned.extend(self.pending.keys().cloned());
+                concerned.extend(self.waiting().cloned());
             }
         }
         concerned
+    }
+
+    /// The Services that lack something that they may get when an address comes free.
+    fn waiting(&self) -> impl Iterator<Item = &ServiceKey> {
+        let waits = |reasons: &Vec<Reason>| reasons.iter().any(Reason::waits_for_an_address);
+        let waiting = self.pending.iter();
+        waiting.filter_map(move |(key, reasons)| waits(reasons).then_some(key))
     }
 
     /// What a pass of this scope starts from, and the Services that it looks at.

@@ -22,6 +22,7 @@ use crate::model::family::Family;
 use crate::model::pool::{AddressRange, Pool};
 use crate::model::selector::any_matches;
 use crate::model::service::{FamilyPolicy, Service, ServiceKey, ServiceType};
+use crate::model::standing::Standing;
 
 pub use usage::{PoolUsage, usage};
 
@@ -71,6 +72,7 @@ pub struct Allocator<'a> {
     book: &'a AddressBook,
     node: &'a str,
     services: &'a OrdMap<ServiceKey, Arc<Service>>,
+    standing: &'a Standing,
     /// The Services of each sharing key, and maybe some that have it no more.
     groups: OrdMap<String, OrdSet<ServiceKey>>,
     /// Of `groups`, those that were asked about since the last release.
@@ -99,6 +101,7 @@ impl<'a> Allocator<'a> {
             book,
             node: inputs.node,
             services: &inputs.cluster.services,
+            standing: inputs.standing,
             groups,
             indexes: BTreeMap::new(),
             pools,
@@ -203,7 +206,13 @@ impl<'a> Allocator<'a> {
         };
         let taken = || {
             let mut asked = request.addresses.iter();
-            asked.find_map(|address| self.taken(*address, service))
+            asked.find_map(|address| {
+                if held.contains(address) {
+                    self.taken(*address, service)
+                } else {
+                    self.not_free(*address, service)
+                }
+            })
         };
         if let Some(refusal) = permanent.or_else(one_family).or_else(taken) {
             reasons.push(refusal);
@@ -255,7 +264,7 @@ impl<'a> Allocator<'a> {
                 .iter()
                 .filter_map(|family| {
                     self.lowest_shared(pool, *family, service)
-                        .or_else(|| self.lowest_free(pool, *family))
+                        .or_else(|| self.lowest_free(pool, *family, service))
                 })
                 .collect();
             let complete = found.len() == missing.len();
@@ -317,9 +326,24 @@ impl<'a> Allocator<'a> {
         }
     }
 
-    /// The lowest address of a pool that nobody holds. Within a pass addresses are only taken after
-    /// the last release, so the search goes on where it stopped.
-    fn lowest_free(&mut self, pool: &'a Pool, family: Family) -> Option<IpAddr> {
+    /// The lowest address of a pool that nobody holds and no other Service's status names.
+    fn lowest_free(&mut self, pool: &'a Pool, family: Family, service: &Service) -> Option<IpAddr> {
+        let own = service.ingress.iter().map(|ingress| ingress.address);
+        let own = own.filter(|address| {
+            Family::of(*address) == family
+                && pool.contains(*address)
+                && self.may_be_given(pool, *address)
+                && self.not_free(*address, service).is_none()
+        });
+        own.min()
+            .into_iter()
+            .chain(self.lowest_unnamed(pool, family))
+            .min()
+    }
+
+    /// The lowest address of a pool that nobody holds and no status names. Within a pass addresses are
+    /// only taken after the last release, so the search goes on where it stopped.
+    fn lowest_unnamed(&mut self, pool: &'a Pool, family: Family) -> Option<IpAddr> {
         let place = (pool.name.as_str(), family);
         let cursor = match self.cursors.get(&place) {
             Some(None) => return None,
@@ -333,9 +357,8 @@ impl<'a> Allocator<'a> {
                 _ => range.first(),
             };
             loop {
-                if self.allocations.holders_of(candidate).is_empty()
-                    && !pool.skips(candidate)
-                    && self.book.refusal(candidate).is_none()
+                if self.may_be_given(pool, candidate)
+                    && self.standing.named_by(candidate).next().is_none()
                 {
                     self.cursors.insert(place, Some(candidate));
                     return Some(candidate);
@@ -348,6 +371,13 @@ impl<'a> Allocator<'a> {
         }
         self.cursors.insert(place, None);
         None
+    }
+
+    /// Whether nobody holds an address of this pool and nobody must be kept from it.
+    fn may_be_given(&self, pool: &Pool, address: IpAddr) -> bool {
+        self.allocations.holders_of(address).is_empty()
+            && !pool.skips(address)
+            && self.book.refusal(address).is_none()
     }
 }
 

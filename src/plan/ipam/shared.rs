@@ -37,6 +37,27 @@ impl Allocator<'_> {
         })
     }
 
+    /// Why the Service may not be given an address that it does not hold: others hold it, or their
+    /// statuses still name it. `None` where it may.
+    pub(super) fn not_free(&self, address: IpAddr, service: &Service) -> Option<Reason> {
+        self.taken(address, service).or_else(|| {
+            let mut named = self.standing.strangers(address, &self.allocations);
+            let holder = named.find(|named| **named != service.key)?;
+            let rule = self
+                .services
+                .get(holder)
+                .and_then(|other| self.sharing_rule(address, service, other));
+            Some(match rule {
+                Some(rule) => told(address, service, holder, rule),
+                // Once it holds what it names they may share it.
+                None => Reason::RequestTaken {
+                    address,
+                    holder: holder.clone(),
+                },
+            })
+        })
+    }
+
     /// Gives a Service these addresses, of which those that others hold may be shared with it.
     pub(super) fn give(&mut self, service: &Service, addresses: Vec<IpAddr>) {
         if let Some(index) = sharing_key(service).and_then(|key| self.indexes.get_mut(key)) {
@@ -74,7 +95,7 @@ impl Allocator<'_> {
             Family::of(*address) == family
                 && pool.contains(*address)
                 && self.book.refusal(*address).is_none()
-                && self.taken(*address, service).is_none()
+                && self.not_free(*address, service).is_none()
         })
     }
 

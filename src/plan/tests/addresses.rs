@@ -13,6 +13,7 @@ use super::{
 use crate::config::Config;
 use crate::model::allocation::Allocation;
 use crate::model::family::{Family, Protocol};
+use crate::model::standing::Standing;
 use crate::plan::addresses::{AddressInputs, AddressPlan, Managed, manage};
 use crate::plan::reason::Reason;
 use crate::plan::sharing::SharingRule;
@@ -25,6 +26,7 @@ fn managed(config: &Config, inputs: &Inputs, previous: &AddressPlan, scope: &Sco
         host: &inputs.host,
         foreign: &inputs.foreign,
         reserved: &std::collections::BTreeSet::new(),
+        standing: &Standing::of(&inputs.cluster.services),
         unconfirmed: &std::collections::BTreeSet::new(),
         allocations: &inputs.allocations,
     };

@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::model::cluster::ClusterState;
 use crate::model::foreign::{ForeignHosts, MacAddress};
 use crate::model::service::{Service, ServiceType};
+use crate::model::standing::Standing;
 use crate::plan::addresses::{AddressInputs, AddressPlan, AddressSource, Managed, manage};
 use crate::plan::ipam::usage;
 use crate::plan::reason::{Infrastructure, Reason};
@@ -46,6 +47,7 @@ fn managed(config: &Config, inputs: &Inputs, previous: &AddressPlan, scope: &Sco
         host: &inputs.host,
         foreign: &inputs.foreign,
         reserved: &std::collections::BTreeSet::new(),
+        standing: &Standing::of(&inputs.cluster.services),
         unconfirmed: &std::collections::BTreeSet::new(),
         allocations: &inputs.allocations,
     };
@@ -190,8 +192,9 @@ fn what_comes_free_is_given_to_who_waits_for_it() {
     assert_eq!(pass(&mut inputs, &mut plan, &Scope::Everything), first);
     // One that is nobody's business concerns nobody.
     assert!(
-        plan.concerned(&hosts("192.0.2.201")).contains(&key("asks")),
-        "something came free"
+        plan.concerned(&hosts("192.0.2.201"))
+            .contains(&key("beside")),
+        "something came free, and this one takes any"
     );
     assert_eq!(
         plan.concerned(&hosts("192.0.2.201 192.0.2.240 192.0.2.241"))

@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::convert::{self, Note};
 use super::slice;
+use crate::api_server::SERVICE_SELECTORS;
 use crate::model::cluster::{ClusterChange, ClusterState};
 use crate::model::endpoint::SliceKey;
 use crate::model::service::ServiceKey;
@@ -71,9 +72,7 @@ impl Watched {
     /// The selectors, percent-encoded (SEL-1, SEL-2, SEL-5).
     pub fn selectors(self) -> &'static str {
         match self {
-            Self::Services => {
-                "labelSelector=%21service.kubernetes.io%2Fservice-proxy-name&fieldSelector=spec.clusterIP%21%3DNone"
-            }
+            Self::Services => SERVICE_SELECTORS,
             Self::EndpointSlices => "labelSelector=%21service.kubernetes.io%2Fheadless",
             Self::Nodes => "",
         }
