@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
+use crate::api_server::client::Credentials;
 use crate::apply::state_directory::StateDirectory;
 use crate::config::Config;
 use crate::model::cluster::ClusterState;
-use crate::source::kubernetes::client::Credentials;
 use crate::source::kubernetes::timing::Timing;
 use crate::source::kubernetes::{Record, Settings};
 

@@ -4,21 +4,20 @@
 //! manifests, API server ► source ─ SourceEvent ┐
 //! interfaces, routes ─► host ──── Host ───────┤          ┌─► kernel
 //! foreign edits ──────► monitor ─ Foreign ────┼► reconcile ─ AnnouncedSet ─► announcer ─► LAN
-//! SIGHUP, timers ─────────────────────────────┘          └─ Snapshot ─► socket, metrics, health
+//! SIGHUP, timers ─────────────────────────────┘          ├─ Snapshot ─► socket, metrics, health
+//!                                                        └─ View ─► allocator ─► API server
 //! ```
 //!
 //! The reconciler is the only owner of mutable state; everybody else sees `watch` snapshots. A task
 //! that ends although nobody stopped it ends the daemon, and systemd starts it again.
 
-use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::sync::watch;
 
 use crate::admin::health::{self, Addresses};
 use crate::admin::metrics::Metrics;
@@ -28,15 +27,13 @@ use crate::apply::announcer::{Announcer, burst::BurstSettings};
 use crate::apply::kernel::Kernel;
 use crate::apply::monitor::Monitor;
 use crate::apply::state_directory::StateDirectory;
-use crate::cluster_record;
-use crate::config::{self, Config, Environment, SourceKind};
+use crate::config::{self, Config, Environment};
 use crate::model::announcement::AnnouncedSet;
 use crate::reconcile::Reconciler;
 use crate::source::host::HostSource;
-use crate::source::{self, SourceStatus};
+use crate::sources::{self, Sources};
+use crate::tasks::Tasks;
 
-/// Source events that may wait; a source that is faster waits itself.
-const WAITING_EVENTS: usize = 256;
 /// How long tasks may take to stop.
 const STOP_PATIENCE: Duration = Duration::from_millis(1500);
 /// After this long without a first complete list the daemon counts as started all the same: systemd
@@ -80,25 +77,11 @@ pub async fn run(
         Ok(host_source.run().await?)
     });
 
-    let (events, mut source_events) = mpsc::channel(WAITING_EVENTS);
-    let (source_status, mut source) = watch::channel(SourceStatus::default());
-    let source_stopped = stopped.clone();
-    match config.source.kind {
-        SourceKind::Manifests => {
-            let directory = config.source.manifests.dir.clone();
-            tasks.spawn("source", async move {
-                source::manifest::run(directory, events, source_status, source_stopped).await;
-                Ok(())
-            });
-        }
-        SourceKind::Kubernetes => {
-            let settings = cluster_record::settings(&config, Arc::clone(&state));
-            tasks.spawn("source", async move {
-                source::kubernetes::run(settings, events, source_status, source_stopped).await;
-                Ok(())
-            });
-        }
-    }
+    let Sources {
+        events: mut source_events,
+        status: mut source,
+        mut allocator,
+    } = sources::start(&config, &state, &mut tasks, &stopped);
 
     let first_host = host.borrow_and_update().clone();
     let mut reconciler = Reconciler::new(
@@ -150,6 +133,7 @@ pub async fn run(
             reconciler.run(now).await;
             loop_state.pass_ended(Instant::now());
             publish(&reconciler, &snapshots, &metrics, &before);
+            allocator.show(&reconciler);
         }
         loop_state.tell_ready(&reconciler);
         let due = loop_state.due(&reconciler, Instant::now());
@@ -166,20 +150,29 @@ pub async fn run(
             event = source_events.recv(), if !source_gone => match event {
                 Some(event) => {
                     let now = Instant::now();
+                    // Whether the cluster is a recorded one is known before the cluster is.
+                    reconciler.source_status(source.borrow().clone());
                     reconciler.source(event, now);
                     while let Ok(event) = source_events.try_recv() {
                         reconciler.source(event, now);
                     }
+                    // It need not wait for the kernel.
+                    allocator.show(&reconciler);
                 }
                 None => source_gone = true,
             },
             changed = source.changed() => {
                 if changed.is_ok() {
                     reconciler.source_status(source.borrow_and_update().clone());
+                    allocator.show(&reconciler);
                     publish_only(&reconciler, &snapshots);
                 } else {
                     break Err(anyhow::anyhow!("the source ended"));
                 }
+            }
+            status = allocator.status() => {
+                reconciler.allocator_status(status);
+                publish_only(&reconciler, &snapshots);
             }
             changed = host.changed() => {
                 if changed.is_ok() {
@@ -376,50 +369,5 @@ async fn sleep_until(due: Option<Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-/// The daemon's tasks. Dropping it ends them all.
-#[derive(Default)]
-struct Tasks {
-    running: JoinSet<(&'static str, anyhow::Result<()>)>,
-}
-
-impl Tasks {
-    fn spawn(
-        &mut self,
-        name: &'static str,
-        task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
-    ) {
-        self.running.spawn(async move { (name, task.await) });
-    }
-
-    /// The same for a task that knows nothing of stopping.
-    fn spawn_until(
-        &mut self,
-        name: &'static str,
-        mut stop: watch::Receiver<bool>,
-        task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
-    ) {
-        self.spawn(name, async move {
-            tokio::select! {
-                ended = task => ended,
-                _ = stop.wait_for(|stop| *stop) => Ok(()),
-            }
-        });
-    }
-
-    /// Waits for a task that ends although nobody stopped it.
-    async fn ended(&mut self) -> anyhow::Error {
-        match self.running.join_next().await {
-            Some(Ok((name, Ok(())))) => anyhow::anyhow!("the task {name} ended"),
-            Some(Ok((name, Err(error)))) => error.context(format!("the task {name} failed")),
-            Some(Err(error)) => anyhow::Error::from(error).context("a task panicked"),
-            None => std::future::pending().await,
-        }
-    }
-
-    async fn join(&mut self) {
-        while self.running.join_next().await.is_some() {}
     }
 }

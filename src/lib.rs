@@ -3,14 +3,19 @@
 //! *Sources* fill the *model*, *plan* decides, *apply* makes it so, *admin* tells.
 
 pub mod admin;
+pub mod allocator;
+pub mod api_server;
 pub mod apply;
 pub mod cli;
 pub mod cluster_record;
 pub mod config;
 pub mod daemon;
+pub mod doctor;
 pub mod lab;
 pub mod model;
 pub mod netlink_listener;
 pub mod plan;
 pub mod reconcile;
 pub mod source;
+pub mod sources;
+pub mod tasks;

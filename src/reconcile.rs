@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 
 use crate::admin::snapshot::{Failure, PassSummary, Snapshot};
+use crate::allocator::{AllocatorStatus, View};
 use crate::apply::announcer::AnnouncerView;
 use crate::apply::kernel::{Kernel, Report};
 use crate::apply::state_directory::StateDirectory;
@@ -17,6 +18,7 @@ use crate::model::allocation::Allocations;
 use crate::model::announcement::{AnnouncedInterface, AnnouncedSet};
 use crate::model::host::Host;
 use crate::plan::addresses::AddressSource;
+use crate::plan::announcement::relevant;
 use crate::plan::drain::{Draining, finished};
 use crate::plan::{Inputs, Plan, Scope, replan};
 use crate::source::{SourceEvent, SourceStatus};
@@ -52,6 +54,8 @@ pub struct Reconciler {
     plan: Plan,
     scope: Scope,
     source: SourceStatus,
+    /// Absent where there is none.
+    allocator: Option<AllocatorStatus>,
     /// The first complete list of the source is here: before it nothing is touched (RUN-1).
     complete: bool,
     /// The allocations that are on the disk.
@@ -99,6 +103,7 @@ impl Reconciler {
             plan: Plan::default(),
             scope: Scope::Everything,
             source: SourceStatus::default(),
+            allocator: None,
             complete: false,
             saved,
             trust: Trust::Look,
@@ -137,6 +142,22 @@ impl Reconciler {
     /// Takes in how the source is.
     pub fn source_status(&mut self, status: SourceStatus) {
         self.source = status;
+    }
+
+    /// Takes in how the allocator is.
+    pub fn allocator_status(&mut self, status: AllocatorStatus) {
+        self.allocator = Some(status);
+    }
+
+    /// What the allocator decides from.
+    pub fn view(&self) -> View {
+        View {
+            config: Arc::clone(&self.config),
+            cluster: self.inputs.cluster.clone(),
+            host: self.inputs.host.clone(),
+            ownership: self.plan.ownership.clone(),
+            fresh: self.complete && !self.source.from_snapshot,
+        }
     }
 
     /// Takes in what this host looks like now. What no decision depends on is no event: a pod that
@@ -395,6 +416,7 @@ impl Reconciler {
             inputs: Arc::new(self.inputs.clone()),
             plan: Arc::new(self.plan.clone()),
             source: self.source.clone(),
+            allocator: self.allocator.clone(),
             pass: self.pass.clone(),
             ready: self.ready,
         }
@@ -409,25 +431,6 @@ impl Reconciler {
     pub fn is_ready(&self) -> bool {
         self.ready
     }
-}
-
-/// What of the host decisions depend on: interfaces with an address that is more than link-local,
-/// and those that a pool names.
-fn relevant(config: &Config, host: &Host) -> Host {
-    let mut host = host.clone();
-    host.interfaces.retain(|_, interface| {
-        interface.addresses.retain(|net| match net.addr() {
-            IpAddr::V4(address) => !address.is_link_local(),
-            IpAddr::V6(address) => !address.is_unicast_link_local(),
-        });
-        let named = config.pools.iter().any(|pool| {
-            pool.interfaces
-                .iter()
-                .any(|pattern| pattern.matches(&interface.name))
-        });
-        named || !interface.addresses.is_empty()
-    });
-    host
 }
 
 fn warn(failure: &Failure) {

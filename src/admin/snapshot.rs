@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
+use crate::allocator::AllocatorStatus;
 pub use crate::apply::Failure;
 use crate::config::Config;
 use crate::plan::{Inputs, Plan};
@@ -47,6 +48,8 @@ pub struct Snapshot {
     pub plan: Arc<Plan>,
     /// The state of the source.
     pub source: SourceStatus,
+    /// How the allocator is, where there is one.
+    pub allocator: Option<AllocatorStatus>,
     /// What the last pass did.
     pub pass: PassSummary,
     /// Whether the kernel forwards by the plan, but for single items that `pass.failures` names.

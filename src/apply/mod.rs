@@ -4,6 +4,7 @@ pub mod announcer;
 pub mod ipvs;
 mod jitter;
 pub mod kernel;
+pub mod kubernetes;
 pub mod monitor;
 pub mod netlink;
 pub mod nftables;

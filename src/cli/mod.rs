@@ -3,6 +3,7 @@
 mod check;
 mod cleanup;
 pub mod demo;
+mod doctor;
 pub mod exit;
 pub mod output;
 mod peers;
@@ -67,6 +68,8 @@ enum Command {
     Pools(ViewArguments),
     /// Shows the nodes among which VIPs are shared out.
     Peers(ViewArguments),
+    /// Looks for what keeps this node from working, and says how to mend it.
+    Doctor,
     /// Shows the whole thing on this machine, in a LAN of network namespaces, without a cluster.
     Demo(demo::DemoArguments),
     /// Removes everything that edgelb ever put into this kernel, and nothing else.
@@ -83,6 +86,7 @@ pub fn run() -> ExitCode {
         // The only one with exit codes from another process.
         Command::Demo(demo) => return demo::run(demo, format),
         Command::Check => check::run(config, format),
+        Command::Doctor => doctor::run(config, format),
         Command::Status(view) => status::run(view, config, format),
         Command::Services(view) => services::run(view, config, format),
         Command::Vips(view) => vips::run(view, config, format),

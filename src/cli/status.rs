@@ -1,5 +1,6 @@
 //! `edgelb status`: the running daemon at a glance, and everything that is wrong with it now.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -8,7 +9,8 @@ use super::output::Format;
 use super::table::printable;
 use super::view::{ViewArguments, show};
 use crate::admin::protocol::Command;
-use crate::admin::view::Status;
+use crate::admin::view::{AllocatorView, Status};
+use crate::allocator::Role;
 use crate::config::SourceKind;
 
 /// Asks and prints.
@@ -41,6 +43,9 @@ fn text(status: &Status, now: f64) -> String {
         },
     );
     line("source", source(status, now));
+    if let Some(allocator) = &status.allocator {
+        line("allocator", allocator_text(allocator));
+    }
     let services = &status.services;
     line(
         "services",
@@ -118,6 +123,24 @@ fn source(status: &Status, now: f64) -> String {
         None => "no event yet".to_owned(),
     };
     format!("{kind}, {connected}, {event}")
+}
+
+fn allocator_text(allocator: &AllocatorView) -> String {
+    let mut text = match (allocator.role, &allocator.leader) {
+        (Role::Leader, _) => "this node gives out addresses".to_owned(),
+        (Role::Follower, Some(leader)) => format!("stands by, {leader} gives out addresses"),
+        (Role::Follower, None) => "stands by, nobody gives out addresses yet".to_owned(),
+        (Role::Reader, _) => "this node may not give out addresses".to_owned(),
+        (Role::Waiting, _) => "waits for the API server".to_owned(),
+    };
+    if allocator.waiting > 0 {
+        let _ = write!(text, ", {} statuses to be written", allocator.waiting);
+    }
+    if let Some(problem) = &allocator.problem {
+        text.push_str(": ");
+        text.push_str(problem);
+    }
+    text
 }
 
 fn pass(status: &Status, now: f64) -> String {

@@ -102,6 +102,24 @@ impl Allocations {
         self.records.values()
     }
 
+    /// A Service's record, a returned one too.
+    pub fn record(&self, service: &ServiceKey) -> Option<&Allocation> {
+        self.records.get(service)
+    }
+
+    /// The records that are not what they were: each as it was and as it is, by Service. What both
+    /// share is passed over, so that an edit of a copy costs as much as the edit.
+    pub fn changed_since<'a>(
+        &'a self,
+        before: &'a Self,
+    ) -> impl Iterator<Item = (Option<&'a Allocation>, Option<&'a Allocation>)> {
+        before.records.diff(&self.records).map(|item| match item {
+            DiffItem::Add(_, new) => (None, Some(new)),
+            DiffItem::Update { old, new } => (Some(old.1), Some(new.1)),
+            DiffItem::Remove(_, old) => (Some(old), None),
+        })
+    }
+
     /// Every address that is held and each of its Services: addresses ascending, then the earliest
     /// record first.
     pub fn holders(&self) -> impl Iterator<Item = (IpAddr, &ServiceKey)> {
@@ -377,6 +395,28 @@ mod tests {
                 prop_assert_eq!(changed, if differs { vec![record.service] } else { vec![] });
             }
         }
+    }
+
+    #[test]
+    fn changes_are_told_as_they_were_and_are() {
+        let mut before = Allocations::default();
+        before.set(&key("alpha"), vec![ip(1)], "edge-a");
+        before.set(&key("beta"), vec![ip(2)], "edge-a");
+        let mut after = before.clone();
+        assert_eq!(after.changed_since(&before).count(), 0);
+        after.release(&key("alpha"), "edge-a");
+        after.set(&key("gamma"), vec![ip(1)], "edge-a");
+        let changes: Vec<_> = after.changed_since(&before).collect();
+        let (alpha, gamma) = (key("alpha"), key("gamma"));
+        assert_eq!(
+            changes,
+            [
+                (before.record(&alpha), after.record(&alpha)),
+                (None, after.record(&gamma)),
+            ]
+        );
+        let undone: Vec<_> = before.changed_since(&after).collect();
+        assert_eq!(undone.last(), Some(&(after.record(&gamma), None)));
     }
 
     #[test]

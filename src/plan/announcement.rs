@@ -68,3 +68,22 @@ pub(super) fn announce(
             .insert(vip);
     }
 }
+
+/// What of the host decisions depend on: interfaces with an address that is more than link-local,
+/// and those that a pool names.
+pub fn relevant(config: &Config, host: &Host) -> Host {
+    let mut host = host.clone();
+    host.interfaces.retain(|_, interface| {
+        interface.addresses.retain(|net| match net.addr() {
+            IpAddr::V4(address) => !address.is_link_local(),
+            IpAddr::V6(address) => !address.is_unicast_link_local(),
+        });
+        let named = config.pools.iter().any(|pool| {
+            pool.interfaces
+                .iter()
+                .any(|pattern| pattern.matches(&interface.name))
+        });
+        named || !interface.addresses.is_empty()
+    });
+    host
+}

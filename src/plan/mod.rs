@@ -15,6 +15,7 @@ pub mod probing;
 pub mod reason;
 pub mod request;
 pub mod sharing;
+pub mod status;
 #[cfg(test)]
 mod tests;
 

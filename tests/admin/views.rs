@@ -78,6 +78,9 @@ fn the_status_counts_and_names_every_trouble() {
                 "ignored": ["ingress.yaml: Ingress is not read"],
             },
             // theirs is of another class; lost is the one that waits.
+            "allocator": {
+                "role": "follower", "leader": "edge-b_1", "problem": null, "waiting": 0, "written": 7,
+            },
             "services": { "total": 5, "load_balancer": 3, "pending": 1 },
             // Two for each of web's ports, one for far's.
             "endpoints": 5,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use edgelb::admin::snapshot::{Failure, PassSummary, Snapshot};
+use edgelb::allocator::{AllocatorStatus, Role};
 use edgelb::config::Config;
 use edgelb::model::cluster::{ClusterChange, Node};
 use edgelb::model::endpoint::{Conditions, Endpoint, EndpointSlice, SliceKey, SlicePort};
@@ -162,6 +163,13 @@ pub fn snapshot() -> Snapshot {
             }],
             ignored: vec!["ingress.yaml: Ingress is not read".to_owned()],
         },
+        allocator: Some(AllocatorStatus {
+            role: Role::Follower,
+            leader: Some("edge-b_1".to_owned()),
+            problem: None,
+            waiting: 0,
+            written: 7,
+        }),
         pass: PassSummary {
             number: 42,
             finished: Some(started() + Duration::from_secs(2)),
@@ -193,6 +201,7 @@ pub fn empty() -> Snapshot {
         started: started(),
         inputs: Arc::new(inputs),
         source: SourceStatus::default(),
+        allocator: None,
         pass: PassSummary::default(),
         ready: false,
     }

@@ -1,18 +1,13 @@
 //! Tokens that expire, and what is written anew while the daemon runs.
 
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use edgelb::source::kubernetes::kind::Watched;
 
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::pki_types::PrivateKeyDer;
-use tokio_rustls::rustls::server::WebPkiClientVerifier;
-use tokio_rustls::rustls::{RootCertStore, ServerConfig};
-
-use crate::rig::{LIMIT, Rig, recorded_cluster, timing, write_kubeconfig};
+use crate::authority::Authority;
+use crate::kubeconfig::write_kubeconfig;
+use crate::rig::{LIMIT, Rig, recorded_cluster, timing};
 use crate::script::Script;
 use crate::server::{Server, Tls, service};
 
@@ -95,69 +90,6 @@ async fn a_kubeconfig_that_is_missing_or_broken_is_told_and_waited_for() {
     write_kubeconfig(&rig.kubeconfig(), &url, "token: first", "");
     rig.until_complete().await;
     assert_eq!(rig.cluster, recorded_cluster("initial"));
-}
-
-/// A certificate authority, with what it signed for a server and for the client.
-struct Authority {
-    certificate: rcgen::Certificate,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let key = KeyPair::generate().expect("a key");
-        let mut params = CertificateParams::new(Vec::new()).expect("names");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let certificate = params.self_signed(&key).expect("signs");
-        let issuer = Issuer::new(params, key);
-        Self {
-            certificate,
-            issuer,
-        }
-    }
-
-    fn sign(&self, usage: ExtendedKeyUsagePurpose) -> (rcgen::Certificate, KeyPair) {
-        let key = KeyPair::generate().expect("a key");
-        let names = vec!["127.0.0.1".to_owned()];
-        let mut params = CertificateParams::new(names).expect("names");
-        params.extended_key_usages = vec![usage];
-        let certificate = params.signed_by(&key, &self.issuer).expect("signs");
-        (certificate, key)
-    }
-
-    /// A server that lets in clients of this authority alone.
-    fn acceptor(&self) -> TlsAcceptor {
-        let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
-        let (certificate, key) = self.sign(ExtendedKeyUsagePurpose::ServerAuth);
-        let mut roots = RootCertStore::empty();
-        roots.add(self.certificate.der().clone()).expect("a root");
-        let clients =
-            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-                .build()
-                .expect("a verifier");
-        let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .with_client_cert_verifier(clients)
-            .with_single_cert(vec![certificate.der().clone()], key)
-            .expect("a certificate");
-        TlsAcceptor::from(Arc::new(config))
-    }
-
-    /// Writes what a client needs, as a rotation does: each file replaced whole.
-    fn write(&self, directory: &Path) {
-        let (certificate, key) = self.sign(ExtendedKeyUsagePurpose::ClientAuth);
-        for (name, text) in [
-            ("ca.crt", self.certificate.pem()),
-            ("client.crt", certificate.pem()),
-            ("client.key", key.serialize_pem()),
-        ] {
-            let temporary = directory.join("temporary");
-            std::fs::write(&temporary, text).expect("writes");
-            std::fs::rename(&temporary, directory.join(name)).expect("renames");
-        }
-    }
 }
 
 #[tokio::test]

@@ -8,12 +8,29 @@
     clippy::indexing_slicing
 )]
 
+mod allocation;
+mod authority;
 mod convert;
 mod credentials;
 mod cuts;
+mod doctor;
 mod faults;
+mod http;
+mod instance;
+mod kubeconfig;
+mod objects;
 mod replay;
 mod rig;
+mod rights;
+mod roles;
 mod script;
 mod server;
+mod service_status;
 mod snapshot;
+mod target;
+mod user;
+mod validation;
+mod write_faults;
+mod write_limits;
+mod writers;
+mod writes;

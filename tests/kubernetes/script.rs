@@ -8,6 +8,12 @@ use std::time::Duration;
 use edgelb::source::kubernetes::kind::Watched;
 use serde_json::{Value, json};
 
+use crate::http::Answer;
+use crate::objects::Store;
+use crate::roles::{Roles, User, forbidden};
+use crate::target::Target;
+use crate::write_faults::{Cuts, WriteFaults};
+
 /// What the next request for a collection meets instead of an answer.
 #[derive(Debug, Clone)]
 pub enum Fault {
@@ -55,10 +61,14 @@ pub struct Collection {
 }
 
 /// A request as it came.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Request {
+    pub method: String,
     pub path: String,
     pub query: BTreeMap<String, String>,
+    pub token: String,
+    pub content_type: String,
+    pub body: String,
 }
 
 impl Request {
@@ -84,8 +94,20 @@ pub struct Script {
     pub faults: BTreeMap<Watched, VecDeque<Fault>>,
     pub requests: Vec<Request>,
     pub streaming: Streaming,
-    /// The only token that is let in.
+    /// A token that is let in; the others are those of `users`.
     pub token: String,
+    /// Who is let in, by token.
+    pub users: BTreeMap<String, User>,
+    /// What everybody may do; `None`: everything.
+    pub roles: Option<Roles>,
+    /// What was asked for and no role allows.
+    pub forbidden: Vec<(User, Target)>,
+    /// Everything that is no Service, slice or Node.
+    pub store: Store,
+    pub write_faults: WriteFaults,
+    pub cuts: Cuts,
+    /// How long the server takes for a write, as one with a disk does.
+    pub write_latency: Duration,
     pub bookmarks: Duration,
     /// Nobody is answered.
     pub down: bool,
@@ -154,6 +176,13 @@ impl Script {
             requests: Vec::new(),
             streaming: Streaming::Served,
             token: "first".to_owned(),
+            users: BTreeMap::new(),
+            roles: None,
+            forbidden: Vec::new(),
+            store: Store::default(),
+            write_faults: WriteFaults::default(),
+            cuts: Cuts::default(),
+            write_latency: Duration::ZERO,
             bookmarks: Duration::from_millis(50),
             down: false,
         }
@@ -167,11 +196,50 @@ impl Script {
         self.faults.entry(kind).or_default().push_back(fault);
     }
 
+    /// The next version of the one counter that all objects share.
+    pub fn next_version(&mut self) -> u64 {
+        let versions = self.collections.values().map(|it| it.version);
+        let next = versions.max().unwrap_or(0).max(self.store.version) + 1;
+        self.store.version = next;
+        next
+    }
+
+    /// Lets a token in as a user of these groups.
+    pub fn let_in(&mut self, token: &str, name: &str, groups: &[&str]) {
+        let user = User {
+            name: name.to_owned(),
+            groups: groups.iter().map(|group| (*group).to_owned()).collect(),
+        };
+        self.users.insert(token.to_owned(), user);
+    }
+
+    /// From now on the roles of `config/kubernetes/rbac.yaml` count, and nothing else is allowed.
+    pub fn enforce_roles(&mut self) {
+        self.roles = Some(Roles::of_file());
+    }
+
+    /// Whose token it is; `None`: nobody's.
+    pub fn user(&self, token: &str) -> Option<User> {
+        let anonymous = (token == self.token).then(User::default);
+        self.users.get(token).cloned().or(anonymous)
+    }
+
+    /// The refusal of what no role allows; it is kept.
+    pub fn check_roles(&mut self, user: &User, target: &Target) -> Option<Answer> {
+        let roles = self.roles.as_ref()?;
+        // Everybody may ask what they may do, as `system:basic-user` has it.
+        if target.resource == "selfsubjectaccessreviews" || roles.allows(user, target).is_some() {
+            return None;
+        }
+        self.forbidden.push((user.clone(), target.clone()));
+        Some(forbidden(user, target))
+    }
+
     /// Lists and watches of a kind that were asked for.
     pub fn asked(&self, kind: Watched) -> impl Iterator<Item = &Request> {
         self.requests
             .iter()
-            .filter(move |request| request.watched() == Some(kind))
+            .filter(move |request| request.watched() == Some(kind) && request.method == "GET")
     }
 }
 
@@ -199,8 +267,12 @@ impl Collection {
     }
 
     /// An event of our own making, one version later.
-    pub fn change(&mut self, kind: &str, mut object: Value) {
-        let version = self.version + 1;
+    pub fn change(&mut self, kind: &str, object: Value) {
+        self.change_at(self.version + 1, kind, object);
+    }
+
+    /// An event of our own making with a version of the counter that all objects share.
+    pub fn change_at(&mut self, version: u64, kind: &str, mut object: Value) {
         object["metadata"]["resourceVersion"] = json!(version.to_string());
         self.happen(json!({"type": kind, "object": object}).to_string());
     }

@@ -1,20 +1,25 @@
 //! A small API server: speaks HTTP/1.1 as the real one does where the client can see it (pages,
 //! streaming lists, watches, bookmarks, refusals), and fails as it is told to.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use edgelb::source::kubernetes::kind::Watched;
 use serde_json::{Value, json};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use crate::script::{Fault, Request, Script, Streaming, recorded};
+use crate::http::{self, Answer, Stream, chunk, status};
+use crate::objects;
+use crate::roles::User;
+use crate::script::{Fault, Request, Script, Streaming};
+use crate::target::Target;
+use crate::write_faults::{Moment, WriteFault};
 
 /// With what new connections begin; it can be exchanged.
 pub type Tls = Arc<Mutex<Option<TlsAcceptor>>>;
@@ -30,6 +35,7 @@ pub struct Server {
 struct Shared {
     script: Arc<Mutex<Script>>,
     changed: watch::Sender<u64>,
+    connections: Arc<AtomicUsize>,
 }
 
 impl Server {
@@ -40,10 +46,16 @@ impl Server {
     /// Serves a script that another server may serve too, with TLS where there is an acceptor.
     pub async fn start_with(script: Arc<Mutex<Script>>, tls: Tls) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        Self::start_on(listener, script, tls)
+    }
+
+    /// Serves where somebody already listens, in another network namespace for example.
+    pub fn start_on(listener: TcpListener, script: Arc<Mutex<Script>>, tls: Tls) -> Self {
         let address = listener.local_addr().expect("its address");
         let shared = Shared {
             script,
             changed: watch::Sender::new(0),
+            connections: Arc::default(),
         };
         let mut task = JoinSet::new();
         task.spawn(accept(listener, shared.clone(), tls));
@@ -61,6 +73,11 @@ impl Server {
         result
     }
 
+    /// How many connections there ever were.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::Relaxed)
+    }
+
     pub fn script(&self) -> Arc<Mutex<Script>> {
         Arc::clone(&self.shared.script)
     }
@@ -76,6 +93,7 @@ async fn accept(listener: TcpListener, shared: Shared, tls: Tls) {
     let mut connections = JoinSet::new();
     loop {
         let (stream, _) = listener.accept().await.expect("a connection");
+        shared.connections.fetch_add(1, Ordering::Relaxed);
         let (shared, tls) = (shared.clone(), tls.lock().expect("no panic").clone());
         connections.spawn(async move {
             // A client that goes away is no error of the server.
@@ -91,102 +109,120 @@ async fn connection(stream: TcpStream, shared: Shared, tls: Option<TlsAcceptor>)
     }
 }
 
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
-
-async fn serve(mut stream: impl Stream, shared: &Shared) -> io::Result<()> {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(stream.read_u8().await?);
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send,
+    shared: &Shared,
+) -> io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    while let Some(request) = http::read(&mut stream).await? {
+        if !answer(&mut stream, shared, request).await? {
+            return stream.shutdown().await;
+        }
     }
-    let head = String::from_utf8(head).expect("a request is text");
-    let target = head.split(' ').nth(1).expect("a target");
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let query: BTreeMap<String, String> = query
-        .split('&')
-        .filter_map(|pair| pair.split_once('='))
-        .map(|(name, value)| (name.to_owned(), decode(value)))
-        .collect();
-    let request = Request {
-        path: path.to_owned(),
-        query,
-    };
-    let Some(kind) = request.watched() else {
-        return refuse(&mut stream, 404, None).await;
-    };
-    let (fault, down, allowed) = {
+    Ok(())
+}
+
+/// Answers one request. `false`: the connection ends here.
+async fn answer(stream: &mut impl Stream, shared: &Shared, request: Request) -> io::Result<bool> {
+    let watched = request.watched().filter(|_| request.method == "GET");
+    let (fault, user) = {
         let mut script = shared.lock();
         script.requests.push(request.clone());
-        let allowed = format!("authorization: bearer {}", script.token);
-        let allowed = head.to_lowercase().contains(&allowed);
-        let fault = script.faults.entry(kind).or_default().pop_front();
-        (fault, script.down, allowed)
+        if script.down || script.cuts.is_cut_off(&request.token) {
+            return Ok(false);
+        }
+        let fault = watched.and_then(|kind| script.faults.entry(kind).or_default().pop_front());
+        (fault, script.user(&request.token))
     };
-    if down {
-        return Ok(());
+    let Some(user) = user else {
+        return refuse(stream, 401, None).await;
+    };
+    if request.path == "/version" {
+        let version = json!({"major": "1", "minor": "36", "gitVersion": "v1.36.2"});
+        Answer::of(200, &version).write(stream, false).await?;
+        return Ok(true);
     }
-    if !allowed {
-        return refuse(&mut stream, 401, None).await;
+    let Some(target) = Target::of(&request) else {
+        return refuse(stream, 404, None).await;
+    };
+    let refusal = shared.lock().check_roles(&user, &target);
+    if let Some(refusal) = refusal {
+        refusal.write(stream, false).await?;
+        return Ok(true);
     }
+    let Some(kind) = watched else {
+        return write_answer(stream, shared, &user, &target, &request).await;
+    };
     match &fault {
         Some(Fault::Status(code, retry_after)) => {
-            return refuse(&mut stream, *code, *retry_after).await;
+            return refuse(stream, *code, *retry_after).await;
         }
-        Some(Fault::Closed) => return Ok(()),
+        Some(Fault::Closed) => return Ok(false),
         Some(Fault::Unanswered) => return std::future::pending().await,
         _ => {}
     }
     if request.is_watch() {
-        watch_answer(&mut stream, shared, kind, &request, fault).await
+        watch_answer(stream, shared, kind, &request, fault).await?;
     } else {
-        list_answer(&mut stream, shared, kind, &request).await
+        list_answer(stream, shared, kind, &request).await?;
     }
+    Ok(false)
 }
 
-fn decode(text: &str) -> String {
-    let mut bytes = Vec::new();
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte == b'%' {
-            let digits: Vec<u8> = rest.by_ref().take(2).collect();
-            let digits = String::from_utf8(digits).expect("digits");
-            bytes.push(u8::from_str_radix(&digits, 16).expect("a hexadecimal number"));
-        } else {
-            bytes.push(byte);
-        }
-    }
-    String::from_utf8(bytes).expect("text")
-}
-
-fn status(code: u16) -> String {
-    if code == 403 {
-        return recorded("forbidden.json");
-    }
-    let reason = match code {
-        401 => "Unauthorized",
-        410 => "Expired",
-        422 => "Invalid",
-        429 => "TooManyRequests",
-        _ => "InternalError",
+/// Answers what is no list and no watch.
+async fn write_answer(
+    stream: &mut impl Stream,
+    shared: &Shared,
+    user: &User,
+    target: &Target,
+    request: &Request,
+) -> io::Result<bool> {
+    let (cut, fault, latency) = {
+        let mut script = shared.lock();
+        let cut = script.cuts.meet(&request.token, target);
+        let latency = script.write_latency;
+        (cut, script.write_faults.next(target), latency)
     };
-    json!({
-        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-        "message": format!("scripted {reason}"), "reason": reason, "code": code,
-    })
-    .to_string()
+    // Watches of a client that is cut off end too.
+    let noticed = || shared.changed.send_modify(|count| *count += 1);
+    if cut == Some(Moment::BeforeItIsApplied) {
+        noticed();
+        return Ok(false);
+    }
+    match &fault {
+        Some(WriteFault::Status(code, retry_after)) => {
+            Answer::scripted(*code, *retry_after)
+                .write(stream, false)
+                .await?;
+            return Ok(true);
+        }
+        Some(WriteFault::ClosedBefore) => return Ok(false),
+        Some(WriteFault::Unanswered { applied: false }) => return std::future::pending().await,
+        Some(WriteFault::Delayed(delay)) => tokio::time::sleep(*delay).await,
+        _ => {}
+    }
+    if target.is_write() && !latency.is_zero() {
+        tokio::time::sleep(latency).await;
+    }
+    let answer = objects::answer(&mut shared.lock(), user, target, request);
+    noticed();
+    match fault {
+        Some(WriteFault::ClosedAfter) => return Ok(false),
+        Some(WriteFault::Unanswered { applied: true }) => return std::future::pending().await,
+        _ => {}
+    }
+    if cut.is_some() {
+        return Ok(false);
+    }
+    answer.write(stream, false).await?;
+    Ok(true)
 }
 
-async fn refuse(stream: &mut impl Stream, code: u16, retry_after: Option<u64>) -> io::Result<()> {
-    let retry_after = retry_after
-        .map(|seconds| format!("Retry-After: {seconds}\r\n"))
-        .unwrap_or_default();
-    let body = status(code);
-    let head = format!(
-        "HTTP/1.1 {code} Refused\r\n{retry_after}Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-        body.len()
-    );
-    stream.write_all((head + &body).as_bytes()).await?;
-    stream.shutdown().await
+async fn refuse(stream: &mut impl Stream, code: u16, retry_after: Option<u64>) -> io::Result<bool> {
+    Answer::scripted(code, retry_after)
+        .write(stream, true)
+        .await?;
+    Ok(false)
 }
 
 async fn list_answer(
@@ -215,12 +251,12 @@ async fn list_answer(
             items.join(",")
         )
     };
-    let head = format!(
-        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-        body.len()
-    );
-    stream.write_all((head + &body).as_bytes()).await?;
-    stream.shutdown().await
+    let answer = Answer {
+        code: 200,
+        body,
+        retry_after: None,
+    };
+    answer.write(stream, true).await
 }
 
 /// A list's bookmark ends it; the others tell how far the server is.
@@ -230,12 +266,6 @@ fn bookmark(version: u64, ends_list: bool) -> String {
         metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
     }
     json!({"type": "BOOKMARK", "object": {"metadata": metadata}}).to_string()
-}
-
-async fn chunk(stream: &mut impl Stream, text: &str) -> io::Result<()> {
-    let framed = format!("{:x}\r\n{text}\r\n", text.len());
-    stream.write_all(framed.as_bytes()).await?;
-    stream.flush().await
 }
 
 async fn watch_answer(
@@ -249,7 +279,7 @@ async fn watch_answer(
     let initial = request.get("sendInitialEvents") == "true";
     let streaming = shared.lock().streaming;
     if initial && streaming == Streaming::Refused {
-        return refuse(stream, 422, None).await;
+        return Answer::scripted(422, None).write(stream, true).await;
     }
     let (mut lines, mut version, pause) = {
         let mut script = shared.lock();
@@ -285,8 +315,7 @@ async fn watch_answer(
     match &fault {
         Some(Fault::Silent) => return std::future::pending().await,
         Some(Fault::Ended) => {
-            stream.write_all(b"0\r\n\r\n").await?;
-            return stream.shutdown().await;
+            return stream.write_all(b"0\r\n\r\n").await;
         }
         Some(Fault::Error(code)) => {
             lines = vec![format!(
@@ -313,15 +342,14 @@ async fn watch_answer(
             sent += 1;
         }
         if version == u64::MAX {
-            stream.write_all(b"0\r\n\r\n").await?;
-            return stream.shutdown().await;
+            return stream.write_all(b"0\r\n\r\n").await;
         }
         tokio::select! {
             _ = changed.changed() => {}
             () = tokio::time::sleep(pause) => lines.push(bookmark(version, false)),
         }
         let mut script = shared.lock();
-        if script.down {
+        if script.down || script.cuts.is_cut_off(&request.token) {
             return Ok(());
         }
         let collection = script.collection(kind);
@@ -330,7 +358,8 @@ async fn watch_answer(
             version = u64::MAX;
             continue;
         }
-        let news = collection.log.iter().filter(|(at, _)| *at > version);
+        let known = collection.log.partition_point(|(at, _)| *at <= version);
+        let news = collection.log.iter().skip(known);
         lines.extend(news.map(|(_, line)| line.clone()));
         version = collection.version.max(version);
     }

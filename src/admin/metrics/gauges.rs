@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
@@ -11,6 +12,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::admin::snapshot::Snapshot;
 use crate::admin::view::{owned_here, seconds_since_epoch};
+use crate::allocator::Role;
 use crate::model::family::Family as IpFamily;
 use crate::model::frontend::{RealServer, SourceClass};
 use crate::plan::ipam::usage;
@@ -62,6 +64,7 @@ pub(super) fn registry(snapshot: &Snapshot) -> Registry {
         snapshot.config_problem.is_none(),
     );
     source(&mut registry, snapshot);
+    allocator(&mut registry, snapshot);
     counts(&mut registry, snapshot);
     vips(&mut registry, snapshot);
     pools(&mut registry, snapshot);
@@ -115,6 +118,32 @@ fn source(registry: &mut Registry, snapshot: &Snapshot) {
         "source_problems",
         "Objects of the source that cannot be used, by what became of them",
         problems,
+    );
+}
+
+/// Absent where no allocator runs.
+fn allocator(registry: &mut Registry, snapshot: &Snapshot) {
+    let Some(allocator) = &snapshot.allocator else {
+        return;
+    };
+    flag(
+        registry,
+        "allocator_leading",
+        "Whether this node gives out addresses for its cluster",
+        allocator.role == Role::Leader,
+    );
+    let waiting: Gauge = Gauge::default();
+    waiting.set(whole(allocator.waiting));
+    registry.register(
+        "allocator_statuses_waiting",
+        "Statuses of Services still to be written",
+        waiting,
+    );
+    let written = ConstCounter::new(allocator.written);
+    registry.register(
+        "allocator_statuses_written",
+        "Statuses of Services written since the start",
+        written,
     );
 }
 

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::owned_here;
 use crate::admin::snapshot::Snapshot;
+use crate::allocator::{AllocatorStatus, Role};
 use crate::config::SourceKind;
 use crate::model::node_state::HeldFor;
 use crate::model::service::ServiceType;
@@ -27,6 +28,8 @@ pub struct Status {
     pub ready: bool,
     pub config: ConfigurationState,
     pub source: SourceState,
+    /// None where no allocator runs: addresses are then given out by each pass.
+    pub allocator: Option<AllocatorView>,
     pub services: ServiceCounts,
     /// Endpoints in use, counted for each port.
     pub endpoints: usize,
@@ -59,6 +62,32 @@ pub struct SourceState {
     pub problems: Vec<SourceProblemView>,
     /// Objects left out on purpose.
     pub ignored: Vec<String>,
+}
+
+/// What this node is to the allocation of addresses in its cluster.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AllocatorView {
+    pub role: Role,
+    /// The holder of the Lease, where it is known.
+    pub leader: Option<String>,
+    /// What keeps this node from leading or from writing.
+    pub problem: Option<String>,
+    /// Statuses still to be written.
+    pub waiting: usize,
+    /// Statuses written since the start.
+    pub written: u64,
+}
+
+impl From<&AllocatorStatus> for AllocatorView {
+    fn from(status: &AllocatorStatus) -> Self {
+        Self {
+            role: status.role,
+            leader: status.leader.clone(),
+            problem: status.problem.clone(),
+            waiting: status.waiting,
+            written: status.written,
+        }
+    }
 }
 
 /// Something that the source could not use.
@@ -162,6 +191,7 @@ impl Status {
                     .collect(),
                 ignored: status.ignored.clone(),
             },
+            allocator: snapshot.allocator.as_ref().map(AllocatorView::from),
             services: ServiceCounts::of(snapshot),
             endpoints: plan.services.values().map(|plan| plan.endpoints).sum(),
             vips: VipCounts {

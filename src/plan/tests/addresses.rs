@@ -7,11 +7,15 @@ use proptest::prelude::*;
 
 use super::generate::{ADDRESSES, SERVICES, any_passes, condition, small};
 use super::incremental::assert_shared_rightly;
-use super::{HERE, annotated, config, inputs, ip, ips, key, load_balancer, pool, with_status};
+use super::{
+    HERE, annotated, config, inputs, ip, ips, key, load_balancer, pool, port, with_status,
+};
 use crate::config::Config;
 use crate::model::allocation::Allocation;
+use crate::model::family::{Family, Protocol};
 use crate::plan::addresses::{AddressInputs, AddressPlan, Managed, manage};
 use crate::plan::reason::Reason;
+use crate::plan::sharing::SharingRule;
 use crate::plan::{Inputs, Scope};
 
 fn managed(config: &Config, inputs: &Inputs, previous: &AddressPlan, scope: &Scope) -> Managed {
@@ -103,9 +107,9 @@ fn a_new_allocator_takes_over_what_our_condition_says_and_a_record_counts_more()
     let config = config(vec![pool("lan", "192.0.2.200/30")]);
     let gone = with_status(load_balancer("web"), "198.51.100.9");
     let mut ours = gone.clone();
-    ours.condition = Some(condition(true));
+    ours.condition = Some(condition(true).into());
     let mut refused = gone.clone();
-    refused.condition = Some(condition(false));
+    refused.condition = Some(condition(false).into());
     let moved = annotated(ours.clone(), &[("edgelb.io/ips", "192.0.2.202")]);
     let address = ip("198.51.100.9");
     let foreign = vec![Reason::ServedByAnother { address }];
@@ -143,4 +147,60 @@ fn a_new_allocator_takes_over_what_our_condition_says_and_a_record_counts_more()
         (ips("192.0.2.203"), vec![]),
         "a record"
     );
+}
+
+#[test]
+fn who_loses_its_addresses_is_settled_with_all_of_its_sharing_key() {
+    let config = config(vec![pool("lan", "192.0.2.200/29 2001:db8::200/126")]);
+    let mut inputs = inputs();
+    let mut put = |name: &str, numbers: &[u16], families: &[Family], addresses: &str| {
+        let mut service = annotated(load_balancer(name), &[("edgelb.io/sharing-key", "k")]);
+        service.ports = (numbers.iter())
+            .map(|number| port(&number.to_string(), Protocol::Tcp, *number))
+            .collect();
+        service.families = families.to_vec();
+        // Who asks for its addresses is told nothing of those that it could share.
+        let asked = if name == "loses" { addresses } else { "" };
+        let asked = asked.replace(' ', ",");
+        inputs.put(annotated(service, &[("edgelb.io/ips", &asked)]));
+        inputs.allocations.set(&key(name), ips(addresses), "edge-a");
+    };
+    put("first", &[80, 443], &[Family::V4], "192.0.2.203");
+    put("loses", &[80], &Family::BOTH, "192.0.2.200 2001:db8::200");
+    put("mate", &[443], &[Family::V6], "2001:db8::200");
+    inputs.put(load_balancer("foreign"));
+    inputs
+        .allocations
+        .set(&key("foreign"), ips("192.0.2.202"), "edge-a");
+    let before = from_everything(&config, &inputs);
+    assert!(
+        before.pending.is_empty(),
+        "the mate does share: {:?}",
+        before.pending
+    );
+    // Another allocator gave the address to somebody else, and earlier.
+    let mut records: Vec<Allocation> = before.allocations.records().cloned().collect();
+    for record in &mut records {
+        if record.service == key("foreign") {
+            record.addresses = ips("192.0.2.200");
+            record.counter = 0;
+        }
+    }
+    inputs.allocations = records.into();
+    let after = managed(&config, &inputs, &before, &Scope::nothing());
+    assert_eq!(after.plan, from_everything(&config, &inputs));
+    let held = |name: &str| after.plan.allocations.addresses(&key(name)).to_vec();
+    assert_eq!(held("foreign"), ips("192.0.2.200"));
+    assert_eq!(held("loses"), ips(""));
+    let told = Reason::SharingRefused {
+        address: ip("192.0.2.203"),
+        holder: key("first"),
+        rule: SharingRule::Ports,
+    };
+    assert_eq!(
+        after.plan.pending[&key("mate")],
+        [told],
+        "it is the first of its address now"
+    );
+    assert!(after.dirty.contains(&key("mate")));
 }

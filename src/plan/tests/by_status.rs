@@ -39,7 +39,7 @@ fn planned(config: &Config, services: impl IntoIterator<Item = Service>) -> Plan
 }
 
 fn with_condition(mut service: Service, allocated: bool) -> Service {
-    service.condition = Some(condition(allocated));
+    service.condition = Some(condition(allocated).into());
     service
 }
 
@@ -309,7 +309,11 @@ fn of_three_each_may_share_with_all_that_hold_it() {
         aged(sharing(service, number), created)
     };
     // The second may not join the first, so that the third need not care for it.
-    let services = [on("first", 80, 1), on("second", 80, 2), on("third", 443, 3)];
+    let services = [
+        on("first", 80, -1),
+        on("second", 80, 2),
+        on("third", 443, 3),
+    ];
     let plan = planned(&lan(), services);
     let holders = plan.addresses.allocations.holders_of(ip("192.0.2.200"));
     assert_eq!(holders, [key("first"), key("third")]);

@@ -114,7 +114,7 @@ fn any_service() -> impl Strategy<Value = Service> {
                 service.internal_traffic_policy = policy(inner);
                 service.ports[0].node_port = node_port;
                 terms.apply(&mut service);
-                service.condition = allocated.map(condition);
+                service.condition = allocated.map(condition).map(Box::new);
                 service.load_balancer_class = ours.then(|| "edgelb.io/edgelb".to_owned());
                 service
             },
@@ -122,17 +122,17 @@ fn any_service() -> impl Strategy<Value = Service> {
 }
 
 /// Our own condition, as the allocator would have written it.
-pub(super) fn condition(allocated: bool) -> Box<AddressCondition> {
+pub(super) fn condition(allocated: bool) -> AddressCondition {
     let (reason, message) = if allocated {
         ("Allocated", "from pool lan")
     } else {
         ("PoolExhausted", "every address of lan is taken")
     };
-    Box::new(AddressCondition {
+    AddressCondition {
         allocated,
         reason: reason.to_owned(),
         message: message.to_owned(),
-    })
+    }
 }
 
 /// What decides sharing, families and age.

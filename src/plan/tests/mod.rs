@@ -23,6 +23,7 @@ mod ownership;
 mod probing;
 mod recorded;
 mod sharing;
+mod status;
 
 use std::net::IpAddr;
 use std::sync::Arc;

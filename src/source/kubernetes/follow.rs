@@ -11,12 +11,12 @@ use std::time::{Instant, SystemTime};
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
-use super::client::{Connected, Credentials};
-use super::connection::Answer;
-use super::failure::{Failure, Refusal};
 use super::kind::{ObjectKey, Read, Watched};
 use super::timing::Timing;
 use super::wire::{self, Bookmark, Event, Page};
+use crate::api_server::client::{Connected, Credentials};
+use crate::api_server::connection::Answer;
+use crate::api_server::failure::{Failure, Refusal};
 
 /// Objects that travel together at most.
 const BATCH: usize = 256;

@@ -18,11 +18,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use super::client::Credentials;
 use super::follow::{Follower, Item, News, Report};
 use super::kind::{ObjectKey, Watched};
 use super::problems::Problems;
 use super::timing::Timing;
+use crate::api_server::client::Credentials;
 use crate::model::cluster::{ClusterChange, ClusterState};
 use crate::source::{SourceEvent, SourceProblem, SourceStatus};
 
@@ -64,12 +64,15 @@ pub async fn run(
         followers.spawn(follower.follow());
     }
     drop(sender);
-    let gatherer = Gatherer::new(settings, events, status);
-    tokio::select! {
-        () = gatherer.gather(reports) => {}
-        _ = stop.wait_for(|stop| *stop) => {}
+    let mut gatherer = Gatherer::new(settings, events, status);
+    let told = tokio::select! {
+        () = gatherer.gather(reports) => false,
+        _ = stop.wait_for(|stop| *stop) => true,
         // They end with the gatherer only: one that panicked takes the daemon down.
-        _ = followers.join_next() => {}
+        _ = followers.join_next() => false,
+    };
+    if told {
+        gatherer.save_the_rest().await;
     }
 }
 
@@ -94,6 +97,8 @@ struct Gatherer {
     unrecorded: bool,
     timing: Timing,
     record: Option<Arc<dyn Record>>,
+    /// The write that is under way; never two, so that an older one cannot overtake.
+    saving: JoinSet<Result<(), String>>,
     events: mpsc::Sender<SourceEvent>,
     status: watch::Sender<SourceStatus>,
 }
@@ -118,6 +123,7 @@ impl Gatherer {
             unrecorded: false,
             timing: settings.timing,
             record: settings.record,
+            saving: JoinSet::new(),
             events,
             status,
         };
@@ -135,15 +141,14 @@ impl Gatherer {
         gatherer
     }
 
-    async fn gather(mut self, mut reports: mpsc::Receiver<Report>) {
+    async fn gather(&mut self, mut reports: mpsc::Receiver<Report>) {
         let mut patience = self
             .from_record
             .then(|| Instant::now() + self.timing.snapshot_patience);
         let mut next_save = Instant::now();
-        let mut saving: JoinSet<Result<(), String>> = JoinSet::new();
         self.publish();
         loop {
-            let save = self.unrecorded && self.is_complete() && saving.is_empty();
+            let save = self.unrecorded && self.is_complete() && self.saving.is_empty();
             let save_due = save.then_some(next_save);
             let done = tokio::select! {
                 report = reports.recv() => match report {
@@ -164,10 +169,10 @@ impl Gatherer {
                 }
                 () = until(save_due) => {
                     next_save = Instant::now() + self.timing.snapshot_interval;
-                    self.save(&mut saving);
+                    self.save();
                     continue;
                 }
-                Some(saved) = saving.join_next() => {
+                Some(saved) = self.saving.join_next() => {
                     self.saved(saved.unwrap_or_else(|error| Err(error.to_string())));
                     Ok(())
                 }
@@ -288,6 +293,8 @@ impl Gatherer {
     /// The first complete cluster goes on whole.
     async fn open(&mut self) -> Result<(), Deaf> {
         self.open = true;
+        // Whether it is a recorded cluster is told before it.
+        self.publish();
         let everything = self.everything();
         self.send(SourceEvent::Changes(everything)).await?;
         self.send(SourceEvent::Complete).await
@@ -318,14 +325,25 @@ impl Gatherer {
     }
 
     /// Records the cluster.
-    fn save(&mut self, saving: &mut JoinSet<Result<(), String>>) {
+    fn save(&mut self) {
         let Some(record) = self.record.clone() else {
             self.unrecorded = false;
             return;
         };
         self.unrecorded = false;
         let cluster = self.cluster.clone();
-        saving.spawn_blocking(move || record.save(&cluster));
+        self.saving.spawn_blocking(move || record.save(&cluster));
+    }
+
+    /// What the bounded rate has held back, at the end.
+    async fn save_the_rest(&mut self) {
+        while self.saving.join_next().await.is_some() {}
+        if self.unrecorded && self.is_complete() {
+            self.save();
+            while let Some(saved) = self.saving.join_next().await {
+                self.saved(saved.unwrap_or_else(|error| Err(error.to_string())));
+            }
+        }
     }
 
     fn saved(&mut self, saved: Result<(), String>) {

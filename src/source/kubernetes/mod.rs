@@ -1,15 +1,12 @@
 //! The Kubernetes API as a source: Services, `EndpointSlices` and Nodes, followed for good. Kubernetes
-//! types are known in this folder alone.
+//! types that are read are known in this folder alone.
 //!
-//! `convert`, `slice` and `fields` turn objects into the model; `client`, `connection` and `failure`
-//! speak with the server; `follow` keeps one collection, `gather` makes one cluster of the three.
+//! `convert`, `slice` and `fields` turn objects into the model; `follow` keeps one collection, `gather`
+//! makes one cluster of the three. How to speak with the server is in `api_server`.
 
 pub mod address;
-pub mod client;
-mod connection;
 pub mod convert;
 pub mod decode;
-mod failure;
 mod fields;
 mod follow;
 mod gather;

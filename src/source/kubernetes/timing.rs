@@ -1,8 +1,9 @@
 //! How long things at the API server may take, and how long to wait after a failure. Pure but for
 //! the random numbers.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
+
+use crate::api_server::jitter::random;
 
 /// The times that a follower keeps to. [`Timing::default`] is what a daemon uses; tests are faster.
 #[derive(Debug, Clone)]
@@ -72,15 +73,6 @@ impl Timing {
     pub(super) fn watch_seconds(&self) -> u64 {
         self.watch.mul_f64(1.0 + random()).as_secs().max(1)
     }
-}
-
-/// From 0 up to 1. `RandomState` takes its keys from the kernel's random numbers.
-fn random() -> f64 {
-    let number = RandomState::new().build_hasher().finish();
-    // 53 bits are what a float holds.
-    #[allow(clippy::cast_precision_loss)]
-    let fraction = (number >> 11) as f64 / (1_u64 << 53) as f64;
-    fraction
 }
 
 #[cfg(test)]

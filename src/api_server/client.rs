@@ -143,13 +143,18 @@ impl Files {
     }
 
     /// Waits until one of them is not what it was, looking this often.
-    pub(super) async fn changed(&self, period: Duration) {
+    pub(crate) async fn changed(&self, period: Duration) {
         loop {
             tokio::time::sleep(period).await;
-            if self.0.iter().any(|(path, old)| stamp(path) != *old) {
+            if self.have_changed() {
                 return;
             }
         }
+    }
+
+    /// Whether one of them is not what it was.
+    pub(crate) fn have_changed(&self) -> bool {
+        self.0.iter().any(|(path, old)| stamp(path) != *old)
     }
 }
 

@@ -7,7 +7,6 @@ use http::header::RETRY_AFTER;
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 
-use super::address::shorten;
 use super::client::ClientError;
 
 /// A request or its answer failed.
@@ -40,7 +39,7 @@ pub enum Failure {
 /// The `Status` object with which the API server refuses.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Refusal {
+pub(crate) struct Refusal {
     code: Option<u16>,
     message: Option<String>,
     reason: Option<String>,
@@ -54,12 +53,12 @@ struct Details {
 }
 
 impl Refusal {
-    pub(super) fn into_failure(self, retry_after: Option<Duration>) -> Failure {
+    pub(crate) fn into_failure(self, retry_after: Option<Duration>) -> Failure {
         let asked = self.details.and_then(|details| details.retry_after_seconds);
         let message = self.message.or(self.reason).unwrap_or_default();
         Failure::Refused {
             code: self.code.unwrap_or_default(),
-            message: shorten(&message),
+            message: shortened(&message),
             retry_after: retry_after.or(asked.map(Duration::from_secs)),
         }
     }
@@ -67,7 +66,7 @@ impl Refusal {
 
 impl Failure {
     /// From an answer that is not 200.
-    pub(super) fn refused(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Self {
+    pub(crate) fn refused(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Self {
         let retry_after = headers
             .get(RETRY_AFTER)
             .and_then(|value| value.to_str().ok()?.trim().parse().ok())
@@ -82,12 +81,12 @@ impl Failure {
     }
 
     /// The resource version or the continue token is too old: list again.
-    pub(super) fn is_gone(&self) -> bool {
+    pub(crate) fn is_gone(&self) -> bool {
         matches!(self, Self::Refused { code: 410, .. })
     }
 
     /// The server does not know streaming lists, or does not take part in them.
-    pub(super) fn refuses_streaming(&self) -> bool {
+    pub(crate) fn refuses_streaming(&self) -> bool {
         matches!(
             self,
             Self::Refused {
@@ -98,7 +97,7 @@ impl Failure {
     }
 
     /// How long the server asked to be left alone.
-    pub(super) fn retry_after(&self) -> Option<Duration> {
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Refused { retry_after, .. } => *retry_after,
             _ => None,
@@ -106,13 +105,23 @@ impl Failure {
     }
 
     /// The message with its causes.
-    pub(super) fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         causes(self)
     }
 }
 
+/// The text for a message: enough for a refusal that names user, verb, resource and namespace, and
+/// no page of HTML that a proxy answered with.
+fn shortened(text: &str) -> String {
+    const LONGEST: usize = 400;
+    match text.char_indices().nth(LONGEST) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+    }
+}
+
 /// An error with its causes, each said once: some repeat what was said above them.
-pub(super) fn causes(error: &dyn std::error::Error) -> String {
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

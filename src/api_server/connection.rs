@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use http::{Request, StatusCode};
+use http::Request;
 use http_body_util::BodyExt;
 use kube::Client;
 use kube::client::Body;
@@ -19,7 +19,7 @@ const LARGEST_PAGE: usize = 512 << 20;
 const LARGEST_REFUSAL: usize = 64 << 10;
 
 /// An answer that is being read.
-pub(super) struct Answer {
+pub(crate) struct Answer {
     body: Body,
     /// What came and has not been taken.
     buffer: Vec<u8>,
@@ -30,12 +30,21 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// Asks for a path with its query. The status is 200, or this fails.
-    pub(super) async fn get(client: &Client, path: &str, wait: Duration) -> Result<Self, Failure> {
+    /// Asks for a path with its query. The status says success, or this fails.
+    pub(crate) async fn get(client: &Client, path: &str, wait: Duration) -> Result<Self, Failure> {
         let request = Request::get(path)
             .header(http::header::ACCEPT, "application/json")
             .body(Body::empty())
             .map_err(|error| Failure::Malformed(error.to_string()))?;
+        Self::send(client, request, wait).await
+    }
+
+    /// Sends a request. The status says success, or this fails.
+    pub(crate) async fn send(
+        client: &Client,
+        request: Request<Body>,
+        wait: Duration,
+    ) -> Result<Self, Failure> {
         let response = timeout(wait, client.send(request))
             .await
             .map_err(|_| Failure::Silent(wait))?
@@ -47,7 +56,7 @@ impl Answer {
             start: 0,
             searched: 0,
         };
-        if parts.status == StatusCode::OK {
+        if parts.status.is_success() {
             return Ok(answer);
         }
         // What can be read of the reason is enough.
@@ -77,7 +86,7 @@ impl Answer {
 
     /// The next whole line; `None` where the server ended the answer. Half a line at the end is not
     /// a line.
-    pub(super) async fn line(&mut self, silence: Duration) -> Result<Option<&str>, Failure> {
+    pub(crate) async fn line(&mut self, silence: Duration) -> Result<Option<&str>, Failure> {
         let length = loop {
             let rest = self.buffer.get(self.searched..).unwrap_or_default();
             if let Some(at) = rest.iter().position(|byte| *byte == b'\n') {
@@ -112,13 +121,13 @@ impl Answer {
     }
 
     /// Whether the next line is here already.
-    pub(super) fn has_line(&self) -> bool {
+    pub(crate) fn has_line(&self) -> bool {
         let rest = self.buffer.get(self.searched..).unwrap_or_default();
         rest.contains(&b'\n')
     }
 
     /// All of it.
-    pub(super) async fn whole(mut self, silence: Duration) -> Result<Vec<u8>, Failure> {
+    pub(crate) async fn whole(mut self, silence: Duration) -> Result<Vec<u8>, Failure> {
         while self.more(silence).await? {
             if self.buffer.len() > LARGEST_PAGE {
                 return Err(Failure::Malformed(format!(

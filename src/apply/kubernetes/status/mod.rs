@@ -1,0 +1,158 @@
+//! Writes a Service's addresses and our condition into its status, from the version that the decision
+//! saw. Where somebody wrote it meanwhile it goes on only if nothing that the decision relied on is
+//! different; else the watch delivers the Service anew and the decision is made anew.
+
+mod patch;
+
+#[cfg(test)]
+mod tests;
+
+use k8s_openapi::api::core::v1::Service as ServiceObject;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::jiff::Timestamp;
+use serde::Deserialize;
+
+pub use self::patch::{Seen, StatusChange};
+use crate::api_server::server::{Call, CallError, Server, body, encoded};
+use crate::model::service::{ServiceKey, ServiceType};
+
+const SERVICES: &str = "services";
+const STATUS: &str = "services/status";
+/// Somebody who writes one Service without a pause is not outrun.
+const ROUNDS: usize = 4;
+
+/// One write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatusWrite {
+    /// Whose status.
+    pub service: ServiceKey,
+    /// What the decision saw.
+    pub seen: Seen,
+    /// What it is to say.
+    pub change: StatusChange,
+}
+
+/// It is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// The Service's `metadata.resourceVersion` since.
+    pub version: String,
+}
+
+/// It is not written.
+#[derive(Debug, thiserror::Error)]
+pub enum StatusError {
+    /// The Service is not there, or is another one of the same name.
+    #[error("the Service is gone")]
+    Gone,
+    /// It is not what the decision saw: decide again when the watch has told what it is.
+    #[error("the Service has changed since it was looked at")]
+    Outdated,
+    /// Others were faster each time: try again later.
+    #[error("others write the Service all the time")]
+    Contended,
+    /// A request failed.
+    #[error(transparent)]
+    Call(#[from] CallError),
+}
+
+/// Writes a status.
+pub async fn write(server: &Server, write: &StatusWrite) -> Result<Written, StatusError> {
+    let mut seen = write.seen.clone();
+    for _ in 0..ROUNDS {
+        if let Some(written) = patch(server, &write.service, &write.change, &seen).await? {
+            return Ok(written);
+        }
+        let fresh = read(server, &write.service).await?;
+        let object = patch::identity(&fresh).ok_or_else(nameless)?;
+        if object.uid != seen.object.uid {
+            return Err(StatusError::Gone);
+        }
+        // An earlier try that was not answered, or another node that leads as well.
+        if write.change.is_in(&fresh) {
+            return Ok(Written {
+                version: object.version,
+            });
+        }
+        seen = seen.renewed(&fresh).ok_or(StatusError::Outdated)?;
+    }
+    Err(StatusError::Contended)
+}
+
+/// Clears what is ours in a status of which nothing is known, if there is something: our condition,
+/// and the addresses where it says that they are ours. `None`: there was nothing.
+pub async fn clear_if_ours(
+    server: &Server,
+    service: &ServiceKey,
+) -> Result<Option<Written>, StatusError> {
+    for _ in 0..ROUNDS {
+        let fresh = read(server, service).await?;
+        let Some(condition) = patch::condition(&fresh) else {
+            return Ok(None);
+        };
+        let allocated = patch::is_true(condition);
+        let change = if allocated {
+            StatusChange::Clear
+        } else {
+            StatusChange::ClearCondition
+        };
+        // A clearing relies on nothing but the version.
+        let seen = Seen {
+            object: patch::identity(&fresh).ok_or_else(nameless)?,
+            kind: ServiceType::LoadBalancer,
+            class: None,
+            ingress: Vec::new(),
+            allocated: Some(allocated),
+        };
+        if let Some(written) = patch(server, service, &change, &seen).await? {
+            return Ok(Some(written));
+        }
+    }
+    Err(StatusError::Contended)
+}
+
+/// `None`: somebody else wrote it since the version that was seen.
+async fn patch(
+    server: &Server,
+    service: &ServiceKey,
+    change: &StatusChange,
+    seen: &Seen,
+) -> Result<Option<Written>, StatusError> {
+    /// All of the answer that is needed.
+    #[derive(Deserialize)]
+    struct Answered {
+        metadata: ObjectMeta,
+    }
+    let body = body(STATUS, &change.patch(seen, Timestamp::now()))?;
+    let path = format!("{}/status?fieldManager=edgelb", path(service));
+    let answered = server.call(&Call::merge(STATUS, path, body)).await;
+    match answered {
+        Ok(Answered { metadata }) => {
+            let version = metadata.resource_version.ok_or_else(nameless)?;
+            Ok(Some(Written { version }))
+        }
+        Err(CallError::Conflict { .. }) => Ok(None),
+        Err(CallError::NotFound { .. }) => Err(StatusError::Gone),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn read(server: &Server, service: &ServiceKey) -> Result<ServiceObject, StatusError> {
+    match server.call(&Call::get(SERVICES, path(service))).await {
+        Ok(object) => Ok(object),
+        Err(CallError::NotFound { .. }) => Err(StatusError::Gone),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn path(service: &ServiceKey) -> String {
+    let (namespace, name) = (encoded(&service.namespace), encoded(&service.name));
+    format!("/api/v1/namespaces/{namespace}/services/{name}")
+}
+
+fn nameless() -> CallError {
+    CallError::Malformed {
+        resource: SERVICES,
+        message: "it has no uid or no resourceVersion".to_owned(),
+    }
+}

@@ -1,0 +1,212 @@
+//! `edgelb doctor` as a process against the scripted server: what it says of the rights that a node
+//! has, and of a server that cannot be asked.
+
+use std::path::Path;
+use std::process::Output;
+
+use edgelb::api_server::rights::RIGHTS;
+use serde_json::Value;
+use tokio::process::Command;
+
+use crate::authority::Secure;
+use crate::roles::Roles;
+use crate::script::Script;
+
+#[path = "../schemas/validator.rs"]
+mod validator;
+
+fn script() -> Script {
+    let mut script = Script::recorded();
+    script.let_in("reader", "edgelb:edge-a", &["edgelb:readers"]);
+    script.let_in("allocator", "edgelb:edge-b", &["edgelb:allocators"]);
+    script.let_in("nobody", "nobody", &[]);
+    script.enforce_roles();
+    script
+}
+
+async fn run(home: &Path, kubeconfig: &Path, more: &str, arguments: &[&str]) -> Output {
+    let config = home.join("edgelb.toml");
+    let text = format!(
+        "node.name = \"edge-a\"\n[source.kubernetes]\nkubeconfig = \"{}\"\n{more}",
+        kubeconfig.display()
+    );
+    std::fs::write(&config, text).expect("writes");
+    let program = env!("CARGO_BIN_EXE_edgelb");
+    let mut command = Command::new(program);
+    command.arg("doctor").arg("-c").arg(config).args(arguments);
+    command.output().await.expect("runs")
+}
+
+/// Exit code, and level, message and remedy of each finding.
+async fn doctor(secure: &Secure, token: &str, more: &str) -> (i32, Vec<(String, String, String)>) {
+    let kubeconfig = secure.kubeconfig(token);
+    told(&run(secure.home.path(), &kubeconfig, more, &["-o", "json"]).await)
+}
+
+fn told(output: &Output) -> (i32, Vec<(String, String, String)>) {
+    let report: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {output:?}"));
+    let schema = serde_json::from_str(include_str!("../schemas/doctor.json")).expect("a schema");
+    assert_eq!(validator::problems(&schema, &report), Vec::<String>::new());
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let findings: Vec<_> = (report["findings"].as_array().expect("findings").iter())
+        .map(|it| {
+            (
+                text(&it["level"]),
+                text(&it["message"]),
+                text(&it["remedy"]),
+            )
+        })
+        .collect();
+    let problems = findings.iter().filter(|(level, ..)| level == "problem");
+    for (_, message, remedy) in problems.clone() {
+        assert!(!remedy.is_empty(), "{message}");
+    }
+    assert_eq!(report["problems"], problems.count());
+    (output.status.code().expect("ends by itself"), findings)
+}
+
+fn levels(findings: &[(String, String, String)]) -> Vec<&str> {
+    findings.iter().map(|(level, ..)| level.as_str()).collect()
+}
+
+#[tokio::test]
+async fn a_node_with_the_rights_of_its_role_is_fine() {
+    let secure = Secure::start(script()).await;
+    let (code, findings) = doctor(&secure, "allocator", "").await;
+    assert_eq!(
+        (code, levels(&findings)),
+        (0, vec!["fine"; 3]),
+        "{findings:?}"
+    );
+    assert!(
+        findings[0].1.contains("the API server v1.36.2 answers in "),
+        "{findings:?}"
+    );
+    let (code, findings) = doctor(&secure, "reader", "").await;
+    assert_eq!((code, levels(&findings)), (0, vec!["fine", "fine", "info"]));
+    assert!(findings[2].1.contains("does not allocate"), "{findings:?}");
+    secure.server.with(|script| {
+        assert!(script.forbidden.is_empty(), "it uses none of them");
+    });
+}
+
+#[tokio::test]
+async fn each_missing_right_is_a_problem_that_names_it() {
+    for right in RIGHTS {
+        let mut script = script();
+        let mut roles = Roles::of_file();
+        let mut resource = right.resource.to_owned();
+        if !right.subresource.is_empty() {
+            resource = format!("{resource}/{}", right.subresource);
+        }
+        roles.revoke(right.verb, &resource);
+        script.roles = Some(roles);
+        let secure = Secure::start(script).await;
+        let (code, findings) = doctor(&secure, "allocator", "").await;
+        assert_eq!(code, 1);
+        let wanted = format!("this node may not {} {}", right.verb, right.resource_name());
+        let problems: Vec<_> = findings
+            .iter()
+            .filter(|(level, ..)| level == "problem")
+            .collect();
+        let [(_, message, remedy)] = problems.as_slice() else {
+            panic!("{right:?}: {findings:?}");
+        };
+        assert!(message.starts_with(&wanted), "{message}");
+        assert!(
+            remedy.contains("kubectl apply -f config/kubernetes/rbac.yaml"),
+            "{remedy}"
+        );
+        assert!(remedy.contains(right.role.name()), "{remedy}");
+    }
+}
+
+#[tokio::test]
+async fn a_user_without_rights_is_told_to_be_bound() {
+    let secure = Secure::start(script()).await;
+    let (code, findings) = doctor(&secure, "nobody", "").await;
+    assert_eq!(code, 1);
+    let mut wanted = vec!["fine"];
+    wanted.extend(["problem"; 6]);
+    wanted.push("info");
+    assert_eq!(levels(&findings), wanted);
+    assert!(
+        findings[1].2.contains("the group edgelb:readers"),
+        "{findings:?}"
+    );
+    // The roles are for another Lease: what names it is missing.
+    let lease = "lease = \"kube-system/another\"\n";
+    let (code, findings) = doctor(&secure, "allocator", lease).await;
+    let problems: Vec<_> = findings
+        .iter()
+        .filter(|(level, ..)| level == "problem")
+        .collect();
+    assert_eq!((code, problems.len()), (1, 4), "{findings:?}");
+    assert!(
+        problems[3]
+            .1
+            .contains("another-addresses-0 to another-addresses-f")
+    );
+    assert!(problems[3].2.contains("the Lease kube-system/another"));
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_be_asked_is_one_problem() {
+    let secure = Secure::start(script()).await;
+    let one =
+        |(code, findings): (i32, Vec<(String, String, String)>), message: &str, remedy: &str| {
+            assert_eq!(code, 1, "{findings:?}");
+            assert_eq!(findings.len(), 1, "{findings:?}");
+            assert!(findings[0].1.contains(message), "{findings:?}");
+            assert!(findings[0].2.contains(remedy), "{findings:?}");
+        };
+    let unknown = doctor(&secure, "unknown", "").await;
+    one(
+        unknown,
+        "does not accept the credentials",
+        "renew the token",
+    );
+    secure.server.with(|script| script.down = true);
+    let down = doctor(&secure, "reader", "").await;
+    one(down, "the connection failed", "is up");
+    let missing = secure.home.path().join("missing");
+    let missing = run(secure.home.path(), &missing, "", &["-o", "json"]).await;
+    one(told(&missing), "No such file", "write a kubeconfig");
+}
+
+#[tokio::test]
+async fn the_text_has_a_line_for_each_finding() {
+    let secure = Secure::start(script()).await;
+    let (home, kubeconfig) = (secure.home.path(), secure.kubeconfig("reader"));
+    let output = run(home, &kubeconfig, "", &[]).await;
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert_eq!(text.lines().count(), 4, "{text}");
+    assert!(
+        text.starts_with("api-access: fine: the API server"),
+        "{text}"
+    );
+    assert!(
+        text.contains("the rights to write; remedy: nothing, if other nodes do"),
+        "{text}"
+    );
+    assert!(text.ends_with("\n0 problems, 0 warnings\n"), "{text}");
+}
+
+#[tokio::test]
+async fn files_need_no_server_and_an_invalid_configuration_ends_with_2() {
+    let home = tempfile::tempdir().expect("directory");
+    let path = home.path().join("edgelb.toml");
+    let run = async |text: &str| {
+        std::fs::write(&path, text).expect("writes");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_edgelb"));
+        command.args(["doctor", "-o", "json", "-c"]).arg(&path);
+        command.output().await.expect("runs")
+    };
+    let (code, findings) = told(&run("node.name = \"a\"\nsource.kind = \"manifests\"\n").await);
+    assert_eq!((code, levels(&findings)), (0, vec!["info"]));
+    let invalid = run("node.nam = \"a\"\n").await;
+    assert_eq!(invalid.status.code(), Some(2));
+    assert!(invalid.stdout.is_empty());
+    assert!(String::from_utf8_lossy(&invalid.stderr).contains("node.nam"));
+}
