@@ -16,6 +16,7 @@ use crate::apply::state_directory::StateDirectory;
 use crate::config::Config;
 use crate::model::allocation::Allocations;
 use crate::model::announcement::{AnnouncedInterface, AnnouncedSet};
+use crate::model::foreign::ForeignHosts;
 use crate::model::host::Host;
 use crate::plan::addresses::AddressSource;
 use crate::plan::announcement::relevant;
@@ -155,6 +156,7 @@ impl Reconciler {
             config: Arc::clone(&self.config),
             cluster: self.inputs.cluster.clone(),
             host: self.inputs.host.clone(),
+            foreign: self.inputs.foreign.clone(),
             ownership: self.plan.ownership.clone(),
             fresh: self.complete && !self.source.from_snapshot,
         }
@@ -168,6 +170,14 @@ impl Reconciler {
         if self.inputs.host != relevant {
             self.inputs.host = relevant;
             self.scope = Scope::Everything;
+            self.wait(now);
+        }
+    }
+
+    /// Takes in who else uses addresses of the pools; a pass is for those whom it concerns.
+    pub fn foreign_hosts(&mut self, foreign: &ForeignHosts, now: Instant) {
+        self.inputs.foreign = foreign.clone();
+        if self.scope.extend(self.plan.addresses.concerned(foreign)) {
             self.wait(now);
         }
     }

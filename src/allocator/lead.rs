@@ -109,6 +109,7 @@ impl Leader {
             self.scope = Scope::Everything;
         } else if let Scope::Services(services) = &mut self.scope {
             services.extend(differing.iter().cloned());
+            services.extend(self.plan.concerned(&view.foreign));
         }
         if self.claims.is_some() {
             tell::ownership(&self.recorder, &old, view, &self.plan.allocations);
@@ -190,6 +191,7 @@ impl Leader {
                 node: &self.settings.node,
                 cluster: &self.view.cluster,
                 host: &self.view.host,
+                foreign: &self.view.foreign,
                 allocations: &before,
             };
             let managed = manage(&self.view.config, &inputs, &self.plan, &self.scope);

@@ -102,6 +102,15 @@ impl Scope {
         matches!(self, Self::Services(services) if services.is_empty())
     }
 
+    /// Adds Services; false where there are none.
+    pub fn extend(&mut self, more: BTreeSet<ServiceKey>) -> bool {
+        let any = !more.is_empty();
+        if let Self::Services(services) = self {
+            services.extend(more);
+        }
+        any
+    }
+
     /// Adds one edit of the cluster.
     pub fn add(&mut self, dirty: Dirty) {
         match (&mut *self, dirty) {
