@@ -64,11 +64,16 @@ pub struct Prober {
     foreign: watch::Sender<Arc<ForeignHosts>>,
     schedule: Schedule,
     links: BTreeMap<u32, Link>,
-    claims: (mpsc::Sender<(u32, Claim)>, mpsc::Receiver<(u32, Claim)>),
+    claims: mpsc::Receiver<Heard>,
+    /// For new listeners.
+    claim_sender: mpsc::Sender<Heard>,
     /// Each gives what it listened to, when that is of no more use.
     listeners: JoinSet<Lost>,
     random: RandomState,
 }
+
+/// What was heard on the interface with this index.
+type Heard = (u32, Claim);
 
 /// An interface that a listener had to leave.
 struct Lost {
@@ -105,13 +110,15 @@ impl Prober {
         wanted: watch::Receiver<Arc<Wanted>>,
         foreign: watch::Sender<Arc<ForeignHosts>>,
     ) -> Self {
+        let (claim_sender, claims) = mpsc::channel(WAITING_CLAIMS);
         Self {
             wanted,
             own: BTreeSet::new(),
             foreign,
             schedule: Schedule::new(settings),
             links: BTreeMap::new(),
-            claims: mpsc::channel(WAITING_CLAIMS),
+            claims,
+            claim_sender,
             listeners: JoinSet::new(),
             random: RandomState::new(),
         }
@@ -130,7 +137,7 @@ impl Prober {
                     Err(_publisher_gone) => return Ok(()),
                 },
                 () = sleep_until(wake) => self.act(),
-                Some((index, claim)) = self.claims.1.recv() => self.hear(index, claim),
+                Some((index, claim)) = self.claims.recv() => self.hear(index, claim),
                 Some(ended) = self.listeners.join_next() => match ended {
                     Ok(lost) => self.lose(&lost),
                     Err(error) if error.is_cancelled() => {}
@@ -195,7 +202,7 @@ impl Prober {
                         "opened packet socket to probe"
                     );
                     let socket = Arc::new(socket);
-                    let listener = listen(*index, Arc::clone(&socket), self.claims.0.clone());
+                    let listener = listen(*index, Arc::clone(&socket), self.claim_sender.clone());
                     link.open = Some(Open {
                         socket,
                         listener: self.listeners.spawn(listener),
@@ -277,9 +284,10 @@ impl Prober {
         let foreign = self.schedule.foreign();
         let before = Arc::clone(&self.foreign.borrow());
         for address in before.changed(&foreign) {
-            match foreign.get(address) {
-                Some(mac) => warn!(%address, %mac, "another host uses an address of a pool"),
-                None => info!(%address, "no other host is known any more to use the address"),
+            if let Some(mac) = foreign.get(address) {
+                warn!(%address, %mac, "another host uses an address of a pool");
+            } else {
+                info!(%address, "no other host is known any more to use the address");
             }
         }
         if *before != foreign {
@@ -314,7 +322,7 @@ fn addresses(wanted: &WantedInterface) -> Vec<Ipv4Addr> {
 }
 
 /// Passes on the claims in the frames of one interface until that goes down or away.
-async fn listen(index: u32, socket: Arc<ArpSocket>, claims: mpsc::Sender<(u32, Claim)>) -> Lost {
+async fn listen(index: u32, socket: Arc<ArpSocket>, claims: mpsc::Sender<Heard>) -> Lost {
     let mut buffer = [0; filter::ACCEPTED_LENGTH as usize];
     loop {
         let length = match socket.receive(&mut buffer).await {
