@@ -177,7 +177,9 @@ impl Reconciler {
     /// Takes in who else uses addresses of the pools; a pass is for those whom it concerns.
     pub fn foreign_hosts(&mut self, foreign: &ForeignHosts, now: Instant) {
         self.inputs.foreign = foreign.clone();
-        if self.scope.extend(self.plan.addresses.concerned(foreign)) {
+        let concerned = self.plan.addresses.concerned(foreign);
+        if !concerned.is_empty() {
+            self.scope.add_all(concerned);
             self.wait(now);
         }
     }

@@ -2,12 +2,14 @@
 //! this node leads is there anything to do.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout_at;
 
 use super::Settings;
+use super::examine::Examiner;
 use super::standing::Standing;
 use super::statuses::{Done, Statuses};
 use super::tell;
@@ -17,7 +19,7 @@ use crate::apply::kubernetes::claims::{Claims, CommitError, ReadError};
 use crate::apply::kubernetes::events::Recorder;
 use crate::apply::kubernetes::lease::Leadership;
 use crate::apply::kubernetes::status::{self as wire, StatusError};
-use crate::model::allocation::Allocation;
+use crate::model::cluster::Dirty;
 use crate::model::service::{Service, ServiceKey, ServiceType};
 use crate::plan::Scope;
 use crate::plan::addresses::{AddressInputs, AddressPlan, manage};
@@ -62,9 +64,12 @@ pub(super) struct Leader {
     plan: AddressPlan,
     /// What has changed since that plan.
     scope: Scope,
-    /// Services that held an address and are no more: their status may still say so, because an
-    /// object can live on as something that edgelb does not read.
-    gone: BTreeSet<ServiceKey>,
+    /// Services that hold an address and are not shown.
+    examiner: Examiner,
+    /// Services that were deleted and made anew under the same name since that plan.
+    recreated: BTreeSet<ServiceKey>,
+    /// Addresses whose claims cannot be read.
+    reserved: BTreeSet<IpAddr>,
     statuses: Statuses,
     problem: Option<String>,
     failures: u32,
@@ -84,7 +89,9 @@ impl Leader {
             claims: None,
             plan: AddressPlan::default(),
             scope: Scope::Everything,
-            gone: BTreeSet::new(),
+            examiner: Examiner::default(),
+            recreated: BTreeSet::new(),
+            reserved: BTreeSet::new(),
             statuses: Statuses::default(),
             problem: None,
             failures: 0,
@@ -109,9 +116,17 @@ impl Leader {
             self.scope = Scope::Everything;
         } else if let Scope::Services(services) = &mut self.scope {
             services.extend(differing.iter().cloned());
-            services.extend(self.plan.concerned(&view.foreign));
         }
         if self.claims.is_some() {
+            let uid = |view: &View, key: &ServiceKey| {
+                let service = view.cluster.services.get(key)?;
+                Some(service.object.as_deref()?.uid.clone())
+            };
+            let recreated = differing.iter().filter(|key| {
+                let before = uid(&old, key);
+                before.is_some() && before != uid(view, key)
+            });
+            self.recreated.extend(recreated.cloned());
             tell::ownership(&self.recorder, &old, view, &self.plan.allocations);
             self.statuses.look_at(differing);
         }
@@ -119,7 +134,8 @@ impl Leader {
 
     /// When to take a turn although nothing has happened.
     pub(super) fn wake(&self) -> Option<Instant> {
-        self.paused_until
+        // Whatever is to be done waits for the end of the pause.
+        self.paused_until.or_else(|| self.examiner.wake())
     }
 
     /// Does what can be done now.
@@ -154,7 +170,8 @@ impl Leader {
         }
         self.plan = AddressPlan::default();
         self.scope = Scope::Everything;
-        self.gone.clear();
+        self.examiner = Examiner::default();
+        self.recreated.clear();
         self.statuses = Statuses::default();
         self.problem = None;
         self.failures = 0;
@@ -183,15 +200,47 @@ impl Leader {
             return Ok(());
         };
         for _ in 0..MOST_ROUNDS {
+            if let Scope::Services(services) = &mut self.scope {
+                services.extend(self.plan.concerned(&self.view.foreign));
+            }
             if self.scope.is_empty() {
                 return Ok(());
             }
-            let before = claims.allocations().clone();
+            let reserved: BTreeSet<IpAddr> = claims.reserved().collect();
+            if reserved != self.reserved {
+                self.reserved = reserved;
+                self.scope = Scope::Everything;
+            }
+            let mut before = claims.allocations().clone();
+            // What is in no pool any more is kept by the Service that had it, not by its successor.
+            for key in &self.recreated {
+                let pools = &self.view.config.pools;
+                let kept = |address: &IpAddr| pools.iter().any(|pool| pool.contains(*address));
+                if !before.addresses(key).iter().all(kept) {
+                    before.release(key, &self.settings.node);
+                }
+            }
+            self.scope
+                .add_all(self.plan.allocations.changed(&before).cloned());
+            let services = &self.view.cluster.services;
+            let mut look = |key: &ServiceKey| {
+                if before.addresses(key).is_empty() || services.contains_key(key) {
+                    self.examiner.settled(key);
+                } else {
+                    self.examiner.missing(key);
+                }
+            };
+            match &self.scope {
+                Scope::Everything => before.records().for_each(|record| look(&record.service)),
+                Scope::Services(dirty) => dirty.iter().for_each(look),
+            }
             let inputs = AddressInputs {
                 node: &self.settings.node,
                 cluster: &self.view.cluster,
                 host: &self.view.host,
                 foreign: &self.view.foreign,
+                reserved: &self.reserved,
+                unconfirmed: self.examiner.kept(),
                 allocations: &before,
             };
             let managed = manage(&self.view.config, &inputs, &self.plan, &self.scope);
@@ -209,20 +258,10 @@ impl Leader {
                 Err(error) => return Err(error.into()),
             }
             self.scope = Scope::nothing();
+            self.recreated.clear();
             self.failures = 0;
             self.problem = None;
-            let services = &self.view.cluster.services;
-            let gone = |(before, _): &(Option<&Allocation>, _)| {
-                let held = before.filter(|record| !record.addresses.is_empty());
-                held.map(|record| &record.service)
-                    .filter(|key| !services.contains_key(*key))
-                    .cloned()
-            };
-            let released = plan.allocations.changed_since(&before);
-            self.gone
-                .extend(released.filter_map(|change| gone(&change)));
             self.statuses.look_at(managed.dirty);
-            self.statuses.look_at(self.gone.iter().cloned());
             tell::plan(&self.recorder, &self.view, &self.plan, &plan);
             self.plan = plan;
             return Ok(());
@@ -232,15 +271,10 @@ impl Leader {
 
     /// Starts the writes that there is place for. The claims stand.
     fn write(&mut self) {
+        self.examiner.start(&self.settings.server);
         while let Some(key) = self.statuses.take() {
             let server = Arc::clone(&self.settings.server);
             let Some(service) = self.view.cluster.services.get(&key) else {
-                if self.gone.remove(&key) {
-                    let name = key.clone();
-                    self.statuses.start(&key, "", None, async move {
-                        wire::clear_if_ours(&server, &name).await
-                    });
-                }
                 self.statuses.forget(&key);
                 continue;
             };
@@ -273,7 +307,7 @@ impl Leader {
                 change: change(&service, write),
             };
             self.statuses.start(&key, &version, note, async move {
-                wire::write(&server, &write).await.map(Some)
+                wire::write(&server, &write).await
             });
         }
     }
@@ -293,24 +327,34 @@ impl Leader {
         )
     }
 
-    /// Waits for a write to end, and takes in what came of it.
-    pub(super) async fn written(&mut self) {
-        let Some(Done {
+    /// Waits for an answer, and takes in what came of it.
+    pub(super) async fn answered(&mut self) {
+        tokio::select! {
+            done = self.statuses.next() => {
+                if let Some(done) = done {
+                    self.written(done);
+                }
+            }
+            examined = self.examiner.next() => match examined {
+                Ok(service) => self.scope.add(Dirty::Service(service)),
+                Err(StatusError::Call(error)) => self.failed(error.describe(), error.retry_after()),
+                Err(error) => self.failed(error.to_string(), None),
+            }
+        }
+    }
+
+    fn written(&mut self, done: Done) {
+        let Done {
             service,
             outcome,
             note,
-        }) = self.statuses.next().await
-        else {
-            return;
-        };
+        } = done;
         match outcome {
             Ok(written) => {
                 self.failures = 0;
                 self.problem = None;
-                if let Some(written) = written {
-                    self.written += 1;
-                    self.statuses.wrote(&service, &written.version);
-                }
+                self.written += 1;
+                self.statuses.wrote(&service, &written.version);
                 if let Some(note) = note {
                     note.tell(&self.recorder);
                 }

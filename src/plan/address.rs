@@ -26,6 +26,8 @@ pub struct AddressBook {
     foreign: ForeignHosts,
     /// Whether those are given to nobody.
     foreign_refused: bool,
+    /// Whose claims cannot be read.
+    reserved: BTreeSet<IpAddr>,
 }
 
 /// Where kube-proxy in IPVS mode keeps all Service addresses: they are no host's.
@@ -60,7 +62,15 @@ impl AddressBook {
             broadcasts: broadcasts.flatten().collect(),
             foreign: ForeignHosts::default(),
             foreign_refused: false,
+            reserved: BTreeSet::new(),
         }
+    }
+
+    /// These are given to nobody: somebody claimed them, and it cannot be read who.
+    #[must_use]
+    pub fn reserving(mut self, reserved: &BTreeSet<IpAddr>) -> Self {
+        self.reserved.clone_from(reserved);
+        self
     }
 
     /// What other hosts on the LAN use is given to nobody (for the one who decides for all), and
@@ -85,7 +95,12 @@ impl AddressBook {
     /// those that are refused.
     pub fn within(&self, range: &AddressRange) -> BTreeSet<IpAddr> {
         let nodes = self.nodes.range(range.first()..=range.last());
-        let others = [&self.own, &self.gateways_and_resolvers, &self.broadcasts];
+        let others = [
+            &self.own,
+            &self.gateways_and_resolvers,
+            &self.broadcasts,
+            &self.reserved,
+        ];
         let others = others
             .into_iter()
             .flat_map(|set| set.range(range.first()..=range.last()));
@@ -103,6 +118,9 @@ impl AddressBook {
 
     /// Why `address` must not become a Service's, if it must not.
     pub fn refusal(&self, address: IpAddr) -> Option<Reason> {
+        if self.reserved.contains(&address) {
+            return Some(Reason::ClaimUnreadable { address });
+        }
         self.refusal_of_known(address).or_else(|| {
             let refused = self.foreign_refused;
             refused.then(|| self.conflict(address)).flatten()

@@ -102,13 +102,11 @@ impl Scope {
         matches!(self, Self::Services(services) if services.is_empty())
     }
 
-    /// Adds Services; false where there are none.
-    pub fn extend(&mut self, more: BTreeSet<ServiceKey>) -> bool {
-        let any = !more.is_empty();
-        if let Self::Services(services) = self {
-            services.extend(more);
+    /// Adds Services.
+    pub fn add_all(&mut self, services: impl IntoIterator<Item = ServiceKey>) {
+        if let Self::Services(known) = self {
+            known.extend(services);
         }
-        any
     }
 
     /// Adds one edit of the cluster.
@@ -158,6 +156,8 @@ pub fn replan(config: &Config, inputs: &Inputs, previous: &Plan, scope: &Scope) 
                 cluster: &inputs.cluster,
                 host: &inputs.host,
                 foreign: &inputs.foreign,
+                reserved: &BTreeSet::new(),
+                unconfirmed: &BTreeSet::new(),
                 allocations: &inputs.allocations,
             };
             addresses::allocate(config, &past, &book, &previous.addresses, scope)

@@ -84,6 +84,8 @@ pub enum Reason {
         address: IpAddr,
         what: Infrastructure,
     },
+    /// Somebody claimed the address, and it cannot be read who.
+    ClaimUnreadable { address: IpAddr },
     /// An external address outside `proxy.external_ip_ranges` and the pools.
     ExternalNotAllowed { address: IpAddr },
     /// The node port is outside `proxy.node_port_range`.
@@ -136,6 +138,7 @@ impl Reason {
         match self {
             Self::RequestTaken { address, .. }
             | Self::SharingRefused { address, .. }
+            | Self::ClaimUnreadable { address }
             | Self::AddressOfInfrastructure { address, .. } => Some(*address),
             _ => None,
         }
@@ -162,6 +165,7 @@ impl Reason {
             Self::AddressOfInfrastructure { .. } => {
                 ("address_of_infrastructure", "AddressOfInfrastructure")
             }
+            Self::ClaimUnreadable { .. } => ("claim_unreadable", "ClaimUnreadable"),
             Self::ExternalNotAllowed { .. } => ("external_not_allowed", "ExternalNotAllowed"),
             Self::NodePortOutOfRange { .. } => ("node_port_out_of_range", "NodePortOutOfRange"),
             Self::FrontendTaken { .. } => ("frontend_taken", "FrontendTaken"),
@@ -222,6 +226,10 @@ impl fmt::Display for Reason {
             Self::NotAllocated { cause, message } => {
                 write!(f, "the allocator gave it no address: {message} ({cause})")
             }
+            Self::ClaimUnreadable { address } => write!(
+                f,
+                "{address} is claimed in a ConfigMap by an entry that cannot be read: correct the entry or take it away"
+            ),
             Self::AddressOfInfrastructure { address, what } => {
                 write!(f, "{address} belongs to {what}: a Service must not take it")
             }

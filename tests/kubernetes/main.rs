@@ -9,6 +9,7 @@
 )]
 
 mod allocation;
+mod allocation_trouble;
 mod authority;
 mod convert;
 mod credentials;

@@ -59,6 +59,12 @@ pub struct AddressInputs<'a> {
     /// Who else uses addresses of the pools. Where this differs from what the previous plan knew, the
     /// Services that it concerns are looked at again, whatever the scope says.
     pub foreign: &'a ForeignHosts,
+    /// Addresses whose claims cannot be read; a change of them concerns everything.
+    pub reserved: &'a BTreeSet<IpAddr>,
+    /// Services that records name and the cluster does not show, of which it is not known that they
+    /// are gone: whoever wrote the record may have seen more. Their records stay as they are; one that
+    /// is taken out of here belongs into the scope.
+    pub unconfirmed: &'a BTreeSet<ServiceKey>,
     /// The records of the past. Where one differs from what the previous plan ended with, its
     /// Service is looked at again, whatever the scope says.
     pub allocations: &'a Allocations,
@@ -111,7 +117,9 @@ pub fn manage(
     previous: &AddressPlan,
     scope: &Scope,
 ) -> Managed {
-    let book = AddressBook::new(inputs.cluster, inputs.host).refusing(inputs.foreign);
+    let book = AddressBook::new(inputs.cluster, inputs.host)
+        .refusing(inputs.foreign)
+        .reserving(inputs.reserved);
     allocate(config, inputs, &book, previous, scope)
 }
 

@@ -45,6 +45,8 @@ fn managed(config: &Config, inputs: &Inputs, previous: &AddressPlan, scope: &Sco
         cluster: &inputs.cluster,
         host: &inputs.host,
         foreign: &inputs.foreign,
+        reserved: &std::collections::BTreeSet::new(),
+        unconfirmed: &std::collections::BTreeSet::new(),
         allocations: &inputs.allocations,
     };
     manage(config, &past, previous, scope)
