@@ -104,6 +104,7 @@ impl Leader {
             .take_in(&old.cluster.services, &view.cluster.services);
         let same = Arc::ptr_eq(&old.config, &view.config)
             && old.cluster.nodes == view.cluster.nodes
+            && old.cluster.namespaces == view.cluster.namespaces
             && old.host == view.host;
         if !same {
             self.scope = Scope::Everything;

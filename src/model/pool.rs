@@ -25,8 +25,11 @@ pub struct Pool {
     pub priority: u32,
     /// Never gives out IPv4 addresses that end in .0 or .255.
     pub avoid_buggy_ips: bool,
-    /// Namespaces served; empty: any.
+    /// Namespaces served, by name.
     pub namespaces: Vec<String>,
+    /// Namespaces served, by their labels: any of these. With `namespaces` either one does; both
+    /// empty: any namespace.
+    pub namespace_selector: Vec<LabelSelector>,
     /// Services served, by their labels: any of these; empty: any Service.
     pub service_selector: Vec<LabelSelector>,
     /// Whether a sharing key holds across namespaces too.
@@ -47,6 +50,7 @@ impl Pool {
             priority: DEFAULT_PRIORITY,
             avoid_buggy_ips: false,
             namespaces: Vec::new(),
+            namespace_selector: Vec::new(),
             service_selector: Vec::new(),
             share_across_namespaces: false,
             interfaces: Vec::new(),

@@ -80,7 +80,7 @@ pub struct Plan {
 /// What changed since the previous plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
-    /// Anything may have: configuration, host, Nodes.
+    /// Anything may have: configuration, host, Nodes, Namespaces.
     Everything,
     /// These Services and their slices, nothing else.
     Services(BTreeSet<ServiceKey>),
@@ -103,7 +103,7 @@ impl Scope {
             (Self::Services(services), Dirty::Service(key)) => {
                 services.insert(key);
             }
-            (Self::Services(_), Dirty::Nodes) => *self = Self::Everything,
+            (Self::Services(_), Dirty::Nodes | Dirty::Namespaces) => *self = Self::Everything,
             (Self::Everything, _) => {}
         }
     }

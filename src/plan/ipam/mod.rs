@@ -18,6 +18,7 @@ use super::reason::Reason;
 use super::request::{Request, request};
 use crate::config::Config;
 use crate::model::allocation::Allocations;
+use crate::model::cluster::Namespace;
 use crate::model::family::Family;
 use crate::model::pool::Pool;
 use crate::model::selector::any_matches;
@@ -71,6 +72,7 @@ pub struct Allocator<'a> {
     book: &'a AddressBook,
     node: &'a str,
     services: &'a OrdMap<ServiceKey, Arc<Service>>,
+    namespaces: &'a OrdMap<String, Arc<Namespace>>,
     /// The Services of each sharing key, and maybe some that have it no more.
     groups: OrdMap<String, OrdSet<ServiceKey>>,
     /// Of `groups`, those that were asked about since the last release.
@@ -99,6 +101,7 @@ impl<'a> Allocator<'a> {
             book,
             node: inputs.node,
             services: &inputs.cluster.services,
+            namespaces: &inputs.cluster.namespaces,
             groups,
             indexes: BTreeMap::new(),
             pools,
@@ -170,7 +173,7 @@ impl<'a> Allocator<'a> {
             self.book.refusal(*address).or_else(|| {
                 let served = self.pools.iter().any(|pool| {
                     pool.contains(*address)
-                        && permits(pool, service)
+                        && self.permits(pool, service)
                         && request.pool.as_ref().is_none_or(|name| *name == pool.name)
                 });
                 (!served).then_some(Reason::RequestOutsidePools { address: *address })
@@ -283,7 +286,7 @@ impl<'a> Allocator<'a> {
                 .iter()
                 .find(|pool| pool.name == *name)
                 .ok_or_else(|| Reason::UnknownPool { pool: name.clone() })?;
-            if !permits(pool, service) {
+            if !self.permits(pool, service) {
                 return Err(Reason::PoolNotAllowed { pool: name.clone() });
             }
             return Ok(vec![pool]);
@@ -292,13 +295,27 @@ impl<'a> Allocator<'a> {
             .pools
             .iter()
             .copied()
-            .filter(|pool| pool.auto_assign && permits(pool, service))
+            .filter(|pool| pool.auto_assign && self.permits(pool, service))
             .collect();
         if pools.is_empty() {
             Err(Reason::NoPool)
         } else {
             Ok(pools)
         }
+    }
+
+    /// Whether a pool is for this Service at all: its namespace, named or selected by its labels, and
+    /// its own labels, each where it is given. A Namespace that is not known has no labels to match.
+    fn permits(&self, pool: &Pool, service: &Service) -> bool {
+        let namespace = &service.key.namespace;
+        let selected = || {
+            let known = self.namespaces.get(namespace);
+            known.is_some_and(|known| any_matches(&pool.namespace_selector, &known.labels))
+        };
+        let any_namespace = pool.namespaces.is_empty() && pool.namespace_selector.is_empty();
+        (any_namespace || pool.namespaces.contains(namespace) || selected())
+            && (pool.service_selector.is_empty()
+                || any_matches(&pool.service_selector, &service.labels))
     }
 
     /// The lowest address of a pool that nobody holds. Within a pass addresses are only taken after
@@ -339,13 +356,6 @@ impl<'a> Allocator<'a> {
         self.cursors.insert(place, None);
         None
     }
-}
-
-/// Whether a pool is for this Service at all: namespaces and labels, each where it is given.
-fn permits(pool: &Pool, service: &Service) -> bool {
-    (pool.namespaces.is_empty() || pool.namespaces.contains(&service.key.namespace))
-        && (pool.service_selector.is_empty()
-            || any_matches(&pool.service_selector, &service.labels))
 }
 
 fn successor(address: IpAddr) -> Option<IpAddr> {
