@@ -17,6 +17,7 @@ mod doctor;
 mod faults;
 mod http;
 mod instance;
+mod namespaces;
 mod objects;
 mod replay;
 mod rig;
