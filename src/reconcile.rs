@@ -155,6 +155,7 @@ impl Reconciler {
             config: Arc::clone(&self.config),
             cluster: self.inputs.cluster.clone(),
             host: self.inputs.host.clone(),
+            foreign: self.inputs.foreign.clone(),
             ownership: self.plan.ownership.clone(),
             fresh: self.complete && !self.source.from_snapshot,
         }

@@ -2,6 +2,7 @@
 //! this node leads is there anything to do.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -65,6 +66,10 @@ pub(super) struct Leader {
     /// Services that held an address and are no more: their status may still say so, because an
     /// object can live on as something that edgelb does not read.
     gone: BTreeSet<ServiceKey>,
+    /// Services that were deleted and made anew under the same name since that plan.
+    recreated: BTreeSet<ServiceKey>,
+    /// Addresses whose claims cannot be read.
+    reserved: BTreeSet<IpAddr>,
     statuses: Statuses,
     problem: Option<String>,
     failures: u32,
@@ -85,6 +90,8 @@ impl Leader {
             plan: AddressPlan::default(),
             scope: Scope::Everything,
             gone: BTreeSet::new(),
+            recreated: BTreeSet::new(),
+            reserved: BTreeSet::new(),
             statuses: Statuses::default(),
             problem: None,
             failures: 0,
@@ -112,6 +119,15 @@ impl Leader {
             services.extend(differing.iter().cloned());
         }
         if self.claims.is_some() {
+            let uid = |view: &View, key: &ServiceKey| {
+                let service = view.cluster.services.get(key)?;
+                Some(service.object.as_deref()?.uid.clone())
+            };
+            let recreated = differing.iter().filter(|key| {
+                let before = uid(&old, key);
+                before.is_some() && before != uid(view, key)
+            });
+            self.recreated.extend(recreated.cloned());
             tell::ownership(&self.recorder, &old, view, &self.plan.allocations);
             self.statuses.look_at(differing);
         }
@@ -155,6 +171,7 @@ impl Leader {
         self.plan = AddressPlan::default();
         self.scope = Scope::Everything;
         self.gone.clear();
+        self.recreated.clear();
         self.statuses = Statuses::default();
         self.problem = None;
         self.failures = 0;
@@ -183,14 +200,32 @@ impl Leader {
             return Ok(());
         };
         for _ in 0..MOST_ROUNDS {
+            if let Scope::Services(services) = &mut self.scope {
+                services.extend(self.plan.concerned(&self.view.foreign));
+            }
             if self.scope.is_empty() {
                 return Ok(());
             }
-            let before = claims.allocations().clone();
+            let reserved: BTreeSet<IpAddr> = claims.reserved().collect();
+            if reserved != self.reserved {
+                self.reserved = reserved;
+                self.scope = Scope::Everything;
+            }
+            let mut before = claims.allocations().clone();
+            // What is in no pool any more is kept by the Service that had it, not by its successor.
+            for key in &self.recreated {
+                let pools = &self.view.config.pools;
+                let kept = |address: &IpAddr| pools.iter().any(|pool| pool.contains(*address));
+                if !before.addresses(key).iter().all(kept) {
+                    before.release(key, &self.settings.node);
+                }
+            }
             let inputs = AddressInputs {
                 node: &self.settings.node,
                 cluster: &self.view.cluster,
                 host: &self.view.host,
+                foreign: &self.view.foreign,
+                reserved: &self.reserved,
                 allocations: &before,
             };
             let managed = manage(&self.view.config, &inputs, &self.plan, &self.scope);
@@ -208,6 +243,7 @@ impl Leader {
                 Err(error) => return Err(error.into()),
             }
             self.scope = Scope::nothing();
+            self.recreated.clear();
             self.failures = 0;
             self.problem = None;
             let services = &self.view.cluster.services;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::model::cluster::ClusterState;
+use crate::model::foreign::ForeignHosts;
 use crate::model::host::Host;
 use crate::plan::ownership::Ownership;
 
@@ -20,6 +21,8 @@ pub struct View {
     pub cluster: ClusterState,
     /// This host's interfaces, as far as decisions depend on them.
     pub host: Host,
+    /// Other hosts on the LAN that use addresses of the pools.
+    pub foreign: ForeignHosts,
     /// Who announces which VIP.
     pub ownership: OrdMap<IpAddr, Ownership>,
     /// The cluster is the API server's, and not one that an earlier run recorded.
@@ -33,6 +36,7 @@ impl View {
             config,
             cluster: ClusterState::default(),
             host: Host::default(),
+            foreign: ForeignHosts::default(),
             ownership: OrdMap::new(),
             fresh: false,
         }

@@ -1,9 +1,7 @@
 //! Links, addresses and routes of a namespace, by rtnetlink: what `ip link`, `ip address` and
 //! `ip route` would do. Every method names links by their name in its namespace.
 
-use std::fmt;
 use std::net::IpAddr;
-use std::str::FromStr;
 
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
@@ -20,36 +18,7 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{LabError, Namespace};
-
-/// An Ethernet address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct MacAddress(pub [u8; 6]);
-
-impl fmt::Display for MacAddress {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, octet) in self.0.iter().enumerate() {
-            let separator = if index == 0 { "" } else { ":" };
-            write!(formatter, "{separator}{octet:02x}")?;
-        }
-        Ok(())
-    }
-}
-
-impl FromStr for MacAddress {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let octets: Result<Vec<u8>, _> = text
-            .split(':')
-            .map(|octet| u8::from_str_radix(octet, 16))
-            .collect();
-        octets
-            .ok()
-            .and_then(|octets| <[u8; 6]>::try_from(octets).ok())
-            .map(Self)
-            .ok_or_else(|| format!("{text:?} is not an Ethernet address such as 02:00:00:00:00:01"))
-    }
-}
+pub use crate::model::foreign::MacAddress;
 
 /// A route of the main table. Without a gateway the destination is on the link itself.
 #[derive(Debug, Clone)]

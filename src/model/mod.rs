@@ -7,6 +7,7 @@ pub mod announcement;
 pub mod cluster;
 pub mod endpoint;
 pub mod family;
+pub mod foreign;
 pub mod frontend;
 pub mod host;
 pub mod interface_pattern;

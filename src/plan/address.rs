@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use super::reason::{Infrastructure, Reason};
 use crate::config::Config;
 use crate::model::cluster::ClusterState;
+use crate::model::foreign::ForeignHosts;
 use crate::model::host::Host;
 use crate::model::pool::AddressRange;
 
@@ -21,6 +22,12 @@ pub struct AddressBook {
     own: BTreeSet<IpAddr>,
     gateways_and_resolvers: BTreeSet<IpAddr>,
     broadcasts: BTreeSet<IpAddr>,
+    /// Of other hosts on the LAN, as far as this node has heard.
+    foreign: ForeignHosts,
+    /// Whether those are given to nobody.
+    foreign_refused: bool,
+    /// Whose claims cannot be read.
+    reserved: BTreeSet<IpAddr>,
 }
 
 /// Where kube-proxy in IPVS mode keeps all Service addresses: they are no host's.
@@ -53,25 +60,83 @@ impl AddressBook {
             own: interfaces().map(IpNet::addr).collect(),
             gateways_and_resolvers: host.infrastructure.iter().copied().collect(),
             broadcasts: broadcasts.flatten().collect(),
+            foreign: ForeignHosts::default(),
+            foreign_refused: false,
+            reserved: BTreeSet::new(),
         }
     }
 
-    /// The addresses of a range that some host has, and the network and broadcast addresses in it.
+    /// These are given to nobody: somebody claimed them, and it cannot be read who.
+    #[must_use]
+    pub fn reserving(mut self, reserved: &BTreeSet<IpAddr>) -> Self {
+        self.reserved.clone_from(reserved);
+        self
+    }
+
+    /// What other hosts on the LAN use is given to nobody (for the one who decides for all), and
+    /// whoever holds it already is told.
+    #[must_use]
+    pub fn refusing(mut self, foreign: &ForeignHosts) -> Self {
+        self.foreign = foreign.clone();
+        self.foreign_refused = true;
+        self
+    }
+
+    /// Whoever holds what another host on the LAN uses is told, and nothing more: where every node
+    /// decides for itself and all must agree, what one of them hears alone must not decide.
+    #[must_use]
+    pub fn telling(mut self, foreign: &ForeignHosts) -> Self {
+        self.foreign = foreign.clone();
+        self.foreign_refused = false;
+        self
+    }
+
+    /// The addresses of a range that some host has, and the network and broadcast addresses in it:
+    /// those that are refused.
     pub fn within(&self, range: &AddressRange) -> BTreeSet<IpAddr> {
         let nodes = self.nodes.range(range.first()..=range.last());
-        let others = [&self.own, &self.gateways_and_resolvers, &self.broadcasts];
+        let others = [
+            &self.own,
+            &self.gateways_and_resolvers,
+            &self.broadcasts,
+            &self.reserved,
+        ];
         let others = others
             .into_iter()
             .flat_map(|set| set.range(range.first()..=range.last()));
+        let foreign = (self.foreign_refused)
+            .then(|| self.foreign.within(range.first(), range.last()))
+            .into_iter()
+            .flatten();
         nodes
             .map(|(address, _)| address)
             .chain(others)
             .copied()
+            .chain(foreign)
             .collect()
     }
 
     /// Why `address` must not become a Service's, if it must not.
     pub fn refusal(&self, address: IpAddr) -> Option<Reason> {
+        if self.reserved.contains(&address) {
+            return Some(Reason::ClaimUnreadable { address });
+        }
+        self.refusal_of_known(address).or_else(|| {
+            let refused = self.foreign_refused;
+            refused.then(|| self.conflict(address)).flatten()
+        })
+    }
+
+    /// Why an address that a Service holds is in conflict: another host on the LAN uses it. It stays
+    /// held, because giving way to every such host would let any of them take a VIP away.
+    pub fn conflict(&self, address: IpAddr) -> Option<Reason> {
+        let mac = self.foreign.get(address)?;
+        let what = Infrastructure::ForeignHost { mac };
+        Some(Reason::AddressOfInfrastructure { address, what })
+    }
+
+    /// Why `address` must not become a Service's, whatever was heard on the LAN.
+    pub fn refusal_of_known(&self, address: IpAddr) -> Option<Reason> {
         self.refusal_here(address).or_else(|| {
             let what = if self.broadcasts.contains(&address) {
                 Infrastructure::Special

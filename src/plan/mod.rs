@@ -11,6 +11,7 @@ pub mod forwarding;
 pub mod ipam;
 mod node;
 pub mod ownership;
+pub mod probing;
 pub mod reason;
 pub mod request;
 pub mod sharing;
@@ -29,6 +30,7 @@ use crate::config::Config;
 use crate::model::allocation::Allocations;
 use crate::model::cluster::{ClusterState, Dirty};
 use crate::model::family::Family;
+use crate::model::foreign::ForeignHosts;
 use crate::model::frontend::FrontendPort;
 use crate::model::host::Host;
 use crate::model::node_state::{HeldFor, NodeState};
@@ -54,6 +56,9 @@ pub struct Inputs {
     /// Who gives out addresses.
     #[serde(default)]
     pub address_source: AddressSource,
+    /// Other hosts on the LAN that use addresses of the pools, as far as this node has heard.
+    #[serde(default)]
+    pub foreign: ForeignHosts,
     /// Addresses that were given out before; of no account where a status tells who holds which.
     pub allocations: Allocations,
 }
@@ -109,6 +114,21 @@ impl Scope {
     }
 }
 
+impl Inputs {
+    /// Who has which address, as those see it who give addresses out.
+    ///
+    /// Where every node does that for itself, another host that uses an address is told of and keeps
+    /// nobody from getting it: nodes hear probes at different times, and would give one Service
+    /// different addresses. One table of such hosts for all nodes comes with membership.
+    pub fn address_book(&self) -> AddressBook {
+        let book = AddressBook::new(&self.cluster, &self.host);
+        match self.address_source {
+            AddressSource::Here => book.telling(&self.foreign),
+            AddressSource::Status => book.refusing(&self.foreign),
+        }
+    }
+}
+
 /// Plans from nothing.
 pub fn plan(config: &Config, inputs: &Inputs) -> Plan {
     replan(config, inputs, &Plan::default(), &Scope::Everything)
@@ -116,7 +136,8 @@ pub fn plan(config: &Config, inputs: &Inputs) -> Plan {
 
 /// Plans what changed; everything else is shared with `previous`.
 pub fn replan(config: &Config, inputs: &Inputs, previous: &Plan, scope: &Scope) -> Plan {
-    let book = AddressBook::new(&inputs.cluster, &inputs.host);
+    // Also where an allocator gives addresses out: here they are only read and served.
+    let book = AddressBook::new(&inputs.cluster, &inputs.host).telling(&inputs.foreign);
     let mut plan = match scope {
         Scope::Everything => Plan::default(),
         Scope::Services(_) => previous.clone(),
@@ -127,12 +148,15 @@ pub fn replan(config: &Config, inputs: &Inputs, previous: &Plan, scope: &Scope) 
                 node: &inputs.node,
                 cluster: &inputs.cluster,
                 host: &inputs.host,
+                foreign: &inputs.foreign,
+                reserved: &BTreeSet::new(),
                 allocations: &inputs.allocations,
             };
             addresses::allocate(config, &past, &book, &previous.addresses, scope)
         }
         AddressSource::Status => {
-            addresses::read(config, &inputs.cluster, &book, &previous.addresses, scope)
+            let (cluster, foreign) = (&inputs.cluster, &inputs.foreign);
+            addresses::read(config, cluster, foreign, &book, &previous.addresses, scope)
         }
     };
     plan.addresses = managed.plan;

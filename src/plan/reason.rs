@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::sharing::SharingRule;
 use crate::model::family::Family;
+use crate::model::foreign::MacAddress;
 use crate::model::frontend::FrontendPort;
 use crate::model::service::ServiceKey;
 
@@ -20,6 +21,8 @@ pub enum Infrastructure {
     Node(String),
     /// A gateway or a resolver of this host.
     GatewayOrResolver,
+    /// Another host on the LAN answers for it.
+    ForeignHost { mac: MacAddress },
     /// Loopback, multicast, link-local, unspecified or broadcast.
     Special,
 }
@@ -30,6 +33,7 @@ impl fmt::Display for Infrastructure {
             Self::ThisNode => f.write_str("this node"),
             Self::Node(name) => write!(f, "node {name}"),
             Self::GatewayOrResolver => f.write_str("a gateway or resolver of this node"),
+            Self::ForeignHost { mac } => write!(f, "a host on the LAN ({mac})"),
             Self::Special => f.write_str("no host (loopback, multicast, link-local or broadcast)"),
         }
     }
@@ -75,11 +79,13 @@ pub enum Reason {
     AwaitingAllocation,
     /// The allocator gave it no address, for this cause (a word) and with this message.
     NotAllocated { cause: String, message: String },
-    /// The address is a node's, a gateway's or a resolver's.
+    /// The address is a node's, a gateway's, a resolver's or another host's.
     AddressOfInfrastructure {
         address: IpAddr,
         what: Infrastructure,
     },
+    /// Somebody claimed the address, and it cannot be read who.
+    ClaimUnreadable { address: IpAddr },
     /// An external address outside `proxy.external_ip_ranges` and the pools.
     ExternalNotAllowed { address: IpAddr },
     /// The node port is outside `proxy.node_port_range`.
@@ -132,6 +138,7 @@ impl Reason {
         match self {
             Self::RequestTaken { address, .. }
             | Self::SharingRefused { address, .. }
+            | Self::ClaimUnreadable { address }
             | Self::AddressOfInfrastructure { address, .. } => Some(*address),
             _ => None,
         }
@@ -158,6 +165,7 @@ impl Reason {
             Self::AddressOfInfrastructure { .. } => {
                 ("address_of_infrastructure", "AddressOfInfrastructure")
             }
+            Self::ClaimUnreadable { .. } => ("claim_unreadable", "ClaimUnreadable"),
             Self::ExternalNotAllowed { .. } => ("external_not_allowed", "ExternalNotAllowed"),
             Self::NodePortOutOfRange { .. } => ("node_port_out_of_range", "NodePortOutOfRange"),
             Self::FrontendTaken { .. } => ("frontend_taken", "FrontendTaken"),
@@ -218,6 +226,10 @@ impl fmt::Display for Reason {
             Self::NotAllocated { cause, message } => {
                 write!(f, "the allocator gave it no address: {message} ({cause})")
             }
+            Self::ClaimUnreadable { address } => write!(
+                f,
+                "{address} is claimed in a ConfigMap by an entry that cannot be read: correct the entry or take it away"
+            ),
             Self::AddressOfInfrastructure { address, what } => {
                 write!(f, "{address} belongs to {what}: a Service must not take it")
             }

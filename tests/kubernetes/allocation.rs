@@ -18,7 +18,7 @@ use crate::script::Script;
 use crate::user::load_balancer;
 use crate::write_faults::{Moment, WriteFault};
 
-const POOL: &str = "192.0.2.200-192.0.2.219 2001:db8::/120";
+pub const POOL: &str = "192.0.2.200-192.0.2.219 2001:db8::/120";
 
 /// A server with the recorded first lists and three nodes' users; `reader` may only read.
 pub async fn world() -> Secure {
@@ -52,7 +52,7 @@ fn check(script: &mut Script) {
 }
 
 /// Whether every claim is that of a Service whose status names the address, and the reverse.
-fn settled(script: &mut Script) -> bool {
+pub fn settled(script: &mut Script) -> bool {
     check(script);
     let claims = script.claims(NAMESPACE, LEASE);
     let services = script.services();
@@ -78,7 +78,7 @@ fn settled(script: &mut Script) -> bool {
 }
 
 /// Waits until it holds; checks what must hold at any time meanwhile.
-async fn until(secure: &Secure, what: &str, mut holds: impl FnMut(&mut Script) -> bool) {
+pub async fn until(secure: &Secure, what: &str, mut holds: impl FnMut(&mut Script) -> bool) {
     wait(secure, what, |script| {
         check(script);
         holds(script)
@@ -88,7 +88,7 @@ async fn until(secure: &Secure, what: &str, mut holds: impl FnMut(&mut Script) -
 
 /// The same without the check: an address that moves is claimed for the next Service before it
 /// leaves the status of the one before.
-async fn wait(secure: &Secure, what: &str, mut holds: impl FnMut(&mut Script) -> bool) {
+pub async fn wait(secure: &Secure, what: &str, mut holds: impl FnMut(&mut Script) -> bool) {
     let start = Instant::now();
     loop {
         let held = {
@@ -104,7 +104,7 @@ async fn wait(secure: &Secure, what: &str, mut holds: impl FnMut(&mut Script) ->
     }
 }
 
-fn create(secure: &Secure, name: &str, spec: &Value) -> String {
+pub fn create(secure: &Secure, name: &str, spec: &Value) -> String {
     let mut service = load_balancer("shop", name);
     for (field, value) in spec.as_object().unwrap() {
         service["spec"][field] = value.clone();
@@ -113,12 +113,12 @@ fn create(secure: &Secure, name: &str, spec: &Value) -> String {
     format!("shop/{name}")
 }
 
-fn addresses(secure: &Secure, key: &str) -> Vec<String> {
+pub fn addresses(secure: &Secure, key: &str) -> Vec<String> {
     let addresses = secure.server.with(|script| script.addresses(key));
     addresses.iter().map(IpAddr::to_string).collect()
 }
 
-fn denied(secure: &Secure) -> usize {
+pub fn denied(secure: &Secure) -> usize {
     secure.server.with(|script| script.forbidden.len())
 }
 

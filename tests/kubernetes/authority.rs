@@ -7,12 +7,13 @@ use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
+use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
-use crate::rig::write_kubeconfig;
+use crate::kubeconfig::write_kubeconfig;
 use crate::script::Script;
 use crate::server::Server;
 
@@ -87,9 +88,15 @@ pub struct Secure {
 
 impl Secure {
     pub async fn start(script: Script) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        Self::start_on(listener, script)
+    }
+
+    /// Serves where somebody already listens, in another network namespace for example.
+    pub fn start_on(listener: TcpListener, script: Script) -> Self {
         let authority = Authority::new();
         let tls = Arc::new(Mutex::new(Some(authority.acceptor())));
-        let server = Server::start_with(Arc::new(Mutex::new(script)), tls).await;
+        let server = Server::start_on(listener, Arc::new(Mutex::new(script)), tls);
         let home = tempfile::tempdir().expect("directory");
         authority.write(home.path());
         Self { server, home }
@@ -101,7 +108,9 @@ impl Secure {
         let url = format!("https://{}", self.server.address);
         let user =
             format!("token: {token}, client-certificate: client.crt, client-key: client.key");
-        write_kubeconfig(&path, &url, &user, ", certificate-authority: ca.crt");
+        // Wherever it is, its certificate is for this name.
+        let cluster = ", certificate-authority: ca.crt, tls-server-name: 127.0.0.1";
+        write_kubeconfig(&path, &url, &user, cluster);
         path
     }
 

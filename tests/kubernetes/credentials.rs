@@ -6,7 +6,8 @@ use std::time::Duration;
 use edgelb::source::kubernetes::kind::Watched;
 
 use crate::authority::Authority;
-use crate::rig::{LIMIT, Rig, recorded_cluster, timing, write_kubeconfig};
+use crate::kubeconfig::write_kubeconfig;
+use crate::rig::{LIMIT, Rig, recorded_cluster, timing};
 use crate::script::Script;
 use crate::server::{Server, Tls, service};
 

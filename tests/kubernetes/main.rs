@@ -9,6 +9,7 @@
 )]
 
 mod allocation;
+mod allocation_trouble;
 mod authority;
 mod convert;
 mod credentials;
@@ -17,6 +18,7 @@ mod doctor;
 mod faults;
 mod http;
 mod instance;
+mod kubeconfig;
 mod namespaces;
 mod objects;
 mod replay;

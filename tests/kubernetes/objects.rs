@@ -63,7 +63,7 @@ impl Store {
         self.objects.get(resource)?.get(key)
     }
 
-    fn put(&mut self, resource: &str, key: String, object: Value) {
+    pub fn put(&mut self, resource: &str, key: String, object: Value) {
         let objects = self.objects.entry(resource.to_owned()).or_default();
         objects.insert(key, object);
     }

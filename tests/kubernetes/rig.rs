@@ -1,6 +1,6 @@
 //! The source on a scripted server, and what it sends. Every wait is for an event, with a limit.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::kubeconfig::write_kubeconfig;
 use crate::script::recorded_list;
 use crate::server::Server;
 
@@ -52,14 +53,6 @@ impl Drop for Rig {
     fn drop(&mut self) {
         self.task.abort();
     }
-}
-
-/// A kubeconfig with a token, and more of the cluster entry where there is TLS.
-pub fn write_kubeconfig(path: &Path, server: &str, user: &str, cluster: &str) {
-    let text = format!(
-        "apiVersion: v1\nkind: Config\ncurrent-context: edge\nclusters:\n- name: edge\n  cluster: {{server: \"{server}\"{cluster}}}\nusers:\n- name: edge\n  user: {{{user}}}\ncontexts:\n- name: edge\n  context: {{cluster: edge, user: edge}}\n"
-    );
-    std::fs::write(path, text).expect("kubeconfig");
 }
 
 impl Rig {

@@ -46,6 +46,11 @@ impl Server {
     /// Serves a script that another server may serve too, with TLS where there is an acceptor.
     pub async fn start_with(script: Arc<Mutex<Script>>, tls: Tls) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        Self::start_on(listener, script, tls)
+    }
+
+    /// Serves where somebody already listens, in another network namespace for example.
+    pub fn start_on(listener: TcpListener, script: Arc<Mutex<Script>>, tls: Tls) -> Self {
         let address = listener.local_addr().expect("its address");
         let shared = Shared {
             script,

@@ -152,6 +152,15 @@ impl Script {
         services.change_at(version, "MODIFIED", service);
     }
 
+    /// Somebody creates an object that is no Service.
+    pub fn create_object(&mut self, resource: &str, mut object: Value) {
+        let version = self.next_version();
+        object["metadata"]["uid"] = json!(self.store.new_uid());
+        object["metadata"]["resourceVersion"] = json!(version.to_string());
+        let key = crate::script::key(&object);
+        self.store.put(resource, key, object);
+    }
+
     /// Deletes a Service.
     pub fn delete_service(&mut self, key: &str) {
         let version = self.next_version();

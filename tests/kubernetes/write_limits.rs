@@ -9,7 +9,8 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::authority::Secure;
-use crate::rig::{Rig, timing, write_kubeconfig};
+use crate::kubeconfig::write_kubeconfig;
+use crate::rig::{Rig, timing};
 use crate::roles::{User, forbidden};
 use crate::script::{Script, recorded, recorded_list};
 use crate::target::Target;

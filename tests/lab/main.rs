@@ -9,6 +9,7 @@
 
 mod announcer;
 mod announcing;
+mod cluster;
 mod demo;
 mod host;
 mod incremental;
@@ -22,3 +23,40 @@ mod rig;
 mod routes;
 mod sysctls;
 mod traffic;
+
+// The scripted API server, of which these tests use a part.
+#[allow(dead_code)]
+#[path = "../kubernetes/authority.rs"]
+mod authority;
+#[allow(dead_code)]
+#[path = "../kubernetes/http.rs"]
+mod http;
+#[path = "../kubernetes/kubeconfig.rs"]
+mod kubeconfig;
+#[allow(dead_code)]
+#[path = "../kubernetes/objects.rs"]
+mod objects;
+#[allow(dead_code)]
+#[path = "../kubernetes/roles.rs"]
+mod roles;
+#[allow(dead_code)]
+#[path = "../kubernetes/script.rs"]
+mod script;
+#[allow(dead_code)]
+#[path = "../kubernetes/server.rs"]
+mod server;
+#[allow(dead_code)]
+#[path = "../kubernetes/service_status.rs"]
+mod service_status;
+#[allow(dead_code)]
+#[path = "../kubernetes/target.rs"]
+mod target;
+#[allow(dead_code)]
+#[path = "../kubernetes/user.rs"]
+mod user;
+#[allow(dead_code)]
+#[path = "../kubernetes/validation.rs"]
+mod validation;
+#[allow(dead_code)]
+#[path = "../kubernetes/write_faults.rs"]
+mod write_faults;

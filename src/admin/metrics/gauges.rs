@@ -15,7 +15,6 @@ use crate::admin::view::{owned_here, seconds_since_epoch};
 use crate::allocator::Role;
 use crate::model::family::Family as IpFamily;
 use crate::model::frontend::{RealServer, SourceClass};
-use crate::plan::address::AddressBook;
 use crate::plan::ipam::usage;
 
 type Number = Gauge<f64, AtomicU64>;
@@ -205,7 +204,7 @@ fn vips(registry: &mut Registry, snapshot: &Snapshot) {
 fn pools(registry: &mut Registry, snapshot: &Snapshot) {
     let total = Family::<PoolLabels, Number>::default();
     let allocated = Family::<PoolLabels, Gauge>::default();
-    let book = AddressBook::new(&snapshot.inputs.cluster, &snapshot.inputs.host);
+    let book = snapshot.inputs.address_book();
     for usage in usage(
         &snapshot.config,
         &book,

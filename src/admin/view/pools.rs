@@ -4,7 +4,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::admin::snapshot::Snapshot;
 use crate::model::family::Family;
-use crate::plan::address::AddressBook;
 use crate::plan::ipam::usage;
 
 /// The largest integer that every JSON reader takes exactly (RFC 8259 §6); larger pools count as this.
@@ -38,7 +37,7 @@ impl Pools {
     /// The pools at the moment of the snapshot.
     pub fn of(snapshot: &Snapshot) -> Self {
         let config = &snapshot.config;
-        let book = AddressBook::new(&snapshot.inputs.cluster, &snapshot.inputs.host);
+        let book = snapshot.inputs.address_book();
         let pools = usage(config, &book, &snapshot.plan.addresses.allocations)
             .into_iter()
             .map(|usage| {

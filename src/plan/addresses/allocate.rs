@@ -31,6 +31,8 @@ pub(in crate::plan) fn allocate(
     let (mut plan, mut dirty) = previous.start(inputs.cluster, scope);
     // A full plan finds here also the Services that went while this program was away.
     dirty.extend(plan.allocations.changed(inputs.allocations).cloned());
+    dirty.extend(previous.concerned(inputs.foreign));
+    plan.foreign = inputs.foreign.clone();
     groups(services, &plan, &mut dirty);
     let may_come_free = dirty.iter().any(|key| {
         let both = [&plan.allocations, inputs.allocations];

@@ -1,5 +1,6 @@
 //! Who holds which address where somebody else gives them out: a Service holds what its status names.
 //! A function of the cluster and the configuration alone, so that all nodes agree; gives nothing out.
+//! What this node has heard of other hosts on the LAN is only told.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -11,6 +12,7 @@ use super::{AddressPlan, Managed, by_age};
 use crate::config::Config;
 use crate::model::allocation::Allocation;
 use crate::model::cluster::ClusterState;
+use crate::model::foreign::ForeignHosts;
 use crate::model::service::{IpMode, Service, ServiceKey, ServiceType};
 use crate::plan::Scope;
 use crate::plan::address::AddressBook;
@@ -23,11 +25,14 @@ use crate::plan::sharing::{refusal, told};
 pub(in crate::plan) fn read(
     config: &Config,
     cluster: &ClusterState,
+    foreign: &ForeignHosts,
     book: &AddressBook,
     previous: &AddressPlan,
     scope: &Scope,
 ) -> Managed {
-    let (plan, mut dirty) = previous.start(cluster, scope);
+    let (mut plan, mut dirty) = previous.start(cluster, scope);
+    let told = previous.concerned(foreign);
+    plan.foreign = foreign.clone();
     let mut reading = Reading {
         config,
         book,
@@ -41,7 +46,7 @@ pub(in crate::plan) fn read(
         .cloned()
         .collect();
     let concerned = reading.settle(&edited, &mut dirty);
-    for key in edited.iter().chain(&concerned) {
+    for key in edited.iter().chain(&concerned).chain(&told) {
         let reasons = cluster
             .services
             .get(key)
@@ -217,6 +222,10 @@ impl Reading<'_> {
             };
             reasons.extend(reason.filter(|reason| !reasons.contains(reason)));
         }
+        reasons.extend(
+            held.iter()
+                .filter_map(|address| self.book.conflict(*address)),
+        );
         if held.is_empty() {
             match &service.condition {
                 Some(condition) if !condition.allocated => reasons.push(Reason::NotAllocated {

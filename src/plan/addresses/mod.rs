@@ -20,6 +20,7 @@ use super::sharing::sharing_key;
 use crate::config::{Config, SourceKind};
 use crate::model::allocation::Allocations;
 use crate::model::cluster::ClusterState;
+use crate::model::foreign::ForeignHosts;
 use crate::model::host::Host;
 use crate::model::service::{Service, ServiceKey, ServiceType};
 
@@ -55,6 +56,11 @@ pub struct AddressInputs<'a> {
     pub cluster: &'a ClusterState,
     /// The host that decides: its addresses, gateways and resolvers are never a Service's.
     pub host: &'a Host,
+    /// Who else uses addresses of the pools. Where this differs from what the previous plan knew, the
+    /// Services that it concerns are looked at again, whatever the scope says.
+    pub foreign: &'a ForeignHosts,
+    /// Addresses whose claims cannot be read; a change of them concerns everything.
+    pub reserved: &'a BTreeSet<IpAddr>,
     /// The records of the past. Where one differs from what the previous plan ended with, its
     /// Service is looked at again, whatever the scope says.
     pub allocations: &'a Allocations,
@@ -73,6 +79,8 @@ pub struct AddressPlan {
     sharing: OrdMap<String, OrdSet<ServiceKey>>,
     /// What each Service contributed to the two above; none for one without a contribution.
     contributions: OrdMap<ServiceKey, Arc<Contribution>>,
+    /// What was known of other hosts on the LAN.
+    foreign: ForeignHosts,
 }
 
 /// An address plan, and what else must be planned again because of it.
@@ -97,18 +105,36 @@ struct Contribution {
 }
 
 /// Gives addresses to the Services of the scope, and to whatever depends on them; everything else is
-/// shared with `previous`. The oldest Service comes first, and what a Service holds it keeps.
+/// shared with `previous`. The oldest Service comes first, and what a Service holds it keeps. What
+/// another host on the LAN uses is given to nobody.
 pub fn manage(
     config: &Config,
     inputs: &AddressInputs<'_>,
     previous: &AddressPlan,
     scope: &Scope,
 ) -> Managed {
-    let book = AddressBook::new(inputs.cluster, inputs.host);
+    let book = AddressBook::new(inputs.cluster, inputs.host)
+        .refusing(inputs.foreign)
+        .reserving(inputs.reserved);
     allocate(config, inputs, &book, previous, scope)
 }
 
 impl AddressPlan {
+    /// The Services whose addresses or reasons may become others when other hosts on the LAN use
+    /// these addresses, compared with what this plan knew: whoever holds or asks for one of them, and
+    /// whoever waits, when one came free. Empty: a plan for these hosts would say the same.
+    pub fn concerned(&self, foreign: &ForeignHosts) -> BTreeSet<ServiceKey> {
+        let mut concerned = BTreeSet::new();
+        for address in self.foreign.changed(foreign) {
+            concerned.extend(self.allocations.holders_of(address).iter().cloned());
+            concerned.extend(self.asks.get(&address).into_iter().flatten().cloned());
+            if foreign.get(address).is_none() {
+                concerned.extend(self.pending.keys().cloned());
+            }
+        }
+        concerned
+    }
+
     /// What a pass of this scope starts from, and the Services that it looks at.
     fn start(&self, cluster: &ClusterState, scope: &Scope) -> (Self, BTreeSet<ServiceKey>) {
         match scope {

@@ -93,7 +93,8 @@ impl Allocator<'_> {
         let mut before: Vec<IpAddr> = Vec::new();
         for address in service.ingress.iter().map(|ingress| ingress.address) {
             if given_by_us(self.config, service, address)
-                && self.book.refusal(address).is_none()
+                // Held before: another host takes it away no more than it does what is on record.
+                && self.book.refusal_of_known(address).is_none()
                 && self.taken(address, service).is_none()
                 && self.request_allows(service, &[address])
                 && !before.contains(&address)

@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::model::allocation::Allocations;
 use crate::model::cluster::Namespace;
 use crate::model::family::Family;
-use crate::model::pool::Pool;
+use crate::model::pool::{AddressRange, Pool};
 use crate::model::selector::any_matches;
 use crate::model::service::{FamilyPolicy, Service, ServiceKey, ServiceType};
 
@@ -132,6 +132,14 @@ impl<'a> Allocator<'a> {
         if service.kind != ServiceType::LoadBalancer {
             return Vec::new();
         }
+        let mut reasons = self.complete(service);
+        let held = self.allocations.addresses(&service.key).iter();
+        reasons.extend(held.filter_map(|address| self.book.conflict(*address)));
+        reasons
+    }
+
+    /// Gives the Service what it lacks, as far as it is ours and asks for something that can be.
+    fn complete(&mut self, service: &Service) -> Vec<Reason> {
         if let Some(reason) = not_ours(self.config, &self.allocations, service) {
             return vec![reason];
         }
@@ -144,7 +152,7 @@ impl<'a> Allocator<'a> {
         let given = if request.addresses.is_empty() {
             self.any(service, &request, &held, &mut reasons)
         } else {
-            self.exactly(service, &request, &mut reasons)
+            self.exactly(service, &request, &held, &mut reasons)
         };
         if given != held && !given.is_empty() {
             self.give(service, given.clone());
@@ -165,12 +173,20 @@ impl<'a> Allocator<'a> {
         &self,
         service: &Service,
         request: &Request,
+        held: &[IpAddr],
         reasons: &mut Vec<Reason>,
     ) -> Vec<IpAddr> {
+        let refusal = |address: IpAddr| {
+            if held.contains(&address) {
+                self.book.refusal_of_known(address)
+            } else {
+                self.book.refusal(address)
+            }
+        };
         // What no other Service can change comes first: the reason is then the same whoever else
         // takes or gives back an address.
         let permanent = request.addresses.iter().find_map(|address| {
-            self.book.refusal(*address).or_else(|| {
+            refusal(*address).or_else(|| {
                 let served = self.pools.iter().any(|pool| {
                     pool.contains(*address)
                         && self.permits(pool, service)
@@ -327,13 +343,7 @@ impl<'a> Allocator<'a> {
             Some(cursor) => *cursor,
             None => None,
         };
-        let mut ranges: Vec<_> = pool
-            .ranges
-            .iter()
-            .filter(|range| Family::of(range.first()) == family)
-            .collect();
-        ranges.sort();
-        for range in ranges {
+        for range in in_order(pool, family) {
             let mut candidate = match cursor {
                 Some(cursor) if cursor > range.last() => continue,
                 Some(cursor) if cursor > range.first() => cursor,
@@ -356,6 +366,16 @@ impl<'a> Allocator<'a> {
         self.cursors.insert(place, None);
         None
     }
+}
+
+/// The ranges of a pool in the order in which their addresses are given out.
+pub(in crate::plan) fn in_order(pool: &Pool, family: Family) -> Vec<&AddressRange> {
+    let ranges = pool.ranges.iter();
+    let mut ranges: Vec<_> = ranges
+        .filter(|range| Family::of(range.first()) == family)
+        .collect();
+    ranges.sort();
+    ranges
 }
 
 fn successor(address: IpAddr) -> Option<IpAddr> {

@@ -23,6 +23,8 @@ fn managed(config: &Config, inputs: &Inputs, previous: &AddressPlan, scope: &Sco
         node: HERE,
         cluster: &inputs.cluster,
         host: &inputs.host,
+        foreign: &inputs.foreign,
+        reserved: &std::collections::BTreeSet::new(),
         allocations: &inputs.allocations,
     };
     manage(config, &past, previous, scope)

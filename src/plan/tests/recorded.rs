@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::generate::any_change;
 use super::{config, inputs, pool};
 use crate::model::family::Family;
+use crate::model::foreign::MacAddress;
 use crate::plan::reason::{Infrastructure, Reason};
 use crate::plan::sharing::SharingRule;
 use crate::plan::{Inputs, plan};
@@ -63,7 +64,9 @@ fn every_reason_has_one_word_in_two_spellings() {
         },
         Reason::AddressOfInfrastructure {
             address,
-            what: Infrastructure::Special,
+            what: Infrastructure::ForeignHost {
+                mac: MacAddress([2; 6]),
+            },
         },
         Reason::ExternalNotAllowed { address },
         Reason::NodePortOutOfRange { port: 1 },

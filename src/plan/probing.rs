@@ -1,0 +1,143 @@
+//! Which addresses the LAN is asked for (RFC 5227), so that none that another host uses is given out:
+//! those that would be given out next, those that Services ask for, and those in conflict. Pure; who
+//! asks, and how often, is not its business. IPv6 addresses are not among them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::address::AddressBook;
+use super::ipam::in_order;
+use super::request::request;
+use super::{Inputs, Plan, announcement};
+use crate::config::Config;
+use crate::model::family::Family;
+use crate::model::foreign::{ForeignHosts, MacAddress, Wanted, WantedInterface};
+use crate::model::pool::Pool;
+
+/// Free addresses of a pool that are asked for ahead of need: whoever gets one need not wait.
+pub const AHEAD: usize = 16;
+/// Addresses of all pools together, each counted once an interface. Somebody who claims whatever is
+/// asked for makes this many be asked for, and no more.
+pub const MOST: usize = 1024;
+
+/// What is to be asked, from what was decided and from what is known of other hosts by now.
+///
+/// An address that a Service holds is asked for only where this node announces it and another host is
+/// known to use it, so that the conflict is seen to end: anywhere else its owner would answer. Free
+/// ones are asked for by each node that is in their subnet; an address that Services hold is free
+/// again as soon as nobody holds it.
+pub fn wanted(config: &Config, inputs: &Inputs, plan: &Plan, foreign: &ForeignHosts) -> Wanted {
+    let own = inputs.host.interfaces.values();
+    let mut wanted = Wanted {
+        interfaces: BTreeMap::new(),
+        own: own
+            .filter_map(|interface| interface.mac)
+            .map(MacAddress)
+            .collect(),
+    };
+    let mut room = MOST;
+    let search = Search {
+        config,
+        inputs,
+        plan,
+        foreign,
+        book: AddressBook::new(&inputs.cluster, &inputs.host),
+    };
+    for address in search.in_conflict().chain(search.asked_for()) {
+        search.add(address, &mut wanted, &mut room);
+    }
+    let mut pools: Vec<&Pool> = config.pools.iter().collect();
+    pools.sort_by(|a, b| (a.priority, &a.name).cmp(&(b.priority, &b.name)));
+    for pool in pools {
+        search.next_of(pool, &mut wanted, &mut room);
+    }
+    wanted
+}
+
+/// What decides whether an address is asked for.
+struct Search<'a> {
+    config: &'a Config,
+    inputs: &'a Inputs,
+    plan: &'a Plan,
+    foreign: &'a ForeignHosts,
+    book: AddressBook,
+}
+
+impl Search<'_> {
+    /// What this node announces and another host uses.
+    fn in_conflict(&self) -> impl Iterator<Item = Ipv4Addr> {
+        let announced: BTreeSet<IpAddr> = (self.plan.state.announced.values())
+            .flat_map(|interface| interface.addresses.iter().copied())
+            .collect();
+        ipv4(self.foreign.iter().map(|(address, _)| address))
+            .filter(move |address| announced.contains(&IpAddr::V4(*address)))
+    }
+
+    /// What Services ask for and do not have.
+    fn asked_for(&self) -> impl Iterator<Item = Ipv4Addr> {
+        let waiting = self.plan.addresses.pending.keys();
+        let services = waiting.filter_map(|key| self.inputs.cluster.services.get(key));
+        let asked = services.flat_map(|service| request(service).unwrap_or_default().addresses);
+        ipv4(asked).filter(|address| {
+            let address = IpAddr::V4(*address);
+            self.config.pools.iter().any(|pool| pool.contains(address)) && self.is_free(address)
+        })
+    }
+
+    /// The addresses of a pool that would be given out next, and those before them that other hosts
+    /// use.
+    fn next_of(&self, pool: &Pool, wanted: &mut Wanted, room: &mut usize) {
+        let mut ahead = AHEAD;
+        let ranges = in_order(pool, Family::V4).into_iter();
+        for address in ipv4(ranges.flat_map(|range| range.addresses())) {
+            if ahead == 0 || *room == 0 {
+                return;
+            }
+            let known = IpAddr::V4(address);
+            if pool.skips(known) || !self.is_free(known) {
+                continue;
+            }
+            // A pool may be large and on no network of this node: what is out of reach counts.
+            let reached = self.add(address, wanted, room);
+            if !reached || self.foreign.get(known).is_none() {
+                ahead -= 1;
+            }
+        }
+    }
+
+    /// Whether a Service could get it, if no other host uses it.
+    fn is_free(&self, address: IpAddr) -> bool {
+        let holders = self.plan.addresses.allocations.holders_of(address);
+        holders.is_empty() && self.book.refusal_of_known(address).is_none()
+    }
+
+    /// Asks for an address on each interface that would announce it; false where there is none.
+    fn add(&self, address: Ipv4Addr, wanted: &mut Wanted, room: &mut usize) -> bool {
+        let mut reached = false;
+        let address_of_pool = IpAddr::V4(address);
+        for interface in announcement::interfaces(self.config, &self.inputs.host, address_of_pool) {
+            let Some(mac) = interface.mac else { continue };
+            reached = true;
+            if *room == 0 {
+                break;
+            }
+            let entry = wanted.interfaces.entry(interface.index);
+            let on = entry.or_insert_with(|| WantedInterface {
+                name: interface.name.clone(),
+                mac: MacAddress(mac),
+                addresses: BTreeSet::new(),
+            });
+            if on.addresses.insert(address) {
+                *room -= 1;
+            }
+        }
+        reached
+    }
+}
+
+fn ipv4(addresses: impl Iterator<Item = IpAddr>) -> impl Iterator<Item = Ipv4Addr> {
+    addresses.filter_map(|address| match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    })
+}
