@@ -1,5 +1,5 @@
 //! Address management: which VIPs a `LoadBalancer` Service holds. Lowest free address of the first
-//! pool by priority, then name; what a Service holds it keeps. Decides nothing about announcing.
+//! pool by rank; what a Service holds it keeps. Decides nothing about announcing.
 
 mod families;
 mod keep;
@@ -77,7 +77,7 @@ pub struct Allocator<'a> {
     groups: OrdMap<String, OrdSet<ServiceKey>>,
     /// Of `groups`, those that were asked about since the last release.
     indexes: BTreeMap<String, shared::Index>,
-    /// Pools by priority, then name.
+    /// Pools by rank.
     pools: Vec<&'a Pool>,
     allocations: Allocations,
     /// Where the search of a pool goes on: below it nothing was free in this pass. `None`: nothing
@@ -95,7 +95,7 @@ impl<'a> Allocator<'a> {
         groups: OrdMap<String, OrdSet<ServiceKey>>,
     ) -> Self {
         let mut pools: Vec<&Pool> = config.pools.iter().collect();
-        pools.sort_by(|a, b| (a.priority, &a.name).cmp(&(b.priority, &b.name)));
+        pools.sort_by_key(|pool| pool.rank());
         Self {
             config,
             book,
