@@ -11,6 +11,7 @@ pub mod forwarding;
 pub mod ipam;
 mod node;
 pub mod ownership;
+pub mod pending;
 pub mod probing;
 pub mod reason;
 pub mod request;
