@@ -11,6 +11,7 @@
 mod allocation;
 mod allocation_trouble;
 mod authority;
+mod cases;
 mod convert;
 mod credentials;
 mod cuts;

@@ -8,7 +8,7 @@ use edgelb::config::Config;
 use edgelb::source::kubernetes::kind::Watched;
 use serde_json::json;
 
-use crate::allocation::world;
+use crate::allocation::{wait, world};
 use crate::authority::Secure;
 use crate::instance::{Instance, config};
 use crate::rig::{Rig, cluster_of, recorded_cluster, timing};
@@ -115,14 +115,6 @@ fn selecting() -> Config {
     config
 }
 
-async fn until(secure: &Secure, what: &str, mut holds: impl FnMut(&mut Script) -> bool) {
-    let start = std::time::Instant::now();
-    while !secure.server.with(&mut holds) {
-        assert!(start.elapsed() < crate::rig::LIMIT, "not in time: {what}");
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
-}
-
 fn refused(script: &mut Script, key: &str) -> bool {
     let condition = script.condition(key, edgelb::model::service::ADDRESS_CONDITION);
     condition.is_some_and(|it| it["status"] == "False" && it["reason"] == "NoPool")
@@ -145,12 +137,12 @@ async fn a_label_that_is_put_on_a_namespace_gives_its_services_their_addresses()
         script.create_service(load_balancer("shop", "web"));
         script.create_service(load_balancer("infra", "web"));
     });
-    until(&secure, "both know why not", |script| {
+    wait(&secure, "both know why not", |script| {
         refused(script, "shop/web") && refused(script, "infra/web")
     })
     .await;
     label(&secure, &[("team", "web")]);
-    until(&secure, "one has it", |script| {
+    wait(&secure, "one has it", |script| {
         !script.addresses("shop/web").is_empty()
     })
     .await;
@@ -159,7 +151,7 @@ async fn a_label_that_is_put_on_a_namespace_gives_its_services_their_addresses()
     secure
         .server
         .with(|script| script.create_service(load_balancer("shop", "later")));
-    until(&secure, "the later one knows why not", |script| {
+    wait(&secure, "the later one knows why not", |script| {
         refused(script, "shop/later")
     })
     .await;
@@ -188,7 +180,7 @@ async fn without_the_rule_for_namespaces_everything_else_works() {
     secure
         .server
         .with(|script| script.create_service(load_balancer("shop", "web")));
-    until(&secure, "it has an address", |script| {
+    wait(&secure, "it has an address", |script| {
         !script.addresses("shop/web").is_empty()
     })
     .await;

@@ -10,6 +10,7 @@
 mod addresses;
 mod by_status;
 mod capacity;
+mod cases;
 mod endpoints;
 mod externals;
 mod family_policy;
