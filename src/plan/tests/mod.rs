@@ -12,6 +12,7 @@ mod by_status;
 mod capacity;
 mod cases;
 mod endpoints;
+mod exchange;
 mod externals;
 mod family_policy;
 mod foreign;
