@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout_at;
 
 use super::Settings;
+use super::examine::Examiner;
 use super::standing::Standing;
 use super::statuses::{Done, Statuses};
 use super::tell;
@@ -18,7 +19,7 @@ use crate::apply::kubernetes::claims::{Claims, CommitError, ReadError};
 use crate::apply::kubernetes::events::Recorder;
 use crate::apply::kubernetes::lease::Leadership;
 use crate::apply::kubernetes::status::{self as wire, StatusError};
-use crate::model::allocation::Allocation;
+use crate::model::cluster::Dirty;
 use crate::model::service::{Service, ServiceKey, ServiceType};
 use crate::plan::Scope;
 use crate::plan::addresses::{AddressInputs, AddressPlan, manage};
@@ -63,9 +64,8 @@ pub(super) struct Leader {
     plan: AddressPlan,
     /// What has changed since that plan.
     scope: Scope,
-    /// Services that held an address and are no more: their status may still say so, because an
-    /// object can live on as something that edgelb does not read.
-    gone: BTreeSet<ServiceKey>,
+    /// Services that hold an address and are not shown.
+    examiner: Examiner,
     /// Services that were deleted and made anew under the same name since that plan.
     recreated: BTreeSet<ServiceKey>,
     /// Addresses whose claims cannot be read.
@@ -89,7 +89,7 @@ impl Leader {
             claims: None,
             plan: AddressPlan::default(),
             scope: Scope::Everything,
-            gone: BTreeSet::new(),
+            examiner: Examiner::default(),
             recreated: BTreeSet::new(),
             reserved: BTreeSet::new(),
             statuses: Statuses::default(),
@@ -135,7 +135,8 @@ impl Leader {
 
     /// When to take a turn although nothing has happened.
     pub(super) fn wake(&self) -> Option<Instant> {
-        self.paused_until
+        // Whatever is to be done waits for the end of the pause.
+        self.paused_until.or_else(|| self.examiner.wake())
     }
 
     /// Does what can be done now.
@@ -170,7 +171,7 @@ impl Leader {
         }
         self.plan = AddressPlan::default();
         self.scope = Scope::Everything;
-        self.gone.clear();
+        self.examiner = Examiner::default();
         self.recreated.clear();
         self.statuses = Statuses::default();
         self.problem = None;
@@ -220,12 +221,27 @@ impl Leader {
                     before.release(key, &self.settings.node);
                 }
             }
+            self.scope
+                .add_all(self.plan.allocations.changed(&before).cloned());
+            let services = &self.view.cluster.services;
+            let mut look = |key: &ServiceKey| {
+                if before.addresses(key).is_empty() || services.contains_key(key) {
+                    self.examiner.settled(key);
+                } else {
+                    self.examiner.missing(key);
+                }
+            };
+            match &self.scope {
+                Scope::Everything => before.records().for_each(|record| look(&record.service)),
+                Scope::Services(dirty) => dirty.iter().for_each(look),
+            }
             let inputs = AddressInputs {
                 node: &self.settings.node,
                 cluster: &self.view.cluster,
                 host: &self.view.host,
                 foreign: &self.view.foreign,
                 reserved: &self.reserved,
+                unconfirmed: self.examiner.kept(),
                 allocations: &before,
             };
             let managed = manage(&self.view.config, &inputs, &self.plan, &self.scope);
@@ -246,18 +262,7 @@ impl Leader {
             self.recreated.clear();
             self.failures = 0;
             self.problem = None;
-            let services = &self.view.cluster.services;
-            let gone = |(before, _): &(Option<&Allocation>, _)| {
-                let held = before.filter(|record| !record.addresses.is_empty());
-                held.map(|record| &record.service)
-                    .filter(|key| !services.contains_key(*key))
-                    .cloned()
-            };
-            let released = plan.allocations.changed_since(&before);
-            self.gone
-                .extend(released.filter_map(|change| gone(&change)));
             self.statuses.look_at(managed.dirty);
-            self.statuses.look_at(self.gone.iter().cloned());
             tell::plan(&self.recorder, &self.view, &self.plan, &plan);
             self.plan = plan;
             return Ok(());
@@ -267,15 +272,10 @@ impl Leader {
 
     /// Starts the writes that there is place for. The claims stand.
     fn write(&mut self) {
+        self.examiner.start(&self.settings.server);
         while let Some(key) = self.statuses.take() {
             let server = Arc::clone(&self.settings.server);
             let Some(service) = self.view.cluster.services.get(&key) else {
-                if self.gone.remove(&key) {
-                    let name = key.clone();
-                    self.statuses.start(&key, "", None, async move {
-                        wire::clear_if_ours(&server, &name).await
-                    });
-                }
                 self.statuses.forget(&key);
                 continue;
             };
@@ -308,7 +308,7 @@ impl Leader {
                 change: change(&service, write),
             };
             self.statuses.start(&key, &version, note, async move {
-                wire::write(&server, &write).await.map(Some)
+                wire::write(&server, &write).await
             });
         }
     }
@@ -328,24 +328,34 @@ impl Leader {
         )
     }
 
-    /// Waits for a write to end, and takes in what came of it.
-    pub(super) async fn written(&mut self) {
-        let Some(Done {
+    /// Waits for an answer, and takes in what came of it.
+    pub(super) async fn answered(&mut self) {
+        tokio::select! {
+            done = self.statuses.next() => {
+                if let Some(done) = done {
+                    self.written(done);
+                }
+            }
+            examined = self.examiner.next() => match examined {
+                Ok(service) => self.scope.add(Dirty::Service(service)),
+                Err(StatusError::Call(error)) => self.failed(error.describe(), error.retry_after()),
+                Err(error) => self.failed(error.to_string(), None),
+            }
+        }
+    }
+
+    fn written(&mut self, done: Done) {
+        let Done {
             service,
             outcome,
             note,
-        }) = self.statuses.next().await
-        else {
-            return;
-        };
+        } = done;
         match outcome {
             Ok(written) => {
                 self.failures = 0;
                 self.problem = None;
-                if let Some(written) = written {
-                    self.written += 1;
-                    self.statuses.wrote(&service, &written.version);
-                }
+                self.written += 1;
+                self.statuses.wrote(&service, &written.version);
                 if let Some(note) = note {
                     note.tell(&self.recorder);
                 }

@@ -9,6 +9,7 @@
 //! Like `reconcile.rs` it sees both what decides and what applies. It touches no kernel: every node
 //! forwards by the status, this one too.
 
+mod examine;
 mod lead;
 mod standing;
 mod statuses;
@@ -89,7 +90,7 @@ pub async fn run(
             _ = stop.wait_for(|stop| *stop) => break,
             changed = leadership.changed() => if changed.is_err() { break },
             changed = views.changed() => if changed.is_err() { break },
-            () = leader.written() => {}
+            () = leader.answered() => {}
             () = until(wake.map(Instant::from)) => {}
         }
     }

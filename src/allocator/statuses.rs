@@ -17,7 +17,7 @@ const MOST_RUNNING: usize = 16;
 /// What came of a write.
 pub(super) struct Done {
     pub(super) service: ServiceKey,
-    pub(super) outcome: Result<Option<Written>, StatusError>,
+    pub(super) outcome: Result<Written, StatusError>,
     /// What to tell people once it is written.
     pub(super) note: Option<Note>,
 }
@@ -75,7 +75,7 @@ impl Statuses {
         service: &ServiceKey,
         version: &str,
         note: Option<Note>,
-        write: impl Future<Output = Result<Option<Written>, StatusError>> + Send + 'static,
+        write: impl Future<Output = Result<Written, StatusError>> + Send + 'static,
     ) {
         self.running.insert(service.clone());
         self.written_for.insert(service.clone(), version.to_owned());

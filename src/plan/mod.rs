@@ -103,6 +103,13 @@ impl Scope {
         matches!(self, Self::Services(services) if services.is_empty())
     }
 
+    /// Adds Services.
+    pub fn add_all(&mut self, services: impl IntoIterator<Item = ServiceKey>) {
+        if let Self::Services(known) = self {
+            known.extend(services);
+        }
+    }
+
     /// Adds one edit of the cluster.
     pub fn add(&mut self, dirty: Dirty) {
         match (&mut *self, dirty) {
@@ -151,6 +158,7 @@ pub fn replan(config: &Config, inputs: &Inputs, previous: &Plan, scope: &Scope) 
                 host: &inputs.host,
                 foreign: &inputs.foreign,
                 reserved: &BTreeSet::new(),
+                unconfirmed: &BTreeSet::new(),
                 allocations: &inputs.allocations,
             };
             addresses::allocate(config, &past, &book, &previous.addresses, scope)

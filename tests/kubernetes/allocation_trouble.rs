@@ -329,3 +329,47 @@ async fn a_refusal_is_told_once() {
             .contains("192.0.2.1")
     );
 }
+
+/// A leader whose source lags behind the claims takes nothing from a Service that it does not know
+/// yet; one that is gone loses its claim.
+#[tokio::test]
+async fn a_claim_of_an_unknown_service_is_not_free() {
+    let secure = world().await;
+    let known = create(&secure, "known", &json!({}));
+    let gone = create(&secure, "gone", &json!({}));
+    let first = Instance::start(&secure, "edge-a", config(&[("lan", "192.0.2.200/31")]));
+    until(&secure, "both have one", settled).await;
+    first.kill().await;
+    // The next leader's watch of Services shows neither of them, whatever it asks.
+    let hidden = secure.server.with(|script| {
+        script.delete_service(&gone);
+        let services = script.collection(edgelb::source::kubernetes::kind::Watched::Services);
+        services.hidden.insert(known.clone());
+        known.clone()
+    });
+    let mut next = Instance::start(&secure, "edge-b", config(&[("lan", "192.0.2.200/31")]));
+    next.until(|status| status.role == edgelb::allocator::Role::Leader)
+        .await;
+    let new = create(&secure, "new", &json!({}));
+    wait(
+        &secure,
+        "the address of the one that is gone is given",
+        |script| !script.addresses(&new).is_empty(),
+    )
+    .await;
+    let last = create(&secure, "last", &json!({}));
+    wait(&secure, "there is none left", |script| {
+        let condition = script.condition(&last, ADDRESS_CONDITION);
+        condition.is_some_and(|it| it["reason"] == "PoolExhausted")
+    })
+    .await;
+    let claims = secure
+        .server
+        .with(|script| script.claims(NAMESPACE, "edgelb"));
+    let holders: Vec<&str> = claims
+        .values()
+        .flatten()
+        .map(|it| it.service.as_str())
+        .collect();
+    assert!(holders.contains(&hidden.as_str()), "{holders:?}");
+}

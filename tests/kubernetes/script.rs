@@ -1,7 +1,7 @@
 //! What the scripted server knows: collections with their history, and the faults that are still to
 //! come. Serves the recorded bytes as they are.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -58,6 +58,8 @@ pub struct Collection {
     pub oldest: u64,
     /// Recorded events that have not happened yet.
     pub script: VecDeque<String>,
+    /// Objects that lists and watches do not show, as those of a server that lags behind.
+    pub hidden: BTreeSet<String>,
 }
 
 /// A request as it came.
@@ -207,6 +209,7 @@ impl Script {
                 version,
                 oldest: version,
                 script: lines.lines().map(str::to_owned).collect(),
+                hidden: BTreeSet::new(),
             };
             (kind, collection)
         });
@@ -287,6 +290,15 @@ impl Script {
 }
 
 impl Collection {
+    /// What lists show.
+    pub fn shown(&self) -> impl Iterator<Item = &String> {
+        let shown = self
+            .objects
+            .iter()
+            .filter(|(key, _)| !self.hidden.contains(*key));
+        shown.map(|(_, object)| object)
+    }
+
     /// Lets so many recorded events happen; `usize::MAX` for all.
     pub fn play(&mut self, events: usize) {
         for _ in 0..events {

@@ -237,13 +237,13 @@ async fn list_answer(
         let collection = script.collection(kind);
         let offset: usize = request.get("continue").parse().unwrap_or(0);
         let limit = if limit == 0 { usize::MAX } else { limit };
-        let items: Vec<&str> = (collection.objects.values().skip(offset))
+        let items: Vec<&str> = (collection.shown().skip(offset))
             .take(limit)
             .map(String::as_str)
             .collect();
         let mut metadata = json!({"resourceVersion": collection.version.to_string()});
         let next = offset.saturating_add(limit);
-        if next < collection.objects.len() {
+        if next < collection.shown().count() {
             metadata["continue"] = json!(next.to_string());
         }
         format!(
@@ -296,8 +296,7 @@ async fn watch_answer(
             None => {
                 lines.extend(
                     collection
-                        .objects
-                        .values()
+                        .shown()
                         .map(|object| format!("{{\"type\":\"ADDED\",\"object\":{object}}}")),
                 );
                 if initial && streaming == Streaming::Served {

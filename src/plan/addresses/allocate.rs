@@ -45,7 +45,7 @@ pub(in crate::plan) fn allocate(
     let groups_now = groups(services, &plan, &mut dirty);
     let gone: Vec<ServiceKey> = dirty
         .iter()
-        .filter(|key| !services.contains_key(*key))
+        .filter(|key| !services.contains_key(*key) && !inputs.unconfirmed.contains(*key))
         .cloned()
         .collect();
     let mut allocator = Allocator::new(config, book, inputs, groups_now);

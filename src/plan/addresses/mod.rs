@@ -61,6 +61,10 @@ pub struct AddressInputs<'a> {
     pub foreign: &'a ForeignHosts,
     /// Addresses whose claims cannot be read; a change of them concerns everything.
     pub reserved: &'a BTreeSet<IpAddr>,
+    /// Services that records name and the cluster does not show, of which it is not known that they
+    /// are gone: whoever wrote the record may have seen more. Their records stay as they are; one that
+    /// is taken out of here belongs into the scope.
+    pub unconfirmed: &'a BTreeSet<ServiceKey>,
     /// The records of the past. Where one differs from what the previous plan ended with, its
     /// Service is looked at again, whatever the scope says.
     pub allocations: &'a Allocations,

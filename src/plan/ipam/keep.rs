@@ -75,7 +75,8 @@ impl Allocator<'_> {
         let mut earlier = holders.iter().take_while(|holder| *holder != key);
         earlier.all(|holder| {
             let pair = self.services.get(key).zip(self.services.get(holder));
-            pair.is_some_and(|(service, holder)| {
+            // One that is not known here was known to whoever let them share.
+            pair.is_none_or(|(service, holder)| {
                 self.sharing_rule(address, service, holder).is_none()
             })
         })

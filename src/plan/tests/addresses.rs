@@ -25,6 +25,7 @@ fn managed(config: &Config, inputs: &Inputs, previous: &AddressPlan, scope: &Sco
         host: &inputs.host,
         foreign: &inputs.foreign,
         reserved: &std::collections::BTreeSet::new(),
+        unconfirmed: &std::collections::BTreeSet::new(),
         allocations: &inputs.allocations,
     };
     manage(config, &past, previous, scope)

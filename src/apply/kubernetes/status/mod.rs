@@ -79,16 +79,30 @@ pub async fn write(server: &Server, write: &StatusWrite) -> Result<Written, Stat
     Err(StatusError::Contended)
 }
 
-/// Clears what is ours in a status of which nothing is known, if there is something: our condition,
-/// and the addresses where it says that they are ours. `None`: there was nothing.
-pub async fn clear_if_ours(
-    server: &Server,
-    service: &ServiceKey,
-) -> Result<Option<Written>, StatusError> {
+/// What becomes of a Service that the source does not show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existence {
+    /// It is a load balancer: the source will show it.
+    Expected,
+    /// It is not there, or is something that edgelb does not read. Its status says nothing of ours.
+    Gone,
+}
+
+/// Asks the server itself whether a Service is there. Where one lives on as something that edgelb
+/// does not read, this clears our condition from its status, and the addresses where that says that
+/// they are ours.
+pub async fn examine(server: &Server, service: &ServiceKey) -> Result<Existence, StatusError> {
     for _ in 0..ROUNDS {
-        let fresh = read(server, service).await?;
+        let fresh = match read(server, service).await {
+            Ok(fresh) => fresh,
+            Err(StatusError::Gone) => return Ok(Existence::Gone),
+            Err(error) => return Err(error),
+        };
+        if patch::is_load_balancer(&fresh) {
+            return Ok(Existence::Expected);
+        }
         let Some(condition) = patch::condition(&fresh) else {
-            return Ok(None);
+            return Ok(Existence::Gone);
         };
         let allocated = patch::is_true(condition);
         let change = if allocated {
@@ -104,8 +118,10 @@ pub async fn clear_if_ours(
             ingress: Vec::new(),
             allocated: Some(allocated),
         };
-        if let Some(written) = patch(server, service, &change, &seen).await? {
-            return Ok(Some(written));
+        match patch(server, service, &change, &seen).await {
+            Ok(Some(_)) | Err(StatusError::Gone) => return Ok(Existence::Gone),
+            Ok(None) => {}
+            Err(error) => return Err(error),
         }
     }
     Err(StatusError::Contended)

@@ -14,6 +14,9 @@ use crate::model::service::{
     ServiceType,
 };
 
+/// Services with this label are another proxy's (SEL-1).
+const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
+
 /// What a decision saw of a Service, and what a write relies on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
@@ -153,6 +156,14 @@ fn written_condition(wanted: &AddressCondition, before: Option<bool>, now: Times
         fields.insert("lastTransitionTime".to_owned(), json!(seconds.to_string()));
     }
     condition
+}
+
+/// Whether the sources show this Service, as one that can have addresses (SEL-1, SEL-3).
+pub(super) fn is_load_balancer(object: &ServiceObject) -> bool {
+    let spec = object.spec.as_ref();
+    let labels = object.metadata.labels.as_ref();
+    spec.and_then(|spec| spec.type_.as_deref()) == Some("LoadBalancer")
+        && !labels.is_some_and(|labels| labels.contains_key(OTHER_PROXY))
 }
 
 /// Which object it is.

@@ -158,10 +158,14 @@ async fn only_what_our_condition_stands_for_is_cleared() {
             None,
         ),
     ] {
-        let versions = vec![service("5", &status), service("6", &status)];
-        let scripted = server(versions).await;
-        let cleared = clear_if_ours(&scripted.server(), &key).await.unwrap();
-        assert_eq!(cleared.is_some(), expected.is_some());
+        let versions = ["5", "6"].map(|version| {
+            let mut turned = service(version, &status);
+            turned["spec"]["type"] = json!("ExternalName");
+            turned
+        });
+        let scripted = server(versions.into()).await;
+        let existence = examine(&scripted.server(), &key).await.unwrap();
+        assert_eq!(existence, Existence::Gone);
         let last = scripted.asked().pop().unwrap();
         match expected {
             Some(expected) => {
@@ -172,8 +176,22 @@ async fn only_what_our_condition_stands_for_is_cleared() {
         }
     }
     let scripted = server(Vec::new()).await;
-    let cleared = clear_if_ours(&scripted.server(), &key).await;
-    assert!(matches!(cleared, Err(StatusError::Gone)), "{cleared:?}");
+    let existence = examine(&scripted.server(), &key).await.unwrap();
+    assert_eq!(existence, Existence::Gone, "not there at all");
+}
+
+#[tokio::test]
+async fn a_load_balancer_that_is_not_shown_is_expected_and_left_alone() {
+    let key = ServiceKey::new("shop", "web");
+    let ours = service("5", &json!({}));
+    let mut proxied = ours.clone();
+    proxied["metadata"]["labels"] = json!({"service.kubernetes.io/service-proxy-name": "other"});
+    for (object, wanted) in [(ours, Existence::Expected), (proxied, Existence::Gone)] {
+        let scripted = server(vec![object]).await;
+        let existence = examine(&scripted.server(), &key).await.unwrap();
+        assert_eq!(existence, wanted);
+        assert_eq!(methods(&scripted), ["GET"], "nothing is written");
+    }
 }
 
 #[tokio::test]
