@@ -112,8 +112,8 @@ fn the_roles_are_the_table() {
 
 #[test]
 fn what_may_be_left_out_is_a_rule_of_its_own() {
-    let roles: Vec<ClusterRole> = of_kind(&documents(&file()), "ClusterRole");
-    let rules = roles[0].rules.iter().flatten();
+    let found: Vec<ClusterRole> = of_kind(&documents(&file()), "ClusterRole");
+    let rules = found[0].rules.iter().flatten();
     let with_them: Vec<&PolicyRule> = rules
         .filter(|rule| rule.resources.iter().flatten().any(|it| it == "namespaces"))
         .collect();

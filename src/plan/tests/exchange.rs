@@ -60,14 +60,14 @@ fn any_round() -> impl Strategy<Value = Vec<Step>> {
     Just(steps).prop_shuffle()
 }
 
-struct Nodes {
+struct Together {
     config: crate::config::Config,
     log: Vec<ClusterChange>,
     heard: [usize; 3],
     nodes: [Inputs; 3],
 }
 
-impl Nodes {
+impl Together {
     fn new() -> Self {
         let nodes = NODES.map(|(name, address)| {
             let mut inputs = inputs();
@@ -136,7 +136,7 @@ impl Nodes {
 }
 
 /// Nobody waits for an address that is free to give, on any node.
-fn assert_nobody_waits_for_what_is_free(nodes: &Nodes) -> Result<(), TestCaseError> {
+fn assert_nobody_waits_for_what_is_free(nodes: &Together) -> Result<(), TestCaseError> {
     for inputs in &nodes.nodes {
         let plan = plan(&nodes.config, inputs);
         let book = AddressBook::new(&inputs.cluster, &inputs.host);
@@ -178,7 +178,7 @@ proptest! {
         steps in prop::collection::vec(any_step(), 1..60),
         rounds in prop::collection::vec(any_round(), ROUNDS),
     ) {
-        let mut nodes = Nodes::new();
+        let mut nodes = Together::new();
         for step in steps {
             nodes.step(step);
         }

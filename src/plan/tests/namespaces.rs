@@ -40,7 +40,7 @@ fn the_name_or_the_labels_of_a_namespace_let_it_in() {
         config.pools[0].namespace_selector = vec!["team!=data".parse().unwrap()];
         config
     };
-    for (case, config, known, service, given) in [
+    for (case, config, known, service, given) in vec![
         (
             "listed",
             selecting(),
