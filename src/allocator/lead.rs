@@ -109,11 +109,7 @@ impl Leader {
         let differing = self
             .standing
             .take_in(&old.cluster.services, &view.cluster.services);
-        let same = Arc::ptr_eq(&old.config, &view.config)
-            && old.cluster.nodes == view.cluster.nodes
-            && old.cluster.namespaces == view.cluster.namespaces
-            && old.host == view.host;
-        if !same {
+        if !old.differs_in_services_only(view) {
             self.scope = Scope::Everything;
         } else if let Scope::Services(services) = &mut self.scope {
             services.extend(differing.iter().cloned());
