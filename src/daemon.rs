@@ -29,7 +29,7 @@ use crate::apply::kernel::Kernel;
 use crate::apply::monitor::Monitor;
 use crate::apply::prober::ProbeSettings;
 use crate::apply::state_directory::StateDirectory;
-use crate::config::{self, Config, Environment};
+use crate::config::{self, Config, Environment, SourceKind};
 use crate::model::announcement::AnnouncedSet;
 use crate::probing;
 use crate::reconcile::Reconciler;
@@ -309,6 +309,12 @@ fn keep_fixed(old: &Config, mut new: Config) -> (Config, Vec<&'static str>) {
     };
     keep("node", old.node == new.node);
     keep("source", old.source == new.source);
+    keep(
+        "pool.namespace_selector",
+        // Which kinds are followed is settled at the start. Where Namespaces are not, none matches.
+        old.selects_namespaces() == new.selects_namespaces()
+            || old.source.kind == SourceKind::Manifests,
+    );
     keep("membership", old.membership == new.membership);
     keep("observability", old.observability == new.observability);
     keep("proxy.datapath", old.proxy.datapath == new.proxy.datapath);

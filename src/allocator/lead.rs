@@ -93,10 +93,7 @@ impl Leader {
         let old = std::mem::replace(&mut self.view, Arc::clone(view));
         let services = &view.cluster.services;
         let differing = self.standing.take_in(&old.cluster.services, services);
-        let same = Arc::ptr_eq(&old.config, &view.config)
-            && old.cluster.nodes == view.cluster.nodes
-            && old.host == view.host;
-        if same {
+        if old.differs_in_services_only(view) {
             self.scope.add_all(differing.iter().cloned());
         } else {
             self.scope = Scope::Everything;

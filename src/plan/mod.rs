@@ -11,6 +11,7 @@ pub mod forwarding;
 pub mod ipam;
 mod node;
 pub mod ownership;
+pub mod pending;
 pub mod probing;
 pub mod reason;
 pub mod request;
@@ -86,7 +87,7 @@ pub struct Plan {
 /// What changed since the previous plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
-    /// Anything may have: configuration, host, Nodes.
+    /// Anything may have: configuration, host, Nodes, Namespaces.
     Everything,
     /// These Services and their slices, nothing else.
     Services(BTreeSet<ServiceKey>),
@@ -116,7 +117,7 @@ impl Scope {
             (Self::Services(services), Dirty::Service(key)) => {
                 services.insert(key);
             }
-            (Self::Services(_), Dirty::Nodes) => *self = Self::Everything,
+            (Self::Services(_), Dirty::Nodes | Dirty::Namespaces) => *self = Self::Everything,
             (Self::Everything, _) => {}
         }
     }

@@ -47,7 +47,7 @@ pub fn wanted(config: &Config, inputs: &Inputs, plan: &Plan, foreign: &ForeignHo
         search.add(address, &mut wanted, &mut room);
     }
     let mut pools: Vec<&Pool> = config.pools.iter().collect();
-    pools.sort_by(|a, b| (a.priority, &a.name).cmp(&(b.priority, &b.name)));
+    pools.sort_by_key(|pool| pool.rank());
     for pool in pools {
         search.next_of(pool, &mut wanted, &mut room);
     }

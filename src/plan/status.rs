@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use super::pending::principal;
 use super::reason::Reason;
 use crate::config::Config;
 use crate::model::service::{AddressCondition, IpMode, Service};
@@ -65,7 +66,7 @@ pub fn says(service: &Service, addresses: &[IpAddr]) -> bool {
 
 /// Our condition for a Service that edgelb serves.
 fn condition(config: &Config, addresses: &[IpAddr], reasons: &[Reason]) -> AddressCondition {
-    let first = reasons.first();
+    let first = principal(reasons);
     let mut sentences: Vec<String> = addresses
         .iter()
         .map(|address| {

@@ -209,11 +209,18 @@ pub fn empty() -> Snapshot {
 
 /// The world with other inputs, planned anew.
 pub fn with_inputs(edit: impl FnOnce(&mut Inputs)) -> Snapshot {
+    with(|_, inputs| edit(inputs))
+}
+
+/// The world with another configuration and other inputs, planned anew.
+pub fn with(edit: impl FnOnce(&mut Config, &mut Inputs)) -> Snapshot {
     let mut snapshot = snapshot();
+    let mut config = Config::clone(&snapshot.config);
     let mut inputs = Inputs::clone(&snapshot.inputs);
     inputs.allocations = snapshot.plan.addresses.allocations.clone();
-    edit(&mut inputs);
-    snapshot.plan = Arc::new(plan(&snapshot.config, &inputs));
+    edit(&mut config, &mut inputs);
+    snapshot.plan = Arc::new(plan(&config, &inputs));
+    snapshot.config = Arc::new(config);
     snapshot.inputs = Arc::new(inputs);
     snapshot
 }

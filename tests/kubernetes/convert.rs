@@ -267,6 +267,7 @@ fn the_same_lists_are_manifests_too() {
             ClusterChange::ServiceGone(_)
                 | ClusterChange::SliceGone(_)
                 | ClusterChange::NodeGone(_)
+                | ClusterChange::NamespaceGone(_)
         ));
         cluster.apply(change);
     }

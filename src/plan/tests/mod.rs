@@ -10,7 +10,9 @@
 mod addresses;
 mod by_status;
 mod capacity;
+mod cases;
 mod endpoints;
+mod exchange;
 mod externals;
 mod family_policy;
 mod foreign;
@@ -19,6 +21,7 @@ mod generate;
 mod incremental;
 mod ipam;
 mod ipam_requests;
+mod namespaces;
 mod ownership;
 mod probing;
 mod recorded;
@@ -29,7 +32,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::model::cluster::{ClusterChange, Node};
+use crate::model::cluster::{ClusterChange, Namespace, Node};
 use crate::model::endpoint::{Conditions, Endpoint, EndpointSlice, SliceKey, SlicePort};
 use crate::model::family::{Family, Protocol};
 use crate::model::frontend::{FrontendAddress, FrontendPort, SourceClass, Verdict};
@@ -114,6 +117,15 @@ pub(super) fn node(name: &str, address: &str) -> Node {
         name: name.to_owned(),
         addresses: ips(address),
         ..Node::default()
+    }
+}
+
+/// A Namespace, of a team where one is named.
+pub(super) fn namespace(name: &str, team: Option<&str>) -> Namespace {
+    let label = team.map(|team| ("team".to_owned(), team.to_owned()));
+    Namespace {
+        name: name.to_owned(),
+        labels: label.into_iter().collect(),
     }
 }
 
@@ -219,6 +231,12 @@ impl Put for EndpointSlice {
 impl Put for Node {
     fn change(self) -> ClusterChange {
         ClusterChange::Node(Arc::new(self))
+    }
+}
+
+impl Put for Namespace {
+    fn change(self) -> ClusterChange {
+        ClusterChange::Namespace(Arc::new(self))
     }
 }
 

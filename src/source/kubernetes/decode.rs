@@ -7,9 +7,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::address::shorten;
-use super::convert::{Converted, Note, node, service};
+use super::convert::{Converted, Note, namespace, node, service};
 use super::slice::{endpoint_slice, endpoints};
-use crate::model::cluster::Node;
+use crate::model::cluster::{Namespace, Node};
 use crate::model::endpoint::EndpointSlice;
 use crate::model::service::Service;
 
@@ -24,6 +24,8 @@ pub enum Kind {
     Endpoints,
     /// `v1` Node
     Node,
+    /// `v1` Namespace
+    Namespace,
 }
 
 /// What `apiVersion` and `kind` say about a document.
@@ -45,6 +47,7 @@ impl Kind {
             "EndpointSlice" => (Self::EndpointSlice, "discovery.k8s.io/v1"),
             "Endpoints" => (Self::Endpoints, "v1"),
             "Node" => (Self::Node, "v1"),
+            "Namespace" => (Self::Namespace, "v1"),
             _ => return Recognized::Other,
         };
         // The same kind of another API group is another kind.
@@ -60,11 +63,11 @@ impl Kind {
 
     /// Whether objects of this kind live in a namespace.
     pub fn namespaced(self) -> bool {
-        self != Self::Node
+        !matches!(self, Self::Node | Self::Namespace)
     }
 }
 
-/// An object of one of the four kinds, converted.
+/// An object of one of these kinds, converted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Object {
     /// A Service.
@@ -75,6 +78,8 @@ pub enum Object {
     Endpoints(Converted<Vec<EndpointSlice>>),
     /// A Node.
     Node(Converted<Node>),
+    /// A Namespace.
+    Namespace(Converted<Namespace>),
 }
 
 /// A document that is not of its type.
@@ -106,6 +111,10 @@ pub fn decode(kind: Kind, document: &Value) -> Result<(Object, Vec<Note>), Decod
         Kind::Node => {
             let (object, unknown) = read::<core::Node>(document)?;
             (Object::Node(node(&object)), unknown)
+        }
+        Kind::Namespace => {
+            let (object, unknown) = read::<core::Namespace>(document)?;
+            (Object::Namespace(namespace(&object)), unknown)
         }
     };
     let notes = unknown

@@ -1,13 +1,14 @@
-//! Gathers what the three followers tell into one cluster, and passes on what differs.
+//! Gathers what the followers tell into one cluster, and passes on what differs.
 //!
 //! ```text
 //! services ───────► follower ─┐
 //! endpointslices ─► follower ─┼─ Report ─► Gatherer ─┬─ SourceEvent ──► reconciler
-//! nodes ──────────► follower ─┘               ▲      ├─ SourceStatus ─► status, metrics
-//!                                             └──────┴─ cluster ──────► the recorded cluster
+//! nodes ──────────► follower ─┤               ▲      ├─ SourceStatus ─► status, metrics
+//! namespaces ─────► follower ─┘               └──────┴─ cluster ──────► the recorded cluster
 //! ```
 //!
-//! Nothing is passed on before all three lists are complete, or the cluster as it was recorded has
+//! Namespaces are followed only where somebody asks for them. Nothing is passed on before the lists of
+//! all that is followed are complete, or the cluster as it was recorded has
 //! to do (RUN-1). An object is taken away only where the server said so.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -41,6 +42,8 @@ pub trait Record: Send + Sync + 'static {
 pub struct Settings {
     pub credentials: Credentials,
     pub timing: Timing,
+    /// What to follow; [`Watched::ALWAYS`] at least.
+    pub kinds: Vec<Watched>,
     /// `None`: nothing is recorded.
     pub record: Option<Arc<dyn Record>>,
 }
@@ -54,7 +57,7 @@ pub async fn run(
 ) {
     let (sender, reports) = mpsc::channel(WAITING_REPORTS);
     let mut followers = JoinSet::new();
-    for watched in Watched::ALL {
+    for &watched in &settings.kinds {
         let follower = Follower::new(
             watched,
             settings.credentials.clone(),
@@ -96,6 +99,7 @@ struct Gatherer {
     /// Differs from what is recorded.
     unrecorded: bool,
     timing: Timing,
+    kinds: Vec<Watched>,
     record: Option<Arc<dyn Record>>,
     /// The write that is under way; never two, so that an older one cannot overtake.
     saving: JoinSet<Result<(), String>>,
@@ -122,6 +126,7 @@ impl Gatherer {
             last_event: None,
             unrecorded: false,
             timing: settings.timing,
+            kinds: settings.kinds,
             record: settings.record,
             saving: JoinSet::new(),
             events,
@@ -131,6 +136,10 @@ impl Gatherer {
             None | Some(Ok(None)) => {}
             Some(Ok(Some(cluster))) => {
                 gatherer.cluster = cluster;
+                if !gatherer.kinds.contains(&Watched::Namespaces) {
+                    // Recorded when they were followed: nobody would take them away again.
+                    gatherer.cluster.namespaces.clear();
+                }
                 gatherer.from_record = true;
             }
             Some(Err(error)) => {
@@ -186,7 +195,7 @@ impl Gatherer {
 
     /// Whether the first list of each kind is complete: what is known is no older than this start.
     fn is_complete(&self) -> bool {
-        self.listed.len() == Watched::ALL.len()
+        self.listed.len() == self.kinds.len()
     }
 
     fn take_in(&mut self, report: Report, changes: &mut Vec<ClusterChange>) {
@@ -242,6 +251,7 @@ impl Gatherer {
             ClusterChange::ServiceGone(key) => self.cluster.services.contains_key(&key),
             ClusterChange::SliceGone(key) => self.cluster.slices.contains_key(&key),
             ClusterChange::NodeGone(name) => self.cluster.nodes.contains_key(&name),
+            ClusterChange::NamespaceGone(name) => self.cluster.namespaces.contains_key(&name),
             _ => false,
         }
     }
@@ -313,10 +323,12 @@ impl Gatherer {
         let services = cluster.services.values().cloned();
         let slices = cluster.slices.values().cloned();
         let nodes = cluster.nodes.values().cloned();
+        let namespaces = cluster.namespaces.values().cloned();
         services
             .map(ClusterChange::Service)
             .chain(slices.map(ClusterChange::Slice))
             .chain(nodes.map(ClusterChange::Node))
+            .chain(namespaces.map(ClusterChange::Namespace))
             .collect()
     }
 
@@ -356,7 +368,7 @@ impl Gatherer {
     }
 
     fn publish(&self) {
-        let connected = self.alive.len() == Watched::ALL.len();
+        let connected = self.alive.len() == self.kinds.len();
         let since = self.lost.values().map(|(since, _)| *since).min();
         let mut problems = self.problems.list();
         let problem = |file: &str, message: String| SourceProblem {

@@ -1,4 +1,4 @@
-//! The three collections that are watched, what is asked for of them, and the change that one of
+//! The collections that are watched, what is asked for of them, and the change that one of
 //! their objects is. Pure.
 
 use std::fmt;
@@ -21,9 +21,10 @@ pub enum Watched {
     Services,
     EndpointSlices,
     Nodes,
+    Namespaces,
 }
 
-/// Namespace and name; Nodes have an empty namespace.
+/// Namespace and name; Nodes and Namespaces have an empty namespace.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectKey {
     pub namespace: String,
@@ -58,7 +59,16 @@ struct HeadMetadata {
 }
 
 impl Watched {
-    pub const ALL: [Self; 3] = [Self::Services, Self::EndpointSlices, Self::Nodes];
+    /// Those without which there is no plan.
+    pub const ALWAYS: [Self; 3] = [Self::Services, Self::EndpointSlices, Self::Nodes];
+    /// All there are: Namespaces only where a pool asks for their labels, so that nobody else needs
+    /// the right to read them.
+    pub const ALL: [Self; 4] = [
+        Self::Services,
+        Self::EndpointSlices,
+        Self::Nodes,
+        Self::Namespaces,
+    ];
 
     /// The path of the collection over all namespaces.
     pub fn path(self) -> &'static str {
@@ -66,6 +76,7 @@ impl Watched {
             Self::Services => "/api/v1/services",
             Self::EndpointSlices => "/apis/discovery.k8s.io/v1/endpointslices",
             Self::Nodes => "/api/v1/nodes",
+            Self::Namespaces => "/api/v1/namespaces",
         }
     }
 
@@ -74,7 +85,7 @@ impl Watched {
         match self {
             Self::Services => SERVICE_SELECTORS,
             Self::EndpointSlices => "labelSelector=%21service.kubernetes.io%2Fheadless",
-            Self::Nodes => "",
+            Self::Nodes | Self::Namespaces => "",
         }
     }
 
@@ -113,6 +124,14 @@ impl Watched {
                 };
                 (change, converted.notes)
             }),
+            Self::Namespaces => serde_json::from_str::<core::Namespace>(text).map(|object| {
+                let converted = convert::namespace(&object);
+                let change = match converted.object {
+                    Ok(namespace) => ClusterChange::Namespace(Arc::new(namespace)),
+                    Err(_) => self.gone(&key),
+                };
+                (change, converted.notes)
+            }),
         };
         let (change, notes) = match converted {
             Ok((change, notes)) => (Ok(change), notes),
@@ -133,6 +152,7 @@ impl Watched {
             Self::Services => ClusterChange::ServiceGone(ServiceKey { namespace, name }),
             Self::EndpointSlices => ClusterChange::SliceGone(SliceKey { namespace, name }),
             Self::Nodes => ClusterChange::NodeGone(name),
+            Self::Namespaces => ClusterChange::NamespaceGone(name),
         }
     }
 
@@ -152,6 +172,9 @@ impl Watched {
             Self::Nodes => (cluster.nodes.keys())
                 .map(|name| key(&String::new(), name))
                 .collect(),
+            Self::Namespaces => (cluster.namespaces.keys())
+                .map(|name| key(&String::new(), name))
+                .collect(),
         }
     }
 }
@@ -162,6 +185,7 @@ impl fmt::Display for Watched {
             Self::Services => "services",
             Self::EndpointSlices => "endpointslices",
             Self::Nodes => "nodes",
+            Self::Namespaces => "namespaces",
         })
     }
 }
