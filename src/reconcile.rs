@@ -236,6 +236,12 @@ impl Reconciler {
         } else {
             replan(&self.config, &self.inputs, &self.plan, &scope)
         };
+        tracing::debug!(
+            services = plan.services.len(),
+            frontends = plan.state.frontends.len(),
+            duration_ms = now.elapsed().as_secs_f64() * 1000.0,
+            "plan made"
+        );
         let mut failures = Vec::new();
         self.inputs.allocations = plan.allocations.clone();
         // What was given out is on disk before anybody can see it. A full disk stops nothing: the

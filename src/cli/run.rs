@@ -9,7 +9,7 @@ use tracing_subscriber::EnvFilter;
 use super::exit::Exit;
 use crate::apply::kernel::{Kernel, OpenError};
 use crate::apply::state_directory::StateDirectory;
-use crate::config::{self, Config, Environment, LogFormat, LogLevel, SourceKind};
+use crate::config::{self, Config, Environment, LogFormat, LogLevel};
 use crate::daemon;
 
 /// Runs until it is told to stop.
@@ -25,16 +25,6 @@ pub fn run(file: &Path) -> anyhow::Result<Exit> {
     start_log(&config);
     for warning in &loaded.warnings {
         tracing::warn!(problem = warning.describe(file), "configuration");
-    }
-    if config.source.kind == SourceKind::Kubernetes {
-        // The source reads the API; without the writer each node would give out addresses for itself,
-        // and nobody could see them in a Service's status.
-        super::tell(&format!(
-            "{}: source.kind = \"kubernetes\" can be read but not written to by this version; write \
-             source.kind = \"manifests\"",
-            file.display()
-        ));
-        return Ok(Exit::Usage);
     }
     let (state, warnings) = StateDirectory::open(&config.node.state_dir).with_context(|| {
         format!(
