@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use imbl::{OrdMap, OrdSet};
+use imbl::OrdMap;
 
 use super::address::AddressBook;
 use super::ipam::Allocator;
@@ -12,6 +12,7 @@ use super::reason::Reason;
 use super::sharing::sharing_key;
 use super::{Inputs, Plan};
 use crate::config::Config;
+use crate::model::compact_set::CompactSet;
 use crate::model::service::{Service, ServiceKey};
 
 type Services = OrdMap<ServiceKey, Arc<Service>>;
@@ -115,7 +116,7 @@ fn groups(
     services: &Services,
     plan: &Plan,
     dirty: &mut BTreeSet<ServiceKey>,
-) -> OrdMap<String, OrdSet<ServiceKey>> {
+) -> OrdMap<String, CompactSet<ServiceKey>> {
     let mut groups = plan.sharing.clone();
     let mut names: BTreeSet<String> = BTreeSet::new();
     for key in dirty.iter() {
@@ -131,7 +132,13 @@ fn groups(
         }
     }
     for name in &names {
-        dirty.extend(groups.get(name).into_iter().flatten().cloned());
+        dirty.extend(
+            groups
+                .get(name)
+                .into_iter()
+                .flat_map(CompactSet::iter)
+                .cloned(),
+        );
     }
     groups
 }
@@ -150,7 +157,13 @@ fn changed_hands(
         for address in
             both.filter(|address| before.holders_of(**address) != now.holders_of(**address))
         {
-            interested.extend(plan.asks.get(address).into_iter().flatten().cloned());
+            interested.extend(
+                plan.asks
+                    .get(address)
+                    .into_iter()
+                    .flat_map(CompactSet::iter)
+                    .cloned(),
+            );
         }
     }
     interested

@@ -4,11 +4,12 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use imbl::{OrdMap, OrdSet};
+use imbl::OrdMap;
 
 use super::Plan;
 use super::forwarding::ServicePlan;
 use super::reason::Reason;
+use crate::model::compact_set::CompactSet;
 use crate::model::frontend::FrontendPort;
 use crate::model::node_state::HeldFor;
 use crate::model::service::ServiceKey;
@@ -76,7 +77,7 @@ impl Plan {
         let winner = self
             .claims
             .get(&port)
-            .and_then(OrdSet::get_min)
+            .and_then(CompactSet::get_min)
             .and_then(|key| {
                 let frontends = &self.services.get(key)?.frontends;
                 let at = frontends
@@ -120,7 +121,7 @@ impl Plan {
                 if let Some(holder) = self
                     .claims
                     .get(port)
-                    .and_then(OrdSet::get_min)
+                    .and_then(CompactSet::get_min)
                     .filter(|holder| *holder != key)
                 {
                     reasons.push(Reason::FrontendTaken {
@@ -135,7 +136,11 @@ impl Plan {
 }
 
 /// Takes a Service out of the set at `key`, and the set with its last Service.
-fn forget<K: Ord + Clone>(sets: &mut OrdMap<K, OrdSet<ServiceKey>>, key: &K, service: &ServiceKey) {
+fn forget<K: Ord + Clone>(
+    sets: &mut OrdMap<K, CompactSet<ServiceKey>>,
+    key: &K,
+    service: &ServiceKey,
+) {
     let emptied = sets.get_mut(key).is_some_and(|set| {
         set.remove(service);
         set.is_empty()

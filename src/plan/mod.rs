@@ -21,12 +21,13 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use imbl::{OrdMap, OrdSet};
+use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::model::allocation::Allocations;
 use crate::model::cluster::{ClusterState, Dirty};
+use crate::model::compact_set::CompactSet;
 use crate::model::family::Family;
 use crate::model::frontend::FrontendPort;
 use crate::model::host::Host;
@@ -67,15 +68,15 @@ pub struct Plan {
     /// What address management could not do, by Service.
     pub pending: OrdMap<ServiceKey, Vec<Reason>>,
     /// Who wants each frontend; the lowest Service wins.
-    claims: OrdMap<FrontendPort, OrdSet<ServiceKey>>,
+    claims: OrdMap<FrontendPort, CompactSet<ServiceKey>>,
     /// How many Services need an address, by use.
     holds: OrdMap<(IpAddr, HeldFor), usize>,
     /// How many Services have an endpoint of this address here.
     hairpins: OrdMap<IpAddr, usize>,
     /// Who asks for an address that it does not hold: planned again when its holder changes.
-    asks: OrdMap<IpAddr, OrdSet<ServiceKey>>,
+    asks: OrdMap<IpAddr, CompactSet<ServiceKey>>,
     /// The Services of each sharing key, which are planned together.
-    sharing: OrdMap<String, OrdSet<ServiceKey>>,
+    sharing: OrdMap<String, CompactSet<ServiceKey>>,
 }
 
 /// What changed since the previous plan.

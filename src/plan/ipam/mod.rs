@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use imbl::{OrdMap, OrdSet};
+use imbl::OrdMap;
 
 use super::Inputs;
 use super::address::AddressBook;
@@ -18,6 +18,7 @@ use super::reason::Reason;
 use super::request::{Request, request};
 use crate::config::Config;
 use crate::model::allocation::Allocations;
+use crate::model::compact_set::CompactSet;
 use crate::model::family::Family;
 use crate::model::pool::Pool;
 use crate::model::selector::any_matches;
@@ -57,7 +58,7 @@ pub struct Allocator<'a> {
     node: &'a str,
     services: &'a OrdMap<ServiceKey, Arc<Service>>,
     /// The Services of each sharing key, and maybe some that have it no more.
-    groups: OrdMap<String, OrdSet<ServiceKey>>,
+    groups: OrdMap<String, CompactSet<ServiceKey>>,
     /// Of `groups`, those that were asked about since the last release.
     indexes: BTreeMap<String, shared::Index>,
     /// Pools by priority, then name.
@@ -75,7 +76,7 @@ impl<'a> Allocator<'a> {
         config: &'a Config,
         book: &'a AddressBook,
         inputs: &'a Inputs,
-        groups: OrdMap<String, OrdSet<ServiceKey>>,
+        groups: OrdMap<String, CompactSet<ServiceKey>>,
     ) -> Self {
         let mut pools: Vec<&Pool> = config.pools.iter().collect();
         pools.sort_by(|a, b| (a.priority, &a.name).cmp(&(b.priority, &b.name)));
@@ -328,7 +329,11 @@ impl<'a> Allocator<'a> {
 
 /// Whether a pool is for this Service at all: namespaces and labels, each where it is given.
 fn permits(pool: &Pool, service: &Service) -> bool {
-    (pool.namespaces.is_empty() || pool.namespaces.contains(&service.key.namespace))
+    (pool.namespaces.is_empty()
+        || pool
+            .namespaces
+            .iter()
+            .any(|name| service.key.namespace == *name))
         && (pool.service_selector.is_empty()
             || any_matches(&pool.service_selector, &service.labels))
 }

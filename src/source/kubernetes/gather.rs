@@ -22,6 +22,7 @@ use super::client::Credentials;
 use super::follow::{Follower, Item, News, Report};
 use super::kind::{ObjectKey, Watched};
 use super::problems::Problems;
+use super::share::Shared;
 use super::timing::Timing;
 use crate::model::cluster::{ClusterChange, ClusterState};
 use crate::source::{SourceEvent, SourceProblem, SourceStatus};
@@ -78,6 +79,7 @@ struct Deaf;
 
 struct Gatherer {
     cluster: ClusterState,
+    shared: Shared,
     /// Whether the cluster was passed on, and [`SourceEvent::Complete`] after it.
     open: bool,
     /// Whose first list is complete.
@@ -106,6 +108,7 @@ impl Gatherer {
     ) -> Self {
         let mut gatherer = Self {
             cluster: ClusterState::default(),
+            shared: Shared::default(),
             open: false,
             listed: BTreeSet::new(),
             alive: BTreeSet::new(),
@@ -124,7 +127,7 @@ impl Gatherer {
         match gatherer.record.as_ref().map(|record| record.load()) {
             None | Some(Ok(None)) => {}
             Some(Ok(Some(cluster))) => {
-                gatherer.cluster = cluster;
+                gatherer.cluster = gatherer.shared.cluster(cluster);
                 gatherer.from_record = true;
             }
             Some(Err(error)) => {
@@ -262,7 +265,8 @@ impl Gatherer {
     }
 
     /// Folds a change in; it goes on where it makes a difference.
-    fn change(&mut self, change: ClusterChange, changes: &mut Vec<ClusterChange>) {
+    fn change(&mut self, mut change: ClusterChange, changes: &mut Vec<ClusterChange>) {
+        self.shared.change(&mut change);
         let passed_on = change.clone();
         if !self.cluster.apply(change).is_empty() {
             self.unrecorded = true;
