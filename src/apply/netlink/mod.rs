@@ -223,30 +223,48 @@ impl NetlinkSocket {
 
     /// Sends one request and returns the data messages before its acknowledgement.
     pub fn request(&mut self, request: &[u8]) -> Result<Vec<Reply>, Error> {
-        let (replies, _) = self.converse(request, NLM_F_REQUEST | NLM_F_ACK)?;
+        let mut replies = Vec::new();
+        self.converse(request, NLM_F_REQUEST | NLM_F_ACK, |it| replies.push(it))?;
         Ok(replies)
     }
 
     /// Sends one dump request and returns all its data messages; begins again when the kernel
     /// says that the dump was interrupted by a change.
     pub fn dump(&mut self, request: &[u8]) -> Result<Vec<Reply>, Error> {
+        self.dump_into(request, Vec::new, Vec::push)
+    }
+
+    /// The same without holding all messages at once: each goes to `take` as it comes, with what
+    /// `begin` made, which is made anew when the dump begins again.
+    pub fn dump_into<T>(
+        &mut self,
+        request: &[u8],
+        begin: impl Fn() -> T,
+        mut take: impl FnMut(&mut T, Reply),
+    ) -> Result<T, Error> {
         for _ in 0..DUMP_ATTEMPTS {
-            let (replies, interrupted) = self.converse(request, NLM_F_REQUEST | NLM_F_DUMP)?;
-            if !interrupted {
-                return Ok(replies);
+            let mut into = begin();
+            let flags = NLM_F_REQUEST | NLM_F_DUMP;
+            if !self.converse(request, flags, |reply| take(&mut into, reply))? {
+                return Ok(into);
             }
         }
         Err(Error::DumpInterrupted)
     }
 
-    /// Returns the replies, and whether one of them was marked as interrupted.
-    fn converse(&mut self, request: &[u8], flags: u16) -> Result<(Vec<Reply>, bool), Error> {
+    /// Hands on the replies; returns whether one of them was marked as interrupted.
+    fn converse(
+        &mut self,
+        request: &[u8],
+        flags: u16,
+        mut take: impl FnMut(Reply),
+    ) -> Result<bool, Error> {
         let sequence = self.next_sequence();
         let mut buffer = Vec::with_capacity(request.len());
         message::append(&mut buffer, request, sequence, flags)
             .ok_or(Error::NotARequest { index: 0 })?;
         self.send(&buffer, 1)?;
-        let (mut replies, mut interrupted, mut finished) = (Vec::new(), false, false);
+        let (mut interrupted, mut finished) = (false, false);
         while !finished {
             let length = self.receive_reply()?;
             for_each_message(
@@ -257,7 +275,7 @@ impl NetlinkSocket {
                     }
                     interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
                     match message.kind()? {
-                        Kind::Data => replies.push(Reply {
+                        Kind::Data => take(Reply {
                             message_type: message.message_type,
                             flags: message.flags,
                             payload: message.payload.to_vec(),
@@ -273,7 +291,7 @@ impl NetlinkSocket {
                 },
             )?;
         }
-        Ok((replies, interrupted))
+        Ok(interrupted)
     }
 
     /// Sends `begin`, `requests` and `end` in one send (nfnetlink's `NFNL_MSG_BATCH_BEGIN` and
@@ -289,7 +307,10 @@ impl NetlinkSocket {
         let Some(last) = requests.len().checked_sub(1) else {
             return Ok(());
         };
-        let mut buffer = Vec::new();
+        let lengths = requests.iter().map(|request| request.as_ref().len());
+        // Each is aligned to four bytes.
+        let bytes = lengths.map(|length| length + 4).sum::<usize>() + begin.len() + end.len() + 8;
+        let mut buffer = Vec::with_capacity(bytes);
         let first = self.next_sequence();
         let none = || Error::NotARequest { index: 0 };
         message::append(&mut buffer, begin, first, NLM_F_REQUEST).ok_or_else(none)?;

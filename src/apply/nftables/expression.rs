@@ -3,6 +3,7 @@
 
 use super::encode::Request;
 use crate::model::family::Family;
+use crate::model::text::Text;
 
 /// The first 32-bit register; keys and data of all our rules begin here.
 const FIRST_REGISTER: u32 = 8;
@@ -71,7 +72,8 @@ pub(super) enum Verdict {
     Accept,
     Drop,
     Return,
-    Goto(String),
+    /// Text, because very many elements go to a few chains.
+    Goto(Text),
 }
 
 impl Verdict {
