@@ -135,7 +135,7 @@ pub struct Service {
     pub key: ServiceKey,
     /// `spec.type`
     pub kind: ServiceType,
-    /// `metadata.labels`, for pool selectors.
+    /// `metadata.labels`, for pool selectors: empty where the type is not `LoadBalancer`.
     pub labels: BTreeMap<String, String>,
     /// The annotations that edgelb understands (contract), by their full name; others are dropped.
     pub annotations: BTreeMap<String, String>,

@@ -27,7 +27,6 @@ impl Shared {
                 service.families.shrink_to_fit();
                 service.source_ranges.shrink_to_fit();
                 service.ingress.shrink_to_fit();
-                service.selector.shrink_to_fit();
             }
             ClusterChange::Slice(slice) => {
                 let slice = Arc::make_mut(slice);
