@@ -1,6 +1,7 @@
 //! Set and map elements, and what a frontend or a host needs of them. Pure.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -83,7 +84,7 @@ pub struct ElementKey {
 }
 
 /// What stands behind a key.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Value {
     Nothing,
     Verdict(Verdict),
@@ -95,6 +96,49 @@ pub(super) type Elements = BTreeMap<ElementKey, Value>;
 
 /// All elements of a large table, in any order, in one piece of memory.
 pub(super) type List = Vec<(ElementKey, Value)>;
+
+/// What elements can be taken in by, one after the other.
+pub(super) trait Collection: Default + Extend<(ElementKey, Value)> {
+    /// Takes in what another one took in.
+    fn join(&mut self, other: Self);
+}
+
+impl Collection for List {
+    fn join(&mut self, mut other: Self) {
+        self.append(&mut other);
+    }
+}
+
+/// Tells whether two lists have the same elements, in whatever order, without keeping them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Digest {
+    count: usize,
+    sum: u64,
+    parity: u64,
+}
+
+impl Extend<(ElementKey, Value)> for Digest {
+    fn extend<I: IntoIterator<Item = (ElementKey, Value)>>(&mut self, elements: I) {
+        for element in elements {
+            let mut hasher = DefaultHasher::new();
+            element.hash(&mut hasher);
+            let hash = hasher.finish();
+            self.join(Self {
+                count: 1,
+                sum: hash,
+                parity: hash,
+            });
+        }
+    }
+}
+
+impl Collection for Digest {
+    fn join(&mut self, other: Self) {
+        self.count += other.count;
+        self.sum = self.sum.wrapping_add(other.sum);
+        self.parity ^= other.parity;
+    }
+}
 
 /// Everything that one frontend needs. `translation` says whether nftables does the forwarding.
 pub(super) fn of_frontend(

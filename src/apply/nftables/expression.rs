@@ -67,7 +67,7 @@ pub(super) enum Step {
 }
 
 /// The end of a rule, or what a verdict map holds.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Verdict {
     Accept,
     Drop,

@@ -23,7 +23,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use crate::apply::netlink::{self, NetlinkSocket, TransactionError};
 use crate::model::node_state::NodeState;
 use edits::{Edits, batches};
-use element::List;
+use element::{Digest, List};
 use encode::{Request, message};
 
 pub use describe::{describe, describe_chains};
@@ -112,20 +112,26 @@ impl Nftables {
 
     fn repair_or_make(&mut self, state: &NodeState, anew: bool) -> Result<Changes, Error> {
         let observed = observe::observe(&mut self.socket)?;
-        let wanted: List = element::of_state(state, self.translation);
         let fits = observed
             .as_ref()
             .is_some_and(|observed| !anew && schema::fits(observed, self.translation));
         let (mut requests, present) = match observed {
             Some(observed) if fits => {
                 self.picks = observed.picks();
-                (Vec::new(), observed.elements)
+                // Almost always: found without holding either side.
+                let present: Digest = observe::elements(&mut self.socket, &observed)?;
+                if present == element::of_state(state, self.translation) {
+                    return Ok(Changes::default());
+                }
+                let present = observe::elements(&mut self.socket, &observed)?;
+                (Vec::new(), present)
             }
             Some(_) | None => {
                 self.picks.clear();
                 (schema::requests(self.translation), List::new())
             }
         };
+        let wanted: List = element::of_state(state, self.translation);
         let (ranges, single) = edits::differences(present, wanted);
         let rebuilt = !requests.is_empty();
         let mut changes = Changes {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::element::{Data, ElementKey, Key, List, Value};
+use super::element::{Collection, Data, ElementKey, Key, Value};
 use super::encode::{Request, message};
 use super::expression::Verdict;
 use super::schema::parse_pick;
@@ -35,7 +35,6 @@ pub struct Observed {
     pub(super) flags: u32,
     pub(super) chains: BTreeMap<String, ObservedChain>,
     pub(super) sets: BTreeMap<String, ObservedSet>,
-    pub(super) elements: List,
 }
 
 impl Observed {
@@ -67,7 +66,7 @@ pub(super) fn table(socket: &mut NetlinkSocket) -> Result<Option<u32>, Error> {
     }
 }
 
-/// Everything in our table, or `None` where it does not exist.
+/// Everything in our table but for its elements, or `None` where it does not exist.
 pub(super) fn observe(socket: &mut NetlinkSocket) -> Result<Option<Observed>, Error> {
     let Some(flags) = table(socket)? else {
         return Ok(None);
@@ -121,16 +120,23 @@ pub(super) fn observe(socket: &mut NetlinkSocket) -> Result<Option<Observed>, Er
             observed.sets.insert(name.to_owned(), set);
         }
     }
+    Ok(Some(observed))
+}
+
+/// The elements of all sets that are there.
+pub(super) fn elements<T: Collection>(
+    socket: &mut NetlinkSocket,
+    observed: &Observed,
+) -> Result<T, Error> {
+    let mut all = T::default();
     for table in Table::ALL {
         for family in Family::BOTH {
             if observed.sets.contains_key(table.name(family)) {
-                observed
-                    .elements
-                    .append(&mut elements(socket, table, family)?);
+                all.join(set_elements(socket, table, family)?);
             }
         }
     }
-    Ok(Some(observed))
+    Ok(all)
 }
 
 fn dump(socket: &mut NetlinkSocket, kind: u16) -> Result<Vec<Vec<u8>>, Error> {
@@ -140,12 +146,16 @@ fn dump(socket: &mut NetlinkSocket, kind: u16) -> Result<Vec<Vec<u8>>, Error> {
     Ok(replies.into_iter().map(|reply| reply.payload).collect())
 }
 
-fn elements(socket: &mut NetlinkSocket, table: Table, family: Family) -> Result<List, Error> {
+fn set_elements<T: Collection>(
+    socket: &mut NetlinkSocket,
+    table: Table,
+    family: Family,
+) -> Result<T, Error> {
     let mut request = Request::new(message::GET_ELEMENT, 0);
     request.string(1, TABLE);
     request.string(2, table.name(family));
     // Taken apart as it comes: a set can be larger than all else that this program holds.
-    let begin = || Ok((List::new(), Texts::default()));
+    let begin = || Ok((T::default(), Texts::default()));
     let list = socket.dump_into(request.as_ref(), begin, |list, reply| {
         if let Ok((into, chains)) = list
             && let Err(error) = message_elements(table, family, &reply, into, chains)
@@ -162,7 +172,7 @@ fn message_elements(
     table: Table,
     family: Family,
     reply: &netlink::Reply,
-    into: &mut List,
+    into: &mut impl Collection,
     chains: &mut Texts,
 ) -> Result<(), Error> {
     let attributes = Attributes::of(&reply.payload)?;
@@ -193,7 +203,7 @@ fn message_elements(
             key,
             end,
         };
-        into.push((key, value));
+        into.extend([(key, value)]);
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use proptest::prelude::*;
 
 use super::edits::{batches, between, differences};
-use super::element::{Elements, List, of_state};
+use super::element::{Digest, Elements, List, of_state};
 use super::rules::{OUTSIDE_INDEX, Pick};
 use super::schema::parse_pick;
 use super::{describe, describe_chains};
@@ -155,6 +155,13 @@ proptest! {
             }
         }
         prop_assert_eq!(elements, of_state::<Elements>(&new, translation));
+        let mut reversed: List = of_state(&new, translation);
+        reversed.reverse();
+        let mut digest = Digest::default();
+        digest.extend(reversed);
+        prop_assert_eq!(digest, of_state(&new, translation));
+        let same = of_state::<Elements>(&old, translation) == of_state::<Elements>(&new, translation);
+        prop_assert_eq!(digest == of_state(&old, translation), same);
         let (ranges, single) = differences(of_state(&new, translation), of_state(&new, translation));
         prop_assert!(ranges.is_empty() && single.count() == 0);
     }
