@@ -62,7 +62,7 @@ impl Daemon {
             match self.lines.recv_timeout(left) {
                 Ok((at, line)) if line.contains(text) => return at,
                 Ok((_, line)) => seen.push(line),
-                Err(_) => panic!("no {text:?} in the log:\n{}", seen.join("\n")),
+                Err(error) => panic!("no {text:?} in the log, {error}:\n{}", seen.join("\n")),
             }
         }
     }
