@@ -29,6 +29,8 @@ use server::Server;
 
 /// A machine that is busy with something else is slow, and not for ever.
 const LIMIT: Duration = Duration::from_secs(180);
+/// Until what follows a first pass is over, such as the record on the disk.
+const SETTLE: Duration = Duration::from_secs(15);
 /// Longer than the interval at which the kernel is compared with the plan, and twice as long as
 /// that of the record on the disk.
 const IDLE: Duration = Duration::from_secs(65);
@@ -55,9 +57,41 @@ fn main() {
         size.services * size.endpoints,
         size.nodes
     );
+    let daemon = start(&config, &server);
+    thread::sleep(SETTLE);
+    println!("{} s later: {}", SETTLE.as_secs(), memory(daemon.memory()));
+    for unready in [Some(0), None] {
+        daemon.forget();
+        let changed = Instant::now();
+        server.change(size.services / 2, unready);
+        let applied = daemon.until("pass finished", LIMIT) - changed;
+        println!(
+            "one endpoint {}: in the kernel after {:.1} ms",
+            if unready.is_some() { "goes" } else { "comes" },
+            applied.as_secs_f64() * 1000.0
+        );
+    }
+    let before = daemon.processor_time();
+    thread::sleep(IDLE);
+    let used = daemon.processor_time().saturating_sub(before);
+    println!(
+        "{} s idle: {:.2} % of one processor; {}",
+        IDLE.as_secs(),
+        used.as_secs_f64() / IDLE.as_secs_f64() * 100.0,
+        memory(daemon.memory())
+    );
+
+    println!("again, with the cluster on the disk:");
+    drop(daemon);
+    let daemon = start(&config, &server);
+    thread::sleep(SETTLE);
+    println!("{} s later: {}", SETTLE.as_secs(), memory(daemon.memory()));
+}
+
+/// Starts a daemon and tells of it until its first pass is over.
+fn start(config: &Path, server: &Server) -> Daemon {
     let started = Instant::now();
-    let daemon = Daemon::start(&config);
-    println!("start: {}", memory(daemon.memory()));
+    let daemon = Daemon::start(config);
     let lists: Vec<_> = (0..3)
         .map(|_| server.lists.recv_timeout(LIMIT).expect("three lists"))
         .collect();
@@ -82,29 +116,7 @@ fn main() {
         since(finished),
         memory(daemon.memory())
     );
-
-    thread::sleep(Duration::from_secs(15));
-    println!("15 s later: {}", memory(daemon.memory()));
-    for unready in [Some(0), None] {
-        daemon.forget();
-        let changed = Instant::now();
-        server.change(size.services / 2, unready);
-        let applied = daemon.until("pass finished", LIMIT) - changed;
-        println!(
-            "one endpoint {}: in the kernel after {:.1} ms",
-            if unready.is_some() { "goes" } else { "comes" },
-            applied.as_secs_f64() * 1000.0
-        );
-    }
-    let before = daemon.processor_time();
-    thread::sleep(IDLE);
-    let used = daemon.processor_time().saturating_sub(before);
-    println!(
-        "{} s idle: {:.2} % of one processor; {}",
-        IDLE.as_secs(),
-        used.as_secs_f64() / IDLE.as_secs_f64() * 100.0,
-        memory(daemon.memory())
-    );
+    daemon
 }
 
 fn size() -> Size {

@@ -125,3 +125,24 @@ pub struct EndpointSlice {
     /// Endpoints.
     pub endpoints: Vec<Endpoint>,
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_written_with_its_hints_as_lists() {
+        let endpoint = Endpoint {
+            address: [10, 244, 0, 2].into(),
+            conditions: Conditions::default(),
+            node: Some("edge-a".into()),
+            zone_hints: ["zone-1".to_owned()].into_iter().collect(),
+            node_hints: Hints::default(),
+        };
+        let text = r#"{"address":"10.244.0.2","conditions":{"ready":true,"serving":true,"terminating":false},"node":"edge-a","zone_hints":["zone-1"],"node_hints":[]}"#;
+        assert_eq!(serde_json::to_string(&endpoint).unwrap(), text);
+        assert_eq!(serde_json::from_str::<Endpoint>(text).unwrap(), endpoint);
+    }
+}

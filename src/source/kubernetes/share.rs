@@ -68,3 +68,41 @@ impl Shared {
         small
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::endpoint::{Conditions, Endpoint, EndpointSlice, Hints, SliceKey};
+    use crate::model::family::Family;
+    use crate::model::service::{Service, ServiceKey, ServiceType};
+
+    #[test]
+    fn nothing_that_can_be_seen_changes() {
+        let mut cluster = ClusterState::default();
+        for name in ["one", "two"] {
+            let key = ServiceKey::new("shop", name);
+            let service = Service::new(key.clone(), ServiceType::ClusterIP);
+            cluster.apply(ClusterChange::Service(Arc::new(service)));
+            for part in ["a", "b"] {
+                let endpoint = |last: u8| Endpoint {
+                    address: [10, 244, 0, last].into(),
+                    conditions: Conditions::default(),
+                    node: (last > 1).then(|| "edge-a".into()),
+                    zone_hints: Hints::default(),
+                    node_hints: Hints::default(),
+                };
+                cluster.apply(ClusterChange::Slice(Arc::new(EndpointSlice {
+                    key: SliceKey::new("shop", format!("{name}-{part}")),
+                    service: key.clone(),
+                    family: Family::V4,
+                    ports: Vec::with_capacity(8),
+                    endpoints: (1..4).map(endpoint).collect(),
+                })));
+            }
+        }
+        let small = Shared::default().cluster(cluster.clone());
+        assert_eq!(small, cluster);
+        let mut slices = small.slices.values();
+        assert!(slices.all(|slice| slice.ports.capacity() == 0));
+    }
+}
