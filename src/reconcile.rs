@@ -271,6 +271,12 @@ impl Reconciler {
         } else {
             replan(&self.config, &self.inputs, &self.plan, &scope)
         };
+        tracing::debug!(
+            services = plan.services.len(),
+            frontends = plan.state.frontends.len(),
+            duration_ms = now.elapsed().as_secs_f64() * 1000.0,
+            "plan made"
+        );
         let mut failures = Vec::new();
         if self.inputs.address_source == AddressSource::Here {
             self.inputs.allocations = plan.addresses.allocations.clone();

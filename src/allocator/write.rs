@@ -137,7 +137,7 @@ impl Leader {
         }
         self.trouble(format!("{service}: {}", error.describe()));
         if let CallError::Forbidden { verb, resource, .. } = error {
-            self.refused_in.insert(service.namespace.clone());
+            self.refused_in.insert(service.namespace.to_string());
             if self.refused_in.len() >= MOST_REFUSING {
                 let missing = format!("its role lacks the verb {verb} on {resource}");
                 self.unfit = Some(missing);

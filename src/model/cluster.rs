@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use imbl::{OrdMap, OrdSet};
+use imbl::OrdMap;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::compact_set::CompactSet;
 use super::endpoint::{EndpointSlice, SliceKey};
 use super::service::{Service, ServiceKey};
 
@@ -49,7 +50,7 @@ pub struct ClusterState {
     pub slices: OrdMap<SliceKey, Arc<EndpointSlice>>,
     /// The slices of each Service, kept beside `slices`.
     #[serde(with = "pairs")]
-    pub slices_of: OrdMap<ServiceKey, OrdSet<SliceKey>>,
+    pub slices_of: OrdMap<ServiceKey, CompactSet<SliceKey>>,
     /// Nodes by name.
     pub nodes: OrdMap<String, Arc<Node>>,
     /// Namespaces by name; none where nobody asks for their labels.
@@ -172,7 +173,7 @@ impl ClusterState {
         self.slices_of
             .get(service)
             .into_iter()
-            .flatten()
+            .flat_map(CompactSet::iter)
             .filter_map(|key| self.slices.get(key))
     }
 }

@@ -24,12 +24,13 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use imbl::{OrdMap, OrdSet};
+use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::model::allocation::Allocations;
 use crate::model::cluster::{ClusterState, Dirty};
+use crate::model::compact_set::CompactSet;
 use crate::model::family::Family;
 use crate::model::foreign::ForeignHosts;
 use crate::model::frontend::FrontendPort;
@@ -77,7 +78,7 @@ pub struct Plan {
     /// What each Service contributes.
     pub services: OrdMap<ServiceKey, Arc<ServicePlan>>,
     /// Who wants each frontend; the lowest Service wins.
-    claims: OrdMap<FrontendPort, OrdSet<ServiceKey>>,
+    claims: OrdMap<FrontendPort, CompactSet<ServiceKey>>,
     /// How many Services need an address, by use.
     holds: OrdMap<(IpAddr, HeldFor), usize>,
     /// How many Services have an endpoint of this address here.

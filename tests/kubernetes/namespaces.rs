@@ -104,7 +104,7 @@ async fn where_they_are_not_followed_nobody_asks_for_them_and_none_is_known() {
         script.collection(Watched::Nodes).play(1);
     });
     rig.until(|cluster| !cluster.nodes.is_empty()).await;
-    let saved = saved.wait_for(|saved| saved.is_some()).await.unwrap();
+    let saved = saved.wait_for(Option::is_some).await.unwrap();
     assert!(saved.as_ref().unwrap().namespaces.is_empty());
     server.with(|script| assert_eq!(script.asked(Watched::Namespaces).count(), 0));
 }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use imbl::{OrdMap, OrdSet};
+use imbl::OrdMap;
 
 use super::address::AddressBook;
 use super::addresses::AddressInputs;
@@ -19,6 +19,7 @@ use super::request::{Request, request};
 use crate::config::Config;
 use crate::model::allocation::Allocations;
 use crate::model::cluster::Namespace;
+use crate::model::compact_set::CompactSet;
 use crate::model::family::Family;
 use crate::model::pool::{AddressRange, Pool};
 use crate::model::selector::any_matches;
@@ -76,7 +77,7 @@ pub struct Allocator<'a> {
     standing: &'a Standing,
     namespaces: &'a OrdMap<String, Arc<Namespace>>,
     /// The Services of each sharing key, and maybe some that have it no more.
-    groups: OrdMap<String, OrdSet<ServiceKey>>,
+    groups: OrdMap<String, CompactSet<ServiceKey>>,
     /// Of `groups`, those that were asked about since the last release.
     indexes: BTreeMap<String, shared::Index>,
     /// Pools by rank.
@@ -94,7 +95,7 @@ impl<'a> Allocator<'a> {
         config: &'a Config,
         book: &'a AddressBook,
         inputs: &AddressInputs<'a>,
-        groups: OrdMap<String, OrdSet<ServiceKey>>,
+        groups: OrdMap<String, CompactSet<ServiceKey>>,
     ) -> Self {
         let mut pools: Vec<&Pool> = config.pools.iter().collect();
         pools.sort_by_key(|pool| pool.rank());
@@ -334,11 +335,11 @@ impl<'a> Allocator<'a> {
     fn permits(&self, pool: &Pool, service: &Service) -> bool {
         let namespace = &service.key.namespace;
         let selected = || {
-            let known = self.namespaces.get(namespace);
+            let known = self.namespaces.get(namespace.as_str());
             known.is_some_and(|known| any_matches(&pool.namespace_selector, &known.labels))
         };
         let any_namespace = pool.namespaces.is_empty() && pool.namespace_selector.is_empty();
-        (any_namespace || pool.namespaces.contains(namespace) || selected())
+        (any_namespace || pool.namespaces.iter().any(|name| namespace == name) || selected())
             && (pool.service_selector.is_empty()
                 || any_matches(&pool.service_selector, &service.labels))
     }

@@ -239,10 +239,7 @@ pub(super) fn any_change() -> impl Strategy<Value = ClusterChange> {
         prop::sample::select(vec!["shop", "other"]),
         prop::sample::select(vec!["one", "two"]),
     )
-        .prop_map(|(namespace, name)| SliceKey {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        });
+        .prop_map(|(namespace, name)| SliceKey::new(namespace, name));
     prop_oneof![
         8 => any_service().prop_map(|service| ClusterChange::Service(service.into())),
         4 => prop::sample::select(SERVICES.to_vec()).prop_map(|name| ClusterChange::ServiceGone(key(name))),

@@ -33,7 +33,7 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::model::cluster::{ClusterChange, Namespace, Node};
-use crate::model::endpoint::{Conditions, Endpoint, EndpointSlice, SliceKey, SlicePort};
+use crate::model::endpoint::{Conditions, Endpoint, EndpointSlice, Hints, SliceKey, SlicePort};
 use crate::model::family::{Family, Protocol};
 use crate::model::frontend::{FrontendAddress, FrontendPort, SourceClass, Verdict};
 use crate::model::host::Interface;
@@ -41,6 +41,7 @@ use crate::model::pool::Pool;
 use crate::model::service::{
     IngressAddress, IpMode, Service, ServiceKey, ServicePort, ServiceType,
 };
+use crate::model::text::Text;
 use crate::plan::reason::Reason;
 use crate::plan::{Inputs, Plan, plan};
 
@@ -173,7 +174,7 @@ pub(super) fn annotated(mut service: Service, annotations: &[(&str, &str)]) -> S
 pub(super) fn endpoint(text: &str) -> Endpoint {
     let (rest, marks) = text.split_once('#').unwrap_or((text, "rs"));
     let (address, node) = match rest.split_once('@') {
-        Some((address, node)) => (address, Some(node.to_owned())),
+        Some((address, node)) => (address, Some(Text::from(node))),
         None => (rest, None),
     };
     Endpoint {
@@ -184,8 +185,8 @@ pub(super) fn endpoint(text: &str) -> Endpoint {
             terminating: marks.contains('t'),
         },
         node,
-        zone_hints: Vec::new(),
-        node_hints: Vec::new(),
+        zone_hints: Hints::default(),
+        node_hints: Hints::default(),
     }
 }
 
@@ -197,10 +198,7 @@ pub(super) fn slice(service: &str, name: &str, endpoints: &str) -> EndpointSlice
         .first()
         .map_or(Family::V4, |endpoint| Family::of(endpoint.address));
     EndpointSlice {
-        key: SliceKey {
-            namespace: service.namespace.clone(),
-            name: name.to_owned(),
-        },
+        key: SliceKey::new(&service.namespace, name),
         service,
         family,
         ports: vec![SlicePort {

@@ -189,7 +189,10 @@ fn convert_service(object: &core::Service, notes: &mut Notes) -> Result<Service,
     service.ingress = fields::ingress(object.status.as_ref(), notes);
     service.object = fields::identity(&object.metadata).map(Box::new);
     service.condition = fields::condition(object.status.as_ref()).map(Box::new);
-    service.labels = labels;
+    if kind == ServiceType::LoadBalancer {
+        // Only pools ask for them, and there is nothing else of which an object has as much.
+        service.labels = labels;
+    }
     service.annotations = annotations
         .into_iter()
         .filter(|(name, _)| ANNOTATIONS.contains(&name.as_str()))

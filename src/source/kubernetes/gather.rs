@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep_until};
 use super::follow::{Follower, Item, News, Report};
 use super::kind::{ObjectKey, Watched};
 use super::problems::Problems;
+use super::share::Shared;
 use super::timing::Timing;
 use crate::api_server::client::Credentials;
 use crate::model::cluster::{ClusterChange, ClusterState};
@@ -84,6 +85,7 @@ struct Deaf;
 
 struct Gatherer {
     cluster: ClusterState,
+    shared: Shared,
     /// Whether the cluster was passed on, and [`SourceEvent::Complete`] after it.
     open: bool,
     /// Whose first list is complete.
@@ -115,6 +117,7 @@ impl Gatherer {
     ) -> Self {
         let mut gatherer = Self {
             cluster: ClusterState::default(),
+            shared: Shared::default(),
             open: false,
             listed: BTreeSet::new(),
             alive: BTreeSet::new(),
@@ -135,7 +138,7 @@ impl Gatherer {
         match gatherer.record.as_ref().map(|record| record.load()) {
             None | Some(Ok(None)) => {}
             Some(Ok(Some(cluster))) => {
-                gatherer.cluster = cluster;
+                gatherer.cluster = gatherer.shared.cluster(cluster);
                 if !gatherer.kinds.contains(&Watched::Namespaces) {
                     // Recorded when they were followed: nobody would take them away again.
                     gatherer.cluster.namespaces.clear();
@@ -277,7 +280,8 @@ impl Gatherer {
     }
 
     /// Folds a change in; it goes on where it makes a difference.
-    fn change(&mut self, change: ClusterChange, changes: &mut Vec<ClusterChange>) {
+    fn change(&mut self, mut change: ClusterChange, changes: &mut Vec<ClusterChange>) {
+        self.shared.change(&mut change);
         let passed_on = change.clone();
         if !self.cluster.apply(change).is_empty() {
             self.unrecorded = true;

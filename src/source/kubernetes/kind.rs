@@ -147,20 +147,20 @@ impl Watched {
 
     /// The change that takes this object away.
     pub(super) fn gone(self, key: &ObjectKey) -> ClusterChange {
-        let ObjectKey { namespace, name } = key.clone();
+        let (namespace, name) = (&key.namespace, &key.name);
         match self {
-            Self::Services => ClusterChange::ServiceGone(ServiceKey { namespace, name }),
-            Self::EndpointSlices => ClusterChange::SliceGone(SliceKey { namespace, name }),
-            Self::Nodes => ClusterChange::NodeGone(name),
-            Self::Namespaces => ClusterChange::NamespaceGone(name),
+            Self::Services => ClusterChange::ServiceGone(ServiceKey::new(namespace, name)),
+            Self::EndpointSlices => ClusterChange::SliceGone(SliceKey::new(namespace, name)),
+            Self::Nodes => ClusterChange::NodeGone(name.clone()),
+            Self::Namespaces => ClusterChange::NamespaceGone(name.clone()),
         }
     }
 
     /// The objects of this kind that the cluster has.
     pub(super) fn keys(self, cluster: &ClusterState) -> Vec<ObjectKey> {
-        let key = |namespace: &String, name: &String| ObjectKey {
-            namespace: namespace.clone(),
-            name: name.clone(),
+        let key = |namespace: &str, name: &str| ObjectKey {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
         };
         match self {
             Self::Services => (cluster.services.keys())
@@ -169,11 +169,9 @@ impl Watched {
             Self::EndpointSlices => (cluster.slices.keys())
                 .map(|known| key(&known.namespace, &known.name))
                 .collect(),
-            Self::Nodes => (cluster.nodes.keys())
-                .map(|name| key(&String::new(), name))
-                .collect(),
+            Self::Nodes => (cluster.nodes.keys()).map(|name| key("", name)).collect(),
             Self::Namespaces => (cluster.namespaces.keys())
-                .map(|name| key(&String::new(), name))
+                .map(|name| key("", name))
                 .collect(),
         }
     }

@@ -13,6 +13,7 @@ mod follow;
 mod gather;
 pub mod kind;
 mod problems;
+mod share;
 pub mod slice;
 pub mod timing;
 mod wire;

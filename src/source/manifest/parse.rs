@@ -312,7 +312,7 @@ impl Reader<'_> {
                 let object = self.take(path, converted, |slice| {
                     ManifestObject::Slice(Arc::new(slice))
                 });
-                (ObjectKey::Slice(SliceKey { namespace, name }), object)
+                (ObjectKey::Slice(SliceKey::new(namespace, name)), object)
             }
             Object::Endpoints(converted) => {
                 let key = ServiceKey::new(namespace.unwrap_or_default(), name);
