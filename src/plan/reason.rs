@@ -144,16 +144,9 @@ impl Reason {
         }
     }
 
-    /// Whether the Service may get more when an address comes free that others hold or name.
-    pub(super) fn waits_for_an_address(&self) -> bool {
-        matches!(
-            self,
-            Self::PoolExhausted { .. }
-                | Self::FamilyMissing { .. }
-                | Self::DualStackUnmet { .. }
-                | Self::RequestTaken { .. }
-                | Self::SharingRefused { .. }
-        )
+    /// Whether it says that the Service is another implementation's.
+    pub(super) fn is_not_ours(&self) -> bool {
+        matches!(self, Self::OtherClass { .. } | Self::ServedByAnother { .. })
     }
 
     fn names(&self) -> (&'static str, &'static str) {

@@ -154,11 +154,14 @@ impl AddressPlan {
         concerned
     }
 
-    /// The Services that lack something that they may get when an address comes free.
+    /// The Services that may get something when an address comes free: by their request, or by what
+    /// their status names. Not those that are other implementations'.
     fn waiting(&self) -> impl Iterator<Item = &ServiceKey> {
-        let waits = |reasons: &Vec<Reason>| reasons.iter().any(Reason::waits_for_an_address);
-        let waiting = self.pending.iter();
-        waiting.filter_map(move |(key, reasons)| waits(reasons).then_some(key))
+        let pending = self.pending.iter();
+        pending.filter_map(|(key, reasons)| {
+            let ours = !reasons.iter().any(Reason::is_not_ours);
+            ours.then_some(key)
+        })
     }
 
     /// What a pass of this scope starts from, and the Services that it looks at.

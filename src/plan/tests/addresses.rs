@@ -19,7 +19,12 @@ use crate::plan::reason::Reason;
 use crate::plan::sharing::SharingRule;
 use crate::plan::{Inputs, Scope};
 
-fn managed(config: &Config, inputs: &Inputs, previous: &AddressPlan, scope: &Scope) -> Managed {
+pub(super) fn managed(
+    config: &Config,
+    inputs: &Inputs,
+    previous: &AddressPlan,
+    scope: &Scope,
+) -> Managed {
     let past = AddressInputs {
         node: HERE,
         cluster: &inputs.cluster,

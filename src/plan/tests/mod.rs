@@ -26,6 +26,7 @@ mod ownership;
 mod probing;
 mod recorded;
 mod sharing;
+mod standing;
 mod status;
 
 use std::net::IpAddr;
