@@ -16,7 +16,7 @@ use crate::model::service::ServiceKey;
 /// Requests that are under way at once. The server shares itself out among its clients by their
 /// number of requests; more than this would only wait there.
 const MOST_RUNNING: usize = 16;
-/// Writes of one Service in a [`ROW`] before the next one waits: somebody else writes it as well.
+/// Writes of one Service within a [`ROW`], after which the next one waits: somebody else writes it too.
 const MOST_IN_A_ROW: u32 = 6;
 const ROW: Duration = Duration::from_secs(60);
 
@@ -96,15 +96,13 @@ impl Statuses {
     /// Whether somebody else writes the same status again and again: then the next write waits, so
     /// that two of them cannot keep the API server busy.
     pub(super) fn is_fought_over(&mut self, service: &ServiceKey, now: Instant) -> bool {
-        let row = self.rows.entry(service.clone()).or_insert((now, 0));
-        if now.saturating_duration_since(row.0) > ROW {
-            *row = (now, 0);
-        }
-        row.1 += 1;
-        if row.1 <= MOST_IN_A_ROW {
+        let Some((begun, writes)) = self.rows.get(service) else {
+            return false;
+        };
+        let end = *begun + ROW;
+        if *writes < MOST_IN_A_ROW || now >= end {
             return false;
         }
-        let end = row.0 + ROW;
         self.later.insert(service.clone(), (end, 0));
         true
     }
@@ -151,8 +149,13 @@ impl Statuses {
     }
 
     /// The server holds what was written. Where that changed nothing, the watch will tell nothing.
-    pub(super) fn wrote(&mut self, service: &ServiceKey, version: &str) {
+    pub(super) fn wrote(&mut self, service: &ServiceKey, version: &str, now: Instant) {
         self.later.remove(service);
+        let row = self.rows.entry(service.clone()).or_insert((now, 0));
+        if now.saturating_duration_since(row.0) >= ROW {
+            *row = (now, 0);
+        }
+        row.1 += 1;
         if self.is_written_for(service, version) {
             self.written_for.remove(service);
         }

@@ -108,7 +108,8 @@ impl Leader {
                 self.succeeded();
                 self.written += 1;
                 self.refused_in.clear();
-                self.statuses.wrote(&service, &written.version);
+                self.statuses
+                    .wrote(&service, &written.version, Instant::now());
                 if let Some(note) = note {
                     note.tell(&self.recorder);
                 }
