@@ -35,11 +35,15 @@ pub(super) fn plan(recorder: &Recorder, view: &View, old: &AddressPlan, new: &Ad
 /// The event that goes with a reason; none for what is another implementation's business.
 fn event_reason(reason: &Reason) -> Option<EventReason> {
     match reason {
-        Reason::OtherClass { .. } | Reason::ServedByAnother { .. } => None,
+        Reason::OtherClass { .. }
+        | Reason::ServedByAnother { .. }
+        | Reason::ServedElsewhere
+        | Reason::BeingDeleted => None,
         Reason::RequestTaken { .. }
         | Reason::SharingRefused { .. }
         | Reason::AddressOfInfrastructure { .. } => Some(EventReason::IPConflict),
         Reason::RequestMalformed { .. }
+        | Reason::RequestTooLong { .. }
         | Reason::RequestOutsidePools { .. }
         | Reason::UnknownPool { .. }
         | Reason::PoolNotAllowed { .. } => Some(EventReason::RequestRefused),

@@ -172,6 +172,13 @@ pub struct Service {
     pub health_check_node_port: Option<u16>,
     /// `status.loadBalancer.ingress`, addresses only.
     pub ingress: Vec<IngressAddress>,
+    /// The status has entries that are not in `ingress`: a host name, a mode that is not known, or
+    /// something that is no usable address.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub other_ingress: bool,
+    /// It has a `metadata.deletionTimestamp`: it goes when others have done what they want to do first.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deleting: bool,
     /// Absent in manifests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object: Option<Box<ObjectIdentity>>,
@@ -203,6 +210,8 @@ impl Service {
             load_balancer_ip: None,
             health_check_node_port: None,
             ingress: Vec::new(),
+            other_ingress: false,
+            deleting: false,
             object: None,
             condition: None,
         }

@@ -47,6 +47,10 @@ pub enum Reason {
     OtherClass { class: String },
     /// Its status holds an address that no pool of ours contains.
     ServedByAnother { address: IpAddr },
+    /// Its status holds an entry that is no address of ours, such as a host name.
+    ServedElsewhere,
+    /// It is being deleted: it is given nothing new.
+    BeingDeleted,
     /// No pool gives addresses to this Service.
     NoPool,
     /// The Service names a pool that does not exist.
@@ -55,6 +59,8 @@ pub enum Reason {
     PoolNotAllowed { pool: String },
     /// Every pool that would do is full.
     PoolExhausted { pools: Vec<String> },
+    /// It asks for more addresses than one Service may have.
+    RequestTooLong { most: usize },
     /// The requested text is no address.
     RequestMalformed { text: String },
     /// The requested address is in no pool that this Service may use.
@@ -121,6 +127,26 @@ pub enum Reason {
     NoInterface,
 }
 
+/// The longest text of others in a reason, in characters.
+const LONGEST_TEXT: usize = 64;
+
+/// Text that somebody else wrote, as a reason repeats it.
+pub(super) fn shortened(text: &str) -> String {
+    if text.chars().nth(LONGEST_TEXT).is_none() {
+        return text.to_owned();
+    }
+    text.chars().take(LONGEST_TEXT - 1).chain(['…']).collect()
+}
+
+/// The beginning of a text that has at most so many bytes, up to the end of a character.
+pub(super) fn cut(text: &str, most: usize) -> &str {
+    let mut end = most.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.get(..end).unwrap_or(text)
+}
+
 impl Reason {
     /// The label of this reason in metrics and JSON: one word per kind, never data.
     pub fn label(&self) -> &'static str {
@@ -146,17 +172,23 @@ impl Reason {
 
     /// Whether it says that the Service is another implementation's.
     pub(super) fn is_not_ours(&self) -> bool {
-        matches!(self, Self::OtherClass { .. } | Self::ServedByAnother { .. })
+        matches!(
+            self,
+            Self::OtherClass { .. } | Self::ServedByAnother { .. } | Self::ServedElsewhere
+        )
     }
 
     fn names(&self) -> (&'static str, &'static str) {
         match self {
             Self::OtherClass { .. } => ("other_class", "OtherClass"),
             Self::ServedByAnother { .. } => ("served_by_another", "ServedByAnother"),
+            Self::ServedElsewhere => ("served_elsewhere", "ServedElsewhere"),
+            Self::BeingDeleted => ("being_deleted", "BeingDeleted"),
             Self::NoPool => ("no_pool", "NoPool"),
             Self::UnknownPool { .. } => ("unknown_pool", "UnknownPool"),
             Self::PoolNotAllowed { .. } => ("pool_not_allowed", "PoolNotAllowed"),
             Self::PoolExhausted { .. } => ("pool_exhausted", "PoolExhausted"),
+            Self::RequestTooLong { .. } => ("request_too_long", "RequestTooLong"),
             Self::RequestMalformed { .. } => ("request_malformed", "RequestMalformed"),
             Self::RequestOutsidePools { .. } => ("request_outside_pools", "RequestOutsidePools"),
             Self::RequestTaken { .. } => ("request_taken", "RequestTaken"),
@@ -202,6 +234,10 @@ impl fmt::Display for Reason {
             Self::ServedByAnother { address } => {
                 write!(f, "its status holds {address}, which is in none of our pools: another implementation serves it")
             }
+            Self::ServedElsewhere => f.write_str(
+                "its status holds a host name or something else that is no address of ours: another implementation serves it",
+            ),
+            Self::BeingDeleted => f.write_str("it is being deleted, so it is given no address"),
             Self::NoPool => f.write_str("no pool is for this Service: add a [[pool]] or widen its selectors"),
             Self::UnknownPool { pool } => write!(f, "it names the pool {pool}, which does not exist"),
             Self::PoolNotAllowed { pool } => {
@@ -210,6 +246,7 @@ impl fmt::Display for Reason {
             Self::PoolExhausted { pools } => {
                 write!(f, "no free address in {}: extend a pool or delete a Service", pools.join(", "))
             }
+            Self::RequestTooLong { most } => write!(f, "it asks for more than {most} addresses"),
             Self::RequestMalformed { text } => write!(f, "it asks for {text:?}, which is no address"),
             Self::RequestOutsidePools { address } => {
                 write!(f, "it asks for {address}, which is in no pool that it may use")

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::reason::Reason;
+use super::reason::{Reason, shortened};
 use crate::model::service::Service;
 
 /// `edgelb.io/ips` first, then what other implementations call it (contract, "Service annotations").
@@ -14,6 +14,9 @@ const ADDRESS_ANNOTATIONS: [&str; 6] = [
     "lbipam.cilium.io/ips",
     "io.cilium/lb-ipam-ips",
 ];
+
+/// More would not fit into a condition's message; nobody needs more.
+const MOST_ADDRESSES: usize = 8;
 
 const POOL_ANNOTATIONS: [&str; 3] = [
     "edgelb.io/pool",
@@ -27,7 +30,7 @@ const SPEC_FIELD: &str = "spec.loadBalancerIP";
 /// What was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Request {
-    /// These addresses and no others; empty: any.
+    /// These addresses and no others, at most eight; empty: any.
     pub addresses: Vec<IpAddr>,
     /// From this pool and no other.
     pub pool: Option<String>,
@@ -82,10 +85,15 @@ fn parse(text: &str) -> Result<Vec<IpAddr>, Reason> {
         .filter(|part| !part.is_empty())
     {
         let address: IpAddr = part.parse().map_err(|_| Reason::RequestMalformed {
-            text: part.to_owned(),
+            text: shortened(part),
         })?;
         if !addresses.contains(&address) {
             addresses.push(address);
+        }
+        if addresses.len() > MOST_ADDRESSES {
+            return Err(Reason::RequestTooLong {
+                most: MOST_ADDRESSES,
+            });
         }
     }
     Ok(addresses)

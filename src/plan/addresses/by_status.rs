@@ -18,8 +18,9 @@ use crate::model::service::{IpMode, Service, ServiceKey, ServiceType};
 use crate::plan::Scope;
 use crate::plan::address::AddressBook;
 use crate::plan::ipam::{given_by_us, in_pools, not_ours_holding};
-use crate::plan::reason::Reason;
+use crate::plan::reason::{Reason, cut, shortened};
 use crate::plan::sharing::{refusal, told};
+use crate::plan::status::LONGEST_MESSAGE;
 
 /// Reads the statuses of the Services of the scope, and settles each address that one of them names
 /// among all that name it.
@@ -240,8 +241,8 @@ impl Reading<'_> {
         if held.is_empty() {
             match &service.condition {
                 Some(condition) if !condition.allocated => reasons.push(Reason::NotAllocated {
-                    cause: condition.reason.clone(),
-                    message: condition.message.clone(),
+                    cause: shortened(&condition.reason),
+                    message: cut(&condition.message, LONGEST_MESSAGE).to_owned(),
                 }),
                 _ if reasons.is_empty() => reasons.push(Reason::AwaitingAllocation),
                 _ => {}

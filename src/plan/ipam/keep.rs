@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use super::families::useful;
 use super::{Allocator, given_by_us, not_ours, not_ours_holding};
+use crate::model::family::Family;
 use crate::model::service::{Service, ServiceKey, ServiceType};
 use crate::plan::request::request;
 
@@ -23,7 +24,7 @@ impl Allocator<'_> {
         if held.is_empty() {
             return;
         }
-        let mut kept = useful(service, &held);
+        let mut kept = one_each(service, useful(service, &held));
         kept.retain(|address| self.book.refusal_everywhere(*address).is_none());
         // What goes back here may be what made the Service ours.
         if !self.request_allows(service, &kept)
@@ -103,7 +104,7 @@ impl Allocator<'_> {
                 before.push(address);
             }
         }
-        let before = useful(service, &before);
+        let before = one_each(service, useful(service, &before));
         if !before.is_empty() {
             self.give(service, before);
         }
@@ -126,4 +127,23 @@ impl Allocator<'_> {
         });
         asked && pool
     }
+}
+
+/// Of what a Service holds and did not ask for, one address per family: the one that its status names
+/// first, else the first. Another is left over from a move of which a part was recorded, or from two
+/// who decided at once.
+fn one_each(service: &Service, held: Vec<IpAddr>) -> Vec<IpAddr> {
+    let asks = request(service).map_or(true, |request| !request.addresses.is_empty());
+    if asks {
+        return held;
+    }
+    let of = |family: Family| move |address: &IpAddr| Family::of(*address) == family;
+    let stays = |address: &IpAddr| {
+        let family = Family::of(*address);
+        let named = service.ingress.iter().map(|ingress| ingress.address);
+        let mut named = named.filter(of(family));
+        let first = named.find(|named| held.contains(named));
+        first.or_else(|| held.iter().copied().find(of(family))) == Some(*address)
+    };
+    held.iter().copied().filter(stays).collect()
 }

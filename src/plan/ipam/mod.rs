@@ -14,8 +14,9 @@ use imbl::OrdMap;
 
 use super::address::AddressBook;
 use super::addresses::AddressInputs;
-use super::reason::Reason;
+use super::reason::{Reason, shortened};
 use super::request::{Request, request};
+use super::status::vouches;
 use crate::config::Config;
 use crate::model::allocation::Allocations;
 use crate::model::cluster::Namespace;
@@ -43,11 +44,13 @@ pub(super) fn not_ours_holding(
     match &service.load_balancer_class {
         Some(class) if *class == config.load_balancer.class => None,
         Some(class) => Some(Reason::OtherClass {
-            class: class.clone(),
+            class: shortened(class),
         }),
         None if !config.load_balancer.default => Some(Reason::OtherClass {
             class: String::new(),
         }),
+        // What stands beside our own condition is ours to put right.
+        None if service.other_ingress && !is_allocated(service) => Some(Reason::ServedElsewhere),
         None => service
             .ingress
             .iter()
@@ -58,10 +61,15 @@ pub(super) fn not_ours_holding(
 }
 
 /// Whether an address of a Service's status can be from us: a pool has it, or our own condition says
-/// that it is.
+/// that it is. What somebody else wrote beside the condition is not.
 pub(super) fn given_by_us(config: &Config, service: &Service, address: IpAddr) -> bool {
     let condition = service.condition.as_ref();
-    condition.is_some_and(|condition| condition.allocated) || in_pools(config, address)
+    in_pools(config, address) || condition.is_some_and(|condition| vouches(condition, address))
+}
+
+fn is_allocated(service: &Service) -> bool {
+    let condition = service.condition.as_ref();
+    condition.is_some_and(|condition| condition.allocated)
 }
 
 pub(super) fn in_pools(config: &Config, address: IpAddr) -> bool {
@@ -153,7 +161,12 @@ impl<'a> Allocator<'a> {
         };
         let held = self.allocations.addresses(&service.key).to_vec();
         let mut reasons = request.notes.clone();
-        let given = if request.addresses.is_empty() {
+        let given = if service.deleting {
+            if held.is_empty() {
+                return vec![Reason::BeingDeleted];
+            }
+            held.clone()
+        } else if request.addresses.is_empty() {
             self.any(service, &request, &held, &mut reasons)
         } else {
             self.exactly(service, &request, &held, &mut reasons)
@@ -311,7 +324,9 @@ impl<'a> Allocator<'a> {
                 .pools
                 .iter()
                 .find(|pool| pool.name == *name)
-                .ok_or_else(|| Reason::UnknownPool { pool: name.clone() })?;
+                .ok_or_else(|| Reason::UnknownPool {
+                    pool: shortened(name),
+                })?;
             if !self.permits(pool, service) {
                 return Err(Reason::PoolNotAllowed { pool: name.clone() });
             }

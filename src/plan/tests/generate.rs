@@ -88,6 +88,8 @@ fn any_service() -> impl Strategy<Value = Service> {
             any::<bool>(),
             prop::option::of(30080_u16..30082),
             prop::option::weighted(0.3, any::<bool>()),
+            prop::bool::weighted(0.1),
+            prop::bool::weighted(0.1),
         ),
         any_terms(),
     )
@@ -100,7 +102,7 @@ fn any_service() -> impl Strategy<Value = Service> {
                 families,
                 external,
                 status,
-                (outer, inner, ours, node_port, allocated),
+                (outer, inner, ours, node_port, allocated, other_ingress, deleting),
                 terms,
             )| {
                 let mut service = with_status(service(name, kind), &status.join(" "));
@@ -114,6 +116,8 @@ fn any_service() -> impl Strategy<Value = Service> {
                 service.external_traffic_policy = policy(outer);
                 service.internal_traffic_policy = policy(inner);
                 service.ports[0].node_port = node_port;
+                service.other_ingress = other_ingress;
+                service.deleting = deleting;
                 terms.apply(&mut service);
                 service.condition = allocated.map(condition).map(Box::new);
                 service.load_balancer_class = ours.then(|| "edgelb.io/edgelb".to_owned());
@@ -125,7 +129,10 @@ fn any_service() -> impl Strategy<Value = Service> {
 /// Our own condition, as the allocator would have written it.
 pub(super) fn condition(allocated: bool) -> AddressCondition {
     let (reason, message) = if allocated {
-        ("Allocated", "from pool lan")
+        (
+            "IPAllocated",
+            "203.0.113.9 is from the pool old; 198.51.100.9 is kept",
+        )
     } else {
         ("PoolExhausted", "every address of lan is taken")
     };

@@ -28,6 +28,7 @@ mod recorded;
 mod sharing;
 mod standing;
 mod status;
+mod trust;
 
 use std::net::IpAddr;
 use std::sync::Arc;

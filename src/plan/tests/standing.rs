@@ -116,7 +116,7 @@ impl<'a> Round<'a> {
                 service.condition = Some(condition.into());
             }
             Some(StatusWrite::Clear) => {
-                service.ingress.clear();
+                service = with_addresses(service, &[]);
                 service.condition = None;
             }
             Some(StatusWrite::ClearCondition) => service.condition = None,
@@ -165,6 +165,7 @@ impl<'a> Round<'a> {
 }
 
 fn with_addresses(mut service: Service, addresses: &[IpAddr]) -> Service {
+    service.other_ingress = false;
     service.ingress = (addresses.iter())
         .map(|address| IngressAddress {
             address: *address,
@@ -349,6 +350,7 @@ fn as_edited(round: &Round<'_>, change: ClusterChange) -> ClusterChange {
     if let Some(old) = round.inputs.cluster.services.get(&service.key) {
         service.ingress.clone_from(&old.ingress);
         service.condition.clone_from(&old.condition);
+        service.other_ingress = old.other_ingress;
     } else {
         service.condition = None;
         service.ingress.retain(|ingress| {

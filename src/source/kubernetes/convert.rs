@@ -187,6 +187,8 @@ fn convert_service(object: &core::Service, notes: &mut Notes) -> Result<Service,
         notes,
     );
     service.ingress = fields::ingress(object.status.as_ref(), notes);
+    service.other_ingress = fields::other_ingress(object.status.as_ref());
+    service.deleting = object.metadata.deletion_timestamp.is_some();
     service.object = fields::identity(&object.metadata).map(Box::new);
     service.condition = fields::condition(object.status.as_ref()).map(Box::new);
     if kind == ServiceType::LoadBalancer {

@@ -315,10 +315,7 @@ pub(super) fn ingress(
     status: Option<&core::ServiceStatus>,
     notes: &mut Notes,
 ) -> Vec<IngressAddress> {
-    let entries = status
-        .and_then(|status| status.load_balancer.as_ref())
-        .and_then(|balancer| balancer.ingress.as_deref())
-        .unwrap_or_default();
+    let entries = ingress_entries(status);
     let mut addresses: Vec<IngressAddress> = Vec::new();
     let mut known = BTreeSet::new();
     for (index, entry) in entries.iter().enumerate() {
@@ -349,6 +346,23 @@ pub(super) fn ingress(
         }
     }
     addresses
+}
+
+fn ingress_entries(status: Option<&core::ServiceStatus>) -> &[core::LoadBalancerIngress] {
+    status
+        .and_then(|status| status.load_balancer.as_ref())
+        .and_then(|balancer| balancer.ingress.as_deref())
+        .unwrap_or_default()
+}
+
+/// Whether there are entries that [`ingress`] leaves out.
+pub(super) fn other_ingress(status: Option<&core::ServiceStatus>) -> bool {
+    let carried = |entry: &core::LoadBalancerIngress| {
+        let address = present(entry.ip.as_deref());
+        let known_mode = matches!(entry.ip_mode.as_deref(), None | Some("" | "VIP" | "Proxy"));
+        known_mode && address.is_some_and(|text| parse_usable_address(&text).is_ok())
+    };
+    !ingress_entries(status).iter().all(carried)
 }
 
 /// Uid and resource version, which come and go together.

@@ -327,6 +327,37 @@ fn status_addresses_keep_their_mode() {
 }
 
 #[test]
+fn what_the_model_does_not_carry_of_a_service_is_told() {
+    let metadata = json!({"name": "web", "namespace": "shop"});
+    for (entry, other) in [
+        (json!({"ip": "192.0.2.1"}), false),
+        (
+            json!({"ip": "::ffff:192.0.2.1", "ipMode": "Proxy", "hostname": "lb.example.com"}),
+            false,
+        ),
+        (json!({"hostname": "lb.example.com"}), true),
+        (json!({"ip": "", "hostname": "lb.example.com"}), true),
+        (json!({"ip": "192.0.2.1", "ipMode": "Other"}), true),
+        (json!({"ip": "127.0.0.1"}), true),
+    ] {
+        let status = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}, entry]}});
+        let service = service_with(&metadata, &json!({"type": "LoadBalancer"}), &status);
+        let service = service.object.unwrap();
+        assert_eq!(
+            (service.other_ingress, service.deleting),
+            (other, false),
+            "{status}"
+        );
+    }
+    let going =
+        json!({"name": "web", "namespace": "shop", "deletionTimestamp": "2026-01-01T00:00:00Z"});
+    let service = service_with(&going, &Value::Null, &Value::Null)
+        .object
+        .unwrap();
+    assert!(service.deleting && !service.other_ingress);
+}
+
+#[test]
 fn our_own_condition_and_the_identity_are_kept() {
     let status = json!({"conditions": [
         {"type": "other.example/Ready", "status": "True", "reason": "Other", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"},

@@ -29,6 +29,16 @@ pub(super) enum Action {
     Wait { holder: String, until: Instant },
 }
 
+/// How long to wait after so many refusals in a row, the first of them is 1. A server that has just
+/// started refuses everybody until it has read the roles: that is over in seconds, and a role that
+/// lacks a verb lacks it for longer.
+pub(super) fn refused_pause(refusals: u32, first: Duration, longest: Duration) -> Duration {
+    let doublings = refusals.saturating_sub(1);
+    first
+        .saturating_mul(2_u32.saturating_pow(doublings))
+        .min(longest)
+}
+
 impl Observed {
     /// Takes in what was read: the time counts from the last change of the record.
     pub(super) fn next(before: Option<Self>, spec: LeaseSpec, now: Instant) -> Self {
@@ -126,6 +136,15 @@ mod tests {
             lease_duration_seconds: seconds,
             ..LeaseSpec::default()
         }
+    }
+
+    #[test]
+    fn refusals_are_met_with_more_patience_each_time() {
+        let pauses = [1, 2, 3, 4, 5, 6, 7, u32::MAX].map(|refusals| {
+            let seconds = Duration::from_secs;
+            refused_pause(refusals, seconds(2), seconds(60)).as_secs()
+        });
+        assert_eq!(pauses, [2, 4, 8, 16, 32, 60, 60, 60]);
     }
 
     #[test]

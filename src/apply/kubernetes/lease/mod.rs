@@ -18,7 +18,7 @@ use k8s_openapi::jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::sleep_until;
 
-use self::decision::{Action, Observed, decide, held, released};
+use self::decision::{Action, Observed, decide, held, refused_pause, released};
 use crate::api_server::jitter;
 use crate::api_server::server::{Call, CallError, Server, Verb, body, encoded};
 
@@ -43,7 +43,7 @@ pub struct LeaseSettings {
     pub renew_deadline: Duration,
     /// Between two tries or two renewals.
     pub retry: Duration,
-    /// Between two tries where the role lacks a verb.
+    /// Between two tries where the role lacks a verb, at the longest: the first ones are made sooner.
     pub refused_retry: Duration,
 }
 
@@ -117,12 +117,14 @@ pub async fn run(
         observed: None,
         leading_until: None,
         may_hold: false,
+        refusals: 0,
     };
     loop {
         let round = tokio::select! {
             round = elector.round() => round,
             () = stopped(&mut stop) => break,
         };
+        elector.count(&round);
         let next = now() + elector.pause(&round);
         elector.tell(round, &leadership);
         if elector.sleep(next, &leadership, &mut stop).await {
@@ -166,6 +168,8 @@ struct Elector {
     leading_until: Option<Instant>,
     /// A write may have put us in.
     may_hold: bool,
+    /// In a row, until now.
+    refusals: u32,
 }
 
 impl Elector {
@@ -276,6 +280,13 @@ impl Elector {
         }
     }
 
+    fn count(&mut self, round: &Result<Found, CallError>) {
+        self.refusals = match round {
+            Err(CallError::Forbidden { .. }) => self.refusals.saturating_add(1),
+            _ => 0,
+        };
+    }
+
     /// Until the next round.
     fn pause(&self, round: &Result<Found, CallError>) -> Duration {
         let pause = jitter::about(self.settings.retry);
@@ -289,7 +300,12 @@ impl Elector {
             // Whoever was faster is seen in a moment.
             Err(CallError::Conflict { .. }) => pause / 4,
             Err(CallError::Forbidden { .. }) if !self.leads() => {
-                jitter::about(self.settings.refused_retry)
+                let LeaseSettings {
+                    retry,
+                    refused_retry,
+                    ..
+                } = self.settings;
+                jitter::about(refused_pause(self.refusals, retry, refused_retry))
             }
             Err(error) => {
                 let asked = error.retry_after().unwrap_or_default();
