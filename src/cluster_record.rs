@@ -7,6 +7,7 @@ use crate::api_server::client::Credentials;
 use crate::apply::state_directory::StateDirectory;
 use crate::config::Config;
 use crate::model::cluster::ClusterState;
+use crate::source::kubernetes::kind::Watched;
 use crate::source::kubernetes::timing::Timing;
 use crate::source::kubernetes::{Record, Settings};
 
@@ -35,6 +36,11 @@ pub fn settings(config: &Config, state: Arc<StateDirectory>) -> Settings {
     Settings {
         credentials: Credentials::new(config.source.kubernetes.kubeconfig.clone()),
         timing: Timing::default(),
+        kinds: if config.selects_namespaces() {
+            Watched::ALL.to_vec()
+        } else {
+            Watched::ALWAYS.to_vec()
+        },
         record: Some(Arc::new(InStateDirectory(state))),
     }
 }

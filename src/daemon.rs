@@ -4,7 +4,8 @@
 //! manifests, API server ► source ─ SourceEvent ┐
 //! interfaces, routes ─► host ──── Host ───────┤          ┌─► kernel
 //! foreign edits ──────► monitor ─ Foreign ────┼► reconcile ─ AnnouncedSet ─► announcer ─► LAN
-//! SIGHUP, timers ─────────────────────────────┘          ├─ Snapshot ─► socket, metrics, health
+//! other hosts ─► probing ─ ForeignHosts ──────┤          ├─ Snapshot ─► socket, metrics, health, probing
+//! SIGHUP, timers ─────────────────────────────┘          │
 //!                                                        └─ View ─► allocator ─► API server
 //! ```
 //!
@@ -26,9 +27,11 @@ use crate::admin::socket::AdminSocket;
 use crate::apply::announcer::{Announcer, burst::BurstSettings};
 use crate::apply::kernel::Kernel;
 use crate::apply::monitor::Monitor;
+use crate::apply::prober::ProbeSettings;
 use crate::apply::state_directory::StateDirectory;
-use crate::config::{self, Config, Environment};
+use crate::config::{self, Config, Environment, SourceKind};
 use crate::model::announcement::AnnouncedSet;
+use crate::probing;
 use crate::reconcile::Reconciler;
 use crate::source::host::HostSource;
 use crate::sources::{self, Sources};
@@ -99,6 +102,8 @@ pub async fn run(
     let (snapshots, snapshot) = watch::channel(Arc::new(reconciler.snapshot()));
     let admin = AdminSocket::bind(&config.node.runtime_dir.join("admin.sock"))
         .context("cannot open the admin socket")?;
+    let (probing, mut foreign_hosts) = probing::start(ProbeSettings::default(), snapshot.clone());
+    tasks.spawn_until("probing", stopped.clone(), probing);
     let (admin_snapshot, admin_stopped) = (snapshot.clone(), stopped.clone());
     tasks.spawn("admin", async move {
         admin.serve(admin_snapshot, admin_stopped).await;
@@ -178,6 +183,13 @@ pub async fn run(
                 if changed.is_ok() {
                     let new = host.borrow_and_update().clone();
                     reconciler.host(new, Instant::now());
+                }
+            }
+            changed = foreign_hosts.changed() => {
+                if changed.is_ok() {
+                    reconciler.foreign_hosts(&foreign_hosts.borrow_and_update(), Instant::now());
+                    allocator.show(&reconciler);
+                    publish_only(&reconciler, &snapshots);
                 }
             }
             changed = foreign_edits.changed() => {
@@ -297,6 +309,12 @@ fn keep_fixed(old: &Config, mut new: Config) -> (Config, Vec<&'static str>) {
     };
     keep("node", old.node == new.node);
     keep("source", old.source == new.source);
+    keep(
+        "pool.namespace_selector",
+        // Which kinds are followed is settled at the start. Where Namespaces are not, none matches.
+        old.selects_namespaces() == new.selects_namespaces()
+            || old.source.kind == SourceKind::Manifests,
+    );
     keep("membership", old.membership == new.membership);
     keep("observability", old.observability == new.observability);
     keep("proxy.datapath", old.proxy.datapath == new.proxy.datapath);

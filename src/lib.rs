@@ -15,6 +15,7 @@ pub mod lab;
 pub mod model;
 pub mod netlink_listener;
 pub mod plan;
+pub mod probing;
 pub mod reconcile;
 pub mod source;
 pub mod sources;

@@ -2,7 +2,6 @@
 //! it and `daemon.rs` are the only places that see both what decides and what applies.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -16,10 +15,12 @@ use crate::apply::state_directory::StateDirectory;
 use crate::config::Config;
 use crate::model::allocation::Allocations;
 use crate::model::announcement::{AnnouncedInterface, AnnouncedSet};
+use crate::model::foreign::ForeignHosts;
 use crate::model::host::Host;
 use crate::plan::addresses::AddressSource;
 use crate::plan::announcement::relevant;
 use crate::plan::drain::{Draining, finished};
+use crate::plan::ownership::moves;
 use crate::plan::{Inputs, Plan, Scope, replan};
 use crate::source::{SourceEvent, SourceStatus};
 
@@ -173,6 +174,16 @@ impl Reconciler {
         }
     }
 
+    /// Takes in who else uses addresses of the pools; a pass is for those whom it concerns.
+    pub fn foreign_hosts(&mut self, foreign: &ForeignHosts, now: Instant) {
+        self.inputs.foreign = foreign.clone();
+        let concerned = self.plan.addresses.concerned(foreign);
+        if !concerned.is_empty() {
+            self.scope.add_all(concerned);
+            self.wait(now);
+        }
+    }
+
     /// Takes a new configuration in force.
     pub fn configure(&mut self, config: Arc<Config>, now: Instant) {
         self.config = config;
@@ -260,6 +271,12 @@ impl Reconciler {
         } else {
             replan(&self.config, &self.inputs, &self.plan, &scope)
         };
+        tracing::debug!(
+            services = plan.services.len(),
+            frontends = plan.state.frontends.len(),
+            duration_ms = now.elapsed().as_secs_f64() * 1000.0,
+            "plan made"
+        );
         let mut failures = Vec::new();
         if self.inputs.address_source == AddressSource::Here {
             self.inputs.allocations = plan.addresses.allocations.clone();
@@ -391,19 +408,8 @@ impl Reconciler {
     }
 
     fn log_ownership(&self, plan: &Plan) {
-        use imbl::ordmap::DiffItem;
-        let owner = |ownership: &crate::plan::ownership::Ownership| {
-            ownership.owner.clone().unwrap_or_default()
-        };
-        for difference in self.plan.ownership.diff(&plan.ownership) {
-            let (vip, before, after): (&IpAddr, String, String) = match difference {
-                DiffItem::Add(vip, new) => (vip, String::new(), owner(new)),
-                DiffItem::Update { old, new } => (old.0, owner(old.1), owner(new.1)),
-                DiffItem::Remove(vip, old) => (vip, owner(old), String::new()),
-            };
-            if before != after {
-                tracing::info!(%vip, from = before, to = after, "vip changed its owner");
-            }
+        for (vip, before, after) in moves(&self.plan.ownership, &plan.ownership) {
+            tracing::info!(%vip, from = before, to = after, "vip changed its owner");
         }
     }
 

@@ -72,6 +72,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
 const SEE_BOTH_SIDES: &[&str] = &[
     "reconcile.rs",
     "daemon.rs",
+    "probing.rs",
     "allocator/",
     "cli/",
     "admin/snapshot.rs",

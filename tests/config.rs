@@ -167,6 +167,7 @@ fn every_value_reaches_the_configuration() {
         priority = 7
         avoid_buggy_ips = true
         namespaces = ["web"]
+        namespace_selector = ["team in (a,b)"]
         service_selector = ["app=web,tier!=db", "!internal"]
         share_across_namespaces = true
         interfaces = ["eth*"]

@@ -30,6 +30,14 @@ pub struct View {
 }
 
 impl View {
+    /// Whether everything else that address management depends on is as in another view.
+    pub(super) fn differs_in_services_only(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.config, &other.config)
+            && self.cluster.nodes == other.cluster.nodes
+            && self.cluster.namespaces == other.cluster.namespaces
+            && self.host == other.host
+    }
+
     /// Nothing is known yet.
     pub fn nothing(config: Arc<Config>) -> Self {
         Self {

@@ -14,3 +14,6 @@ pub mod server;
 #[cfg(test)]
 #[path = "scripted_tests.rs"]
 pub(crate) mod scripted;
+
+/// The Services that a service proxy looks at (SEL-1, SEL-3), percent-encoded.
+pub const SERVICE_SELECTORS: &str = "labelSelector=%21service.kubernetes.io%2Fservice-proxy-name&fieldSelector=spec.clusterIP%21%3DNone";

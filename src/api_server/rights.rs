@@ -78,7 +78,7 @@ const DISCOVERY: &str = "discovery.k8s.io";
 const COORDINATION: &str = "coordination.k8s.io";
 const EVENTS: &str = "events.k8s.io";
 
-/// Every right that is used.
+/// Every right that is always used.
 pub const RIGHTS: [Right; 15] = {
     use Objects::{Claims, Cluster, Lease, LeaseNamespace};
     use Role::{Allocator, Reader};
@@ -112,6 +112,22 @@ pub const RIGHTS: [Right; 15] = {
         right(Allocator, "update", CORE, ("configmaps", ""), Claims),
     ]
 };
+
+/// The rights that are used only where a pool has a `namespace_selector`.
+pub const NAMESPACE_RIGHTS: [Right; 2] = {
+    use Objects::Cluster;
+    use Role::Reader;
+    [
+        right(Reader, "list", CORE, ("namespaces", ""), Cluster),
+        right(Reader, "watch", CORE, ("namespaces", ""), Cluster),
+    ]
+};
+
+/// Every right that is used: with or without selectors of namespaces.
+pub fn used(selects_namespaces: bool) -> impl Iterator<Item = &'static Right> {
+    let of_namespaces = NAMESPACE_RIGHTS.iter().filter(move |_| selects_namespaces);
+    RIGHTS.iter().chain(of_namespaces)
+}
 
 /// Where a right counts: one question to the API server each. Empty: all.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -175,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_creation_never_names_its_object() {
-        for right in RIGHTS.iter().filter(|right| right.verb == "create") {
+        for right in used(true).filter(|right| right.verb == "create") {
             assert!(matches!(
                 right.objects,
                 Objects::Cluster | Objects::LeaseNamespace

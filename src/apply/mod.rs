@@ -2,11 +2,13 @@
 
 pub mod announcer;
 pub mod ipvs;
+mod jitter;
 pub mod kernel;
 pub mod kubernetes;
 pub mod monitor;
 pub mod netlink;
 pub mod nftables;
+pub mod prober;
 pub mod route;
 pub mod state_directory;
 pub mod sysctl;

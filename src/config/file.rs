@@ -77,6 +77,7 @@ section!(Pool {
     priority: Entry<i128> = integer("priority"),
     avoid_buggy_ips: Entry<bool> = flag("avoid_buggy_ips"),
     namespaces: TextList = texts("namespaces"),
+    namespace_selector: TextList = texts("namespace_selector"),
     service_selector: TextList = texts("service_selector"),
     share_across_namespaces: Entry<bool> = flag("share_across_namespaces"),
     interfaces: TextList = texts("interfaces"),

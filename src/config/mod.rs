@@ -46,6 +46,14 @@ pub struct Config {
     pub observability: Observability,
 }
 
+impl Config {
+    /// Whether some pool asks for the labels of Namespaces: nobody else needs to read them.
+    pub fn selects_namespaces(&self) -> bool {
+        let mut pools = self.pools.iter();
+        pools.any(|pool| !pool.namespace_selector.is_empty())
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Node {
     /// Equals the Kubernetes node name; a DNS subdomain.

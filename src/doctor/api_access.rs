@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Finding, Level, Section};
 use crate::api_server::client::Credentials;
-use crate::api_server::rights::{Place, RIGHTS, Right, Role};
+use crate::api_server::rights::{self, Place, Right, Role};
 use crate::api_server::server::{Call, CallError, Server, body};
-use crate::config::{DEFAULT_KUBECONFIG, KubernetesSource, LeaseName, Source, SourceKind};
+use crate::config::{Config, DEFAULT_KUBECONFIG, LeaseName, SourceKind};
 
 /// A person waits for the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -22,14 +22,14 @@ const REVIEWS_PATH: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessrevie
 const ROLES_FILE: &str = "config/kubernetes/rbac.yaml";
 
 /// The findings of this section.
-pub(super) async fn examine(source: &Source) -> Vec<Finding> {
-    match source.kind {
+pub(super) async fn examine(config: &Config) -> Vec<Finding> {
+    match config.source.kind {
         SourceKind::Manifests => vec![finding(
             Level::Info,
             "source.kind = \"manifests\": no API server is asked".to_owned(),
             None,
         )],
-        SourceKind::Kubernetes => examine_server(&source.kubernetes).await,
+        SourceKind::Kubernetes => examine_server(config).await,
     }
 }
 
@@ -42,7 +42,8 @@ fn finding(level: Level, message: String, remedy: Option<String>) -> Finding {
     }
 }
 
-async fn examine_server(source: &KubernetesSource) -> Vec<Finding> {
+async fn examine_server(config: &Config) -> Vec<Finding> {
+    let source = &config.source.kubernetes;
     let file = source.kubeconfig.as_ref().map_or_else(
         || DEFAULT_KUBECONFIG.to_owned(),
         |path| path.display().to_string(),
@@ -53,7 +54,10 @@ async fn examine_server(source: &KubernetesSource) -> Vec<Finding> {
         Err(error) => return vec![unusable(&error, &file)],
     };
     for role in [Role::Reader, Role::Allocator] {
-        match rights(&server, role, &source.lease).await {
+        let used: Vec<&Right> = rights::used(config.selects_namespaces())
+            .filter(|right| right.role == role)
+            .collect();
+        match granted(&server, role, &used, &source.lease).await {
             Ok(found) => findings.extend(found),
             Err(error) => {
                 findings.push(unusable(&error, &file));
@@ -184,10 +188,15 @@ async fn may(server: &Server, right: &Right, place: &Place) -> Result<bool, Call
 }
 
 /// One finding for all rights of a role, or one for each that is missing.
-async fn rights(server: &Server, role: Role, lease: &LeaseName) -> Result<Vec<Finding>, CallError> {
+async fn granted(
+    server: &Server,
+    role: Role,
+    used: &[&Right],
+    lease: &LeaseName,
+) -> Result<Vec<Finding>, CallError> {
     let mut lines = Vec::new();
     let mut granted = 0_usize;
-    for right in RIGHTS.iter().filter(|right| right.role == role) {
+    for right in used {
         let mut missing = Vec::new();
         for place in right.places(lease) {
             if may(server, right, &place).await? {
@@ -256,8 +265,7 @@ mod tests {
             namespace: "kube-system".to_owned(),
             name: "edgelb".to_owned(),
         };
-        let lines: Vec<String> = RIGHTS
-            .iter()
+        let lines: Vec<String> = rights::used(true)
             .filter_map(|right| lacks(right, &right.places(&lease)))
             .collect();
         for wanted in [
@@ -269,6 +277,6 @@ mod tests {
         ] {
             assert!(lines.iter().any(|line| line == wanted), "{lines:#?}");
         }
-        assert_eq!(lines.len(), RIGHTS.len());
+        assert_eq!(lines.len(), rights::used(true).count());
     }
 }

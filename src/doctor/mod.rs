@@ -65,5 +65,5 @@ pub struct Finding {
 
 /// Looks at everything there is to look at with this configuration.
 pub async fn examine(config: &Config) -> Vec<Finding> {
-    api_access::examine(&config.source).await
+    api_access::examine(config).await
 }

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use imbl::{OrdMap, OrdSet};
+use imbl::OrdMap;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::compact_set::CompactSet;
 use super::endpoint::{EndpointSlice, SliceKey};
 use super::service::{Service, ServiceKey};
 
@@ -29,7 +30,16 @@ pub struct Node {
     pub taints: Vec<String>,
 }
 
-/// Every Service, `EndpointSlice` and Node that the sources know.
+/// A Namespace of the cluster, for the selectors of pools.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Namespace {
+    /// `metadata.name`
+    pub name: String,
+    /// `metadata.labels`
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Every Service, `EndpointSlice`, Node and Namespace that the sources know.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct ClusterState {
     /// Services by key.
@@ -40,9 +50,12 @@ pub struct ClusterState {
     pub slices: OrdMap<SliceKey, Arc<EndpointSlice>>,
     /// The slices of each Service, kept beside `slices`.
     #[serde(with = "pairs")]
-    pub slices_of: OrdMap<ServiceKey, OrdSet<SliceKey>>,
+    pub slices_of: OrdMap<ServiceKey, CompactSet<SliceKey>>,
     /// Nodes by name.
     pub nodes: OrdMap<String, Arc<Node>>,
+    /// Namespaces by name; none where nobody asks for their labels.
+    #[serde(default)]
+    pub namespaces: OrdMap<String, Arc<Namespace>>,
 }
 
 /// One edit to the cluster. Sources send these; the reconciler folds them into the snapshot.
@@ -60,6 +73,10 @@ pub enum ClusterChange {
     Node(Arc<Node>),
     /// A Node is gone.
     NodeGone(String),
+    /// A Namespace is new or differs.
+    Namespace(Arc<Namespace>),
+    /// A Namespace is gone.
+    NamespaceGone(String),
 }
 
 /// What must be planned again because of a change.
@@ -69,6 +86,8 @@ pub enum Dirty {
     Service(ServiceKey),
     /// Whatever depends on the Nodes.
     Nodes,
+    /// Whatever depends on the labels of Namespaces.
+    Namespaces,
 }
 
 impl ClusterState {
@@ -113,6 +132,17 @@ impl ClusterState {
                 Some(_) => vec![Dirty::Nodes],
                 None => Vec::new(),
             },
+            ClusterChange::Namespace(namespace) => {
+                if self.namespaces.get(&namespace.name) == Some(&namespace) {
+                    return Vec::new();
+                }
+                self.namespaces.insert(namespace.name.clone(), namespace);
+                vec![Dirty::Namespaces]
+            }
+            ClusterChange::NamespaceGone(name) => match self.namespaces.remove(&name) {
+                Some(_) => vec![Dirty::Namespaces],
+                None => Vec::new(),
+            },
         }
     }
 
@@ -143,7 +173,7 @@ impl ClusterState {
         self.slices_of
             .get(service)
             .into_iter()
-            .flatten()
+            .flat_map(CompactSet::iter)
             .filter_map(|key| self.slices.get(key))
     }
 }

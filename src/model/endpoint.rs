@@ -7,14 +7,25 @@ use serde::{Deserialize, Serialize};
 
 use super::family::{Family, Protocol};
 use super::service::ServiceKey;
+use super::text::Text;
 
 /// Namespace and name of an `EndpointSlice`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SliceKey {
     /// The namespace, which is also its Service's.
-    pub namespace: String,
+    pub namespace: Text,
     /// The slice's own name.
-    pub name: String,
+    pub name: Text,
+}
+
+impl SliceKey {
+    /// A key from its two parts.
+    pub fn new(namespace: impl Into<Text>, name: impl Into<Text>) -> Self {
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
 }
 
 impl fmt::Display for SliceKey {
@@ -44,6 +55,36 @@ impl Default for Conditions {
     }
 }
 
+/// The names in a hint. Most endpoints have none, so that none costs one word.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(from = "Vec<String>", into = "Vec<String>")]
+pub struct Hints(Option<Box<[String]>>);
+
+impl From<Vec<String>> for Hints {
+    fn from(names: Vec<String>) -> Self {
+        Self((!names.is_empty()).then(|| names.into()))
+    }
+}
+
+impl From<Hints> for Vec<String> {
+    fn from(hints: Hints) -> Self {
+        hints.0.map(Vec::from).unwrap_or_default()
+    }
+}
+
+impl FromIterator<String> for Hints {
+    fn from_iter<I: IntoIterator<Item = String>>(names: I) -> Self {
+        Self::from(Vec::from_iter(names))
+    }
+}
+
+impl Hints {
+    /// The names.
+    pub fn names(&self) -> &[String] {
+        self.0.as_deref().unwrap_or_default()
+    }
+}
+
 /// One endpoint of a slice: the first address only (EP-7).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
@@ -52,11 +93,11 @@ pub struct Endpoint {
     /// Conditions.
     pub conditions: Conditions,
     /// The node that it runs on, where it is known (EP-12).
-    pub node: Option<String>,
+    pub node: Option<Text>,
     /// `hints.forZones`
-    pub zone_hints: Vec<String>,
+    pub zone_hints: Hints,
     /// `hints.forNodes`
-    pub node_hints: Vec<String>,
+    pub node_hints: Hints,
 }
 
 /// One port of a slice: feeds the Service port with the same name and protocol (EP-5).
@@ -83,4 +124,25 @@ pub struct EndpointSlice {
     pub ports: Vec<SlicePort>,
     /// Endpoints.
     pub endpoints: Vec<Endpoint>,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_written_with_its_hints_as_lists() {
+        let endpoint = Endpoint {
+            address: [10, 244, 0, 2].into(),
+            conditions: Conditions::default(),
+            node: Some("edge-a".into()),
+            zone_hints: ["zone-1".to_owned()].into_iter().collect(),
+            node_hints: Hints::default(),
+        };
+        let text = r#"{"address":"10.244.0.2","conditions":{"ready":true,"serving":true,"terminating":false},"node":"edge-a","zone_hints":["zone-1"],"node_hints":[]}"#;
+        assert_eq!(serde_json::to_string(&endpoint).unwrap(), text);
+        assert_eq!(serde_json::from_str::<Endpoint>(text).unwrap(), endpoint);
+    }
 }

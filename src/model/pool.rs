@@ -21,12 +21,15 @@ pub struct Pool {
     pub ranges: Vec<AddressRange>,
     /// Whether Services that name no pool may get an address from it.
     pub auto_assign: bool,
-    /// Lower is tried first, then by name.
+    /// Lower is tried first; of equals those that are for some Services only, then by name.
     pub priority: u32,
     /// Never gives out IPv4 addresses that end in .0 or .255.
     pub avoid_buggy_ips: bool,
-    /// Namespaces served; empty: any.
+    /// Namespaces served, by name.
     pub namespaces: Vec<String>,
+    /// Namespaces served, by their labels: any of these. With `namespaces` either one does; both
+    /// empty: any namespace.
+    pub namespace_selector: Vec<LabelSelector>,
     /// Services served, by their labels: any of these; empty: any Service.
     pub service_selector: Vec<LabelSelector>,
     /// Whether a sharing key holds across namespaces too.
@@ -47,11 +50,20 @@ impl Pool {
             priority: DEFAULT_PRIORITY,
             avoid_buggy_ips: false,
             namespaces: Vec::new(),
+            namespace_selector: Vec::new(),
             service_selector: Vec::new(),
             share_across_namespaces: false,
             interfaces: Vec::new(),
             prefer: Vec::new(),
         }
+    }
+
+    /// Where it stands in the order in which pools are tried: by priority; of equals those that are for
+    /// some Services only come first (case 12 of the announcing specification); then by name.
+    pub fn rank(&self) -> (u32, bool, &str) {
+        let any_namespace = self.namespaces.is_empty() && self.namespace_selector.is_empty();
+        let for_all = any_namespace && self.service_selector.is_empty();
+        (self.priority, for_all, &self.name)
     }
 
     pub fn contains(&self, address: IpAddr) -> bool {

@@ -9,19 +9,20 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::family::{Family, Protocol};
+use super::text::Text;
 
 /// Namespace and name: the identity of a Service (and of what is named after it).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ServiceKey {
     /// The namespace.
-    pub namespace: String,
+    pub namespace: Text,
     /// The name in it.
-    pub name: String,
+    pub name: Text,
 }
 
 impl ServiceKey {
     /// A key from its two parts.
-    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+    pub fn new(namespace: impl Into<Text>, name: impl Into<Text>) -> Self {
         Self {
             namespace: namespace.into(),
             name: name.into(),
@@ -134,7 +135,7 @@ pub struct Service {
     pub key: ServiceKey,
     /// `spec.type`
     pub kind: ServiceType,
-    /// `metadata.labels`, for pool selectors.
+    /// `metadata.labels`, for pool selectors: empty where the type is not `LoadBalancer`.
     pub labels: BTreeMap<String, String>,
     /// The annotations that edgelb understands (contract), by their full name; others are dropped.
     pub annotations: BTreeMap<String, String>,

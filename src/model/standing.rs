@@ -53,6 +53,12 @@ impl Standing {
         differing
     }
 
+    /// A Service's status names the address, or may by now.
+    pub fn name(&mut self, address: IpAddr, service: &ServiceKey) {
+        let services = self.0.entry(address).or_default();
+        services.insert(service.clone());
+    }
+
     fn forget(&mut self, address: IpAddr, key: &ServiceKey) {
         if let Some(services) = self.0.get_mut(&address) {
             services.remove(key);

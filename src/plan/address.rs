@@ -118,9 +118,6 @@ impl AddressBook {
 
     /// Why `address` must not become a Service's, if it must not.
     pub fn refusal(&self, address: IpAddr) -> Option<Reason> {
-        if self.reserved.contains(&address) {
-            return Some(Reason::ClaimUnreadable { address });
-        }
         self.refusal_of_known(address).or_else(|| {
             let refused = self.foreign_refused;
             refused.then(|| self.conflict(address)).flatten()
@@ -137,6 +134,9 @@ impl AddressBook {
 
     /// Why `address` must not become a Service's, whatever was heard on the LAN.
     pub fn refusal_of_known(&self, address: IpAddr) -> Option<Reason> {
+        if self.reserved.contains(&address) {
+            return Some(Reason::ClaimUnreadable { address });
+        }
         self.refusal_here(address).or_else(|| {
             let what = if self.broadcasts.contains(&address) {
                 Infrastructure::Special

@@ -4,12 +4,13 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use imbl::{OrdMap, OrdSet};
+use imbl::OrdMap;
 
 use super::Plan;
 use super::addresses::forget;
 use super::forwarding::ServicePlan;
 use super::reason::Reason;
+use crate::model::compact_set::CompactSet;
 use crate::model::frontend::FrontendPort;
 use crate::model::node_state::HeldFor;
 use crate::model::service::ServiceKey;
@@ -62,7 +63,7 @@ impl Plan {
         let winner = self
             .claims
             .get(&port)
-            .and_then(OrdSet::get_min)
+            .and_then(CompactSet::get_min)
             .and_then(|key| {
                 let frontends = &self.services.get(key)?.frontends;
                 let at = frontends
@@ -113,7 +114,7 @@ impl Plan {
                 if let Some(holder) = self
                     .claims
                     .get(port)
-                    .and_then(OrdSet::get_min)
+                    .and_then(CompactSet::get_min)
                     .filter(|holder| *holder != key)
                 {
                     reasons.push(Reason::FrontendTaken {

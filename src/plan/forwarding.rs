@@ -81,6 +81,10 @@ impl Forwarding<'_> {
         plan.frontends.dedup_by_key(|(port, _)| *port);
         plan.hairpin.sort_unstable();
         plan.hairpin.dedup();
+        // Kept as long as the Service: no room to spare.
+        plan.frontends.shrink_to_fit();
+        plan.hairpin.shrink_to_fit();
+        plan.reasons.shrink_to_fit();
         plan
     }
 

@@ -11,6 +11,7 @@ pub mod forwarding;
 pub mod ipam;
 mod node;
 pub mod ownership;
+pub mod pending;
 pub mod probing;
 pub mod reason;
 pub mod request;
@@ -23,12 +24,13 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use imbl::{OrdMap, OrdSet};
+use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::model::allocation::Allocations;
 use crate::model::cluster::{ClusterState, Dirty};
+use crate::model::compact_set::CompactSet;
 use crate::model::family::Family;
 use crate::model::foreign::ForeignHosts;
 use crate::model::frontend::FrontendPort;
@@ -76,7 +78,7 @@ pub struct Plan {
     /// What each Service contributes.
     pub services: OrdMap<ServiceKey, Arc<ServicePlan>>,
     /// Who wants each frontend; the lowest Service wins.
-    claims: OrdMap<FrontendPort, OrdSet<ServiceKey>>,
+    claims: OrdMap<FrontendPort, CompactSet<ServiceKey>>,
     /// How many Services need an address, by use.
     holds: OrdMap<(IpAddr, HeldFor), usize>,
     /// How many Services have an endpoint of this address here.
@@ -86,7 +88,7 @@ pub struct Plan {
 /// What changed since the previous plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
-    /// Anything may have: configuration, host, Nodes.
+    /// Anything may have: configuration, host, Nodes, Namespaces.
     Everything,
     /// These Services and their slices, nothing else.
     Services(BTreeSet<ServiceKey>),
@@ -116,7 +118,7 @@ impl Scope {
             (Self::Services(services), Dirty::Service(key)) => {
                 services.insert(key);
             }
-            (Self::Services(_), Dirty::Nodes) => *self = Self::Everything,
+            (Self::Services(_), Dirty::Nodes | Dirty::Namespaces) => *self = Self::Everything,
             (Self::Everything, _) => {}
         }
     }

@@ -5,6 +5,8 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use serde::{Deserialize, Serialize};
 
 use super::Inputs;
@@ -26,6 +28,20 @@ pub struct Ownership {
     pub owner: Option<String>,
     /// The nodes that are not eligible, each with the reason.
     pub excluded: Vec<(String, Reason)>,
+}
+
+/// The VIPs that have another owner than before: from whom, and to whom; empty where that is nobody.
+pub fn moves<'a>(
+    before: &'a OrdMap<IpAddr, Ownership>,
+    after: &'a OrdMap<IpAddr, Ownership>,
+) -> impl Iterator<Item = (IpAddr, &'a str, &'a str)> {
+    let owner = |ownership: &'a Ownership| ownership.owner.as_deref().unwrap_or_default();
+    let differences = before.diff(after).map(move |difference| match difference {
+        DiffItem::Add(vip, new) => (*vip, "", owner(new)),
+        DiffItem::Update { old, new } => (*old.0, owner(old.1), owner(new.1)),
+        DiffItem::Remove(vip, old) => (*vip, owner(old), ""),
+    });
+    differences.filter(|(_, before, after)| before != after)
 }
 
 /// The nodes that may own VIPs at all, decided once a pass.

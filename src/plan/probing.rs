@@ -12,7 +12,7 @@ use super::{Inputs, Plan, announcement};
 use crate::config::Config;
 use crate::model::family::Family;
 use crate::model::foreign::{ForeignHosts, MacAddress, Wanted, WantedInterface};
-use crate::model::pool::Pool;
+use crate::model::pool::{AddressRange, Pool};
 
 /// Free addresses of a pool that are asked for ahead of need: whoever gets one need not wait.
 pub const AHEAD: usize = 16;
@@ -47,7 +47,7 @@ pub fn wanted(config: &Config, inputs: &Inputs, plan: &Plan, foreign: &ForeignHo
         search.add(address, &mut wanted, &mut room);
     }
     let mut pools: Vec<&Pool> = config.pools.iter().collect();
-    pools.sort_by(|a, b| (a.priority, &a.name).cmp(&(b.priority, &b.name)));
+    pools.sort_by_key(|pool| pool.rank());
     for pool in pools {
         search.next_of(pool, &mut wanted, &mut room);
     }
@@ -89,7 +89,7 @@ impl Search<'_> {
     fn next_of(&self, pool: &Pool, wanted: &mut Wanted, room: &mut usize) {
         let mut ahead = AHEAD;
         let ranges = in_order(pool, Family::V4).into_iter();
-        for address in ipv4(ranges.flat_map(|range| range.addresses())) {
+        for address in ipv4(ranges.flat_map(AddressRange::addresses)) {
             if ahead == 0 || *room == 0 {
                 return;
             }

@@ -140,7 +140,11 @@ pub(super) fn shortened(text: &str) -> String {
 
 /// The beginning of a text that has at most so many bytes, up to the end of a character.
 pub(super) fn cut(text: &str, most: usize) -> &str {
-    text.get(..text.floor_char_boundary(most)).unwrap_or(text)
+    let mut end = most.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.get(..end).unwrap_or(text)
 }
 
 impl Reason {

@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use super::ipam::given_by_us;
+use super::pending::principal;
 use super::reason::{Reason, cut};
 use crate::config::Config;
 use crate::model::service::{AddressCondition, IpMode, Service};
@@ -92,7 +93,7 @@ pub fn says(service: &Service, addresses: &[IpAddr]) -> bool {
 
 /// Our condition for a Service that edgelb serves.
 fn condition(config: &Config, addresses: &[IpAddr], reasons: &[Reason]) -> AddressCondition {
-    let first = reasons.first();
+    let first = principal(reasons);
     let mut sentences: Vec<String> = addresses
         .iter()
         .map(|address| {

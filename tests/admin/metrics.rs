@@ -7,7 +7,11 @@ use std::time::Duration;
 use edgelb::admin::metrics::Metrics;
 use edgelb::admin::snapshot::{PassSummary, Snapshot};
 use edgelb::apply::announcer::counters::AnnouncerCounters;
-use edgelb::model::service::ServiceKey;
+use edgelb::model::cluster::ClusterChange;
+use edgelb::model::family::Family;
+use edgelb::model::service::{AddressCondition, Service, ServiceKey, ServiceType};
+use edgelb::plan::Inputs;
+use edgelb::plan::addresses::AddressSource;
 
 use crate::openmetrics::parse;
 use crate::world;
@@ -71,6 +75,7 @@ fn a_scrape_holds_every_metric() {
         ("edgelb_programming_latency_seconds_sum", 0.003),
         ("edgelb_ready", 0.0),
         ("edgelb_services", 5.0),
+        (r#"edgelb_services_pending{reason="unknown_pool"}"#, 1.0),
         ("edgelb_source_connected", 1.0),
         (
             "edgelb_source_last_event_timestamp_seconds",
@@ -125,6 +130,143 @@ fn the_series_of_a_vip_goes_with_it() {
         inputs.cluster.services.remove(&key);
     });
     assert_eq!(owned(&metrics, &without_web), [series("192.0.2.201", 0.0)]);
+}
+
+fn waiting(snapshot: &Snapshot) -> Vec<(String, f64)> {
+    samples(&Metrics::new(world::NODE), snapshot)
+        .into_iter()
+        .filter(|(series, _)| series.starts_with("edgelb_services_pending"))
+        .collect()
+}
+
+fn load_balancer(name: &str, annotations: &[(&str, &str)]) -> Service {
+    let key = ServiceKey::new("default", name);
+    let mut service = Service::new(key, ServiceType::LoadBalancer);
+    service.families = vec![Family::V4];
+    service.ports = vec![world::port(80, None)];
+    for (name, value) in annotations {
+        let annotation = ((*name).to_owned(), (*value).to_owned());
+        service.annotations.extend([annotation]);
+    }
+    service
+}
+
+/// Cases 5, 28 and 29: who waits for an address, by what keeps it from them.
+#[test]
+fn services_without_an_address_are_counted_by_reason() {
+    let series = |reason: &str, count| {
+        let series = format!("edgelb_services_pending{{reason=\"{reason}\"}}");
+        (series, count)
+    };
+    let key = ("edgelb.io/sharing-key", "k");
+    let on_web = |ips| [("edgelb.io/ips", ips), key];
+    let services = [
+        // Four addresses, of which two are taken: the last two wait.
+        load_balancer("a", &[key]),
+        load_balancer("b", &[]),
+        load_balancer("c", &[]),
+        load_balancer("d", &[]),
+        load_balancer("sharing", &on_web("192.0.2.202")),
+        load_balancer("taken", &[("edgelb.io/ips", "192.0.2.200")]),
+        load_balancer("closed", &[("edgelb.io/pool", "large")]),
+        // What it asked for twice is no reason to have nothing.
+        load_balancer(
+            "outside",
+            &[
+                ("edgelb.io/ips", "203.0.113.1"),
+                ("metallb.io/loadBalancerIPs", "203.0.113.2"),
+            ],
+        ),
+    ];
+    let full = world::with(|config, inputs| {
+        config.pools[1].namespaces = vec!["prod".to_owned()];
+        for service in services {
+            inputs.cluster.apply(ClusterChange::Service(service.into()));
+        }
+    });
+    let wanted = [
+        series("pool_exhausted", 2.0),
+        series("pool_not_allowed", 1.0),
+        series("request_outside_pools", 1.0),
+        series("request_taken", 1.0),
+        series("sharing_refused", 1.0),
+        series("unknown_pool", 1.0),
+    ];
+    assert_eq!(waiting(&full), wanted);
+}
+
+/// On a node that does not allocate, the cause is what the allocator wrote; a word that it never
+/// writes is no label.
+#[test]
+fn what_the_allocator_wrote_is_the_reason() {
+    let refused = |name: &str, cause: &str| {
+        let condition = AddressCondition {
+            allocated: false,
+            reason: cause.to_owned(),
+            message: "why".to_owned(),
+        };
+        Service {
+            condition: Some(Box::new(condition)),
+            ..load_balancer(name, &[])
+        }
+    };
+    let snapshot = world::with(|_, inputs| {
+        inputs.address_source = AddressSource::Status;
+        inputs.cluster.services.clear();
+        for service in [
+            refused("a", "PoolExhausted"),
+            refused("b", "PoolExhausted"),
+            refused("c", "AddressOfInfrastructure"),
+            refused("d", "x\"y"),
+            refused("e", "poolexhausted2"),
+            load_balancer("f", &[]),
+        ] {
+            inputs.cluster.apply(ClusterChange::Service(service.into()));
+        }
+    });
+    let found: Vec<(String, f64)> = waiting(&snapshot)
+        .into_iter()
+        .map(|(series, count)| (series.replace("edgelb_services_pending", ""), count))
+        .collect();
+    let wanted = [
+        (r#"{reason="address_of_infrastructure"}"#, 1.0),
+        (r#"{reason="awaiting_allocation"}"#, 1.0),
+        (r#"{reason="not_allocated"}"#, 2.0),
+        (r#"{reason="pool_exhausted"}"#, 2.0),
+    ];
+    assert_eq!(
+        found,
+        wanted.map(|(series, count)| (series.to_owned(), count))
+    );
+}
+
+/// Case 25: the numbers of a pool are what is held now.
+#[test]
+fn the_numbers_of_a_pool_follow_what_comes_and_goes() {
+    let allocated = |snapshot: &Snapshot| {
+        let samples = samples(&Metrics::new(world::NODE), snapshot);
+        samples[r#"edgelb_pool_addresses_allocated{family="ipv4",pool="lan"}"#]
+    };
+    let put = |name: &str| {
+        let name = name.to_owned();
+        move |inputs: &mut Inputs| {
+            let service = load_balancer(&name, &[]);
+            inputs.cluster.apply(ClusterChange::Service(service.into()));
+        }
+    };
+    assert_eq!(allocated(&world::snapshot()), 2.0);
+    assert_eq!(allocated(&world::with_inputs(put("new"))), 3.0);
+    let gone = |inputs: &mut Inputs| {
+        let key = ServiceKey::new("default", "web");
+        inputs.cluster.apply(ClusterChange::ServiceGone(key));
+    };
+    assert_eq!(allocated(&world::with_inputs(gone)), 1.0);
+    let type_changed = |inputs: &mut Inputs| {
+        let mut service = load_balancer("web", &[]);
+        service.kind = ServiceType::ClusterIP;
+        inputs.cluster.apply(ClusterChange::Service(service.into()));
+    };
+    assert_eq!(allocated(&world::with_inputs(type_changed)), 1.0);
 }
 
 /// The transitions that a pass from one world to another counts.

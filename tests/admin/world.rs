@@ -10,7 +10,7 @@ use edgelb::admin::snapshot::{Failure, PassSummary, Snapshot};
 use edgelb::allocator::{AllocatorStatus, Role};
 use edgelb::config::Config;
 use edgelb::model::cluster::{ClusterChange, Node};
-use edgelb::model::endpoint::{Conditions, Endpoint, EndpointSlice, SliceKey, SlicePort};
+use edgelb::model::endpoint::{Conditions, Endpoint, EndpointSlice, Hints, SliceKey, SlicePort};
 use edgelb::model::family::{Family, Protocol};
 use edgelb::model::host::Interface;
 use edgelb::model::pool::Pool;
@@ -62,10 +62,7 @@ fn service(namespace: &str, name: &str, kind: ServiceType, cluster_ip: &str) -> 
 /// A slice with an endpoint for each address, all of them on one node.
 fn slice(service: &Service, node: &str, addresses: &[&str]) -> EndpointSlice {
     EndpointSlice {
-        key: SliceKey {
-            namespace: service.key.namespace.clone(),
-            name: format!("{}-1", service.key.name),
-        },
+        key: SliceKey::new(&service.key.namespace, format!("{}-1", service.key.name)),
         service: service.key.clone(),
         family: Family::V4,
         ports: (service.ports.iter())
@@ -79,9 +76,9 @@ fn slice(service: &Service, node: &str, addresses: &[&str]) -> EndpointSlice {
             .map(|address| Endpoint {
                 address: address.parse().unwrap(),
                 conditions: Conditions::default(),
-                node: Some(node.to_owned()),
-                zone_hints: Vec::new(),
-                node_hints: Vec::new(),
+                node: Some(node.into()),
+                zone_hints: Hints::default(),
+                node_hints: Hints::default(),
             })
             .collect(),
     }
@@ -209,11 +206,18 @@ pub fn empty() -> Snapshot {
 
 /// The world with other inputs, planned anew.
 pub fn with_inputs(edit: impl FnOnce(&mut Inputs)) -> Snapshot {
+    with(|_, inputs| edit(inputs))
+}
+
+/// The world with another configuration and other inputs, planned anew.
+pub fn with(edit: impl FnOnce(&mut Config, &mut Inputs)) -> Snapshot {
     let mut snapshot = snapshot();
+    let mut config = Config::clone(&snapshot.config);
     let mut inputs = Inputs::clone(&snapshot.inputs);
     inputs.allocations = snapshot.plan.addresses.allocations.clone();
-    edit(&mut inputs);
-    snapshot.plan = Arc::new(plan(&snapshot.config, &inputs));
+    edit(&mut config, &mut inputs);
+    snapshot.plan = Arc::new(plan(&config, &inputs));
+    snapshot.config = Arc::new(config);
     snapshot.inputs = Arc::new(inputs);
     snapshot
 }

@@ -28,7 +28,7 @@ pub async fn world() -> Secure {
 }
 
 /// The same without roles.
-async fn free_world() -> Secure {
+pub async fn free_world() -> Secure {
     let mut script = Script::recorded();
     for token in ["edge-a", "edge-b", "edge-c"] {
         script.let_in(

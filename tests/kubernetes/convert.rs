@@ -175,7 +175,7 @@ fn every_slice_converts() {
                 endpoint.address.to_string(),
                 endpoint.node.as_deref(),
                 endpoint.conditions.ready,
-                endpoint.zone_hints.join(","),
+                endpoint.zone_hints.names().join(","),
             )
         })
         .collect();
@@ -267,6 +267,7 @@ fn the_same_lists_are_manifests_too() {
             ClusterChange::ServiceGone(_)
                 | ClusterChange::SliceGone(_)
                 | ClusterChange::NodeGone(_)
+                | ClusterChange::NamespaceGone(_)
         ));
         cluster.apply(change);
     }
@@ -276,9 +277,6 @@ fn the_same_lists_are_manifests_too() {
         "21 but for three that nobody forwards"
     );
     assert_eq!(cluster.nodes.len(), 3);
-    let slice = SliceKey {
-        namespace: "shop".to_owned(),
-        name: "close-pz8z5".to_owned(),
-    };
+    let slice = SliceKey::new("shop", "close-pz8z5");
     assert_eq!(cluster.slices[&slice].endpoints.len(), 4);
 }

@@ -58,26 +58,30 @@ async fn survive(cut: Cut) {
     // Some of the faults meet the first lists, the others what comes after them.
     let (early, late) = cut.faults.split_at(cut.faults.len() / 2);
     for (kind, fault) in early {
-        script.fault(Watched::ALL[*kind], fault.clone());
+        script.fault(Watched::ALWAYS[*kind], fault.clone());
     }
     let server = Server::start(script).await;
     let mut rig = Rig::start(&server).await;
     server.with(|script| {
-        for (kind, events) in Watched::ALL.into_iter().zip(cut.events) {
+        for (kind, events) in Watched::ALWAYS.into_iter().zip(cut.events) {
             script.collection(kind).play(events);
         }
     });
     if cut.arrive {
         let before = server.with(|script| {
-            cluster_of(|kind| script.collection(kind).objects.values().cloned().collect())
+            cluster_of(|kind| {
+                let followed = Watched::ALWAYS.contains(&kind);
+                let objects = script.collection(kind).objects.values().cloned();
+                objects.filter(|_| followed).collect()
+            })
         });
         rig.until_cluster(&before).await;
     }
     server.with(|script| {
         for (kind, fault) in late {
-            script.fault(Watched::ALL[*kind], fault.clone());
+            script.fault(Watched::ALWAYS[*kind], fault.clone());
         }
-        for kind in Watched::ALL {
+        for kind in Watched::ALWAYS {
             script.collection(kind).jump_to_final(kind);
         }
     });

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Output;
 
-use edgelb::api_server::rights::RIGHTS;
+use edgelb::api_server::rights::used;
 use serde_json::Value;
 use tokio::process::Command;
 
@@ -14,6 +14,9 @@ use crate::script::Script;
 
 #[path = "../schemas/validator.rs"]
 mod validator;
+
+/// A pool that asks for the labels of Namespaces.
+const SELECTING: &str = "[[pool]]\nname = \"lan\"\naddresses = [\"192.0.2.0/24\"]\nnamespace_selector = [\"team=web\"]\n";
 
 fn script() -> Script {
     let mut script = Script::recorded();
@@ -93,7 +96,7 @@ async fn a_node_with_the_rights_of_its_role_is_fine() {
 
 #[tokio::test]
 async fn each_missing_right_is_a_problem_that_names_it() {
-    for right in RIGHTS {
+    for right in used(true) {
         let mut script = script();
         let mut roles = Roles::of_file();
         let mut resource = right.resource.to_owned();
@@ -103,7 +106,7 @@ async fn each_missing_right_is_a_problem_that_names_it() {
         roles.revoke(right.verb, &resource);
         script.roles = Some(roles);
         let secure = Secure::start(script).await;
-        let (code, findings) = doctor(&secure, "allocator", "").await;
+        let (code, findings) = doctor(&secure, "allocator", SELECTING).await;
         assert_eq!(code, 1);
         let wanted = format!("this node may not {} {}", right.verb, right.resource_name());
         let problems: Vec<_> = findings
@@ -120,6 +123,24 @@ async fn each_missing_right_is_a_problem_that_names_it() {
         );
         assert!(remedy.contains(right.role.name()), "{remedy}");
     }
+}
+
+#[tokio::test]
+async fn namespaces_are_asked_about_only_where_a_pool_selects_by_them() {
+    let mut script = script();
+    let mut roles = Roles::of_file();
+    roles.revoke("list", "namespaces");
+    roles.revoke("watch", "namespaces");
+    script.roles = Some(roles);
+    let secure = Secure::start(script).await;
+    let (code, findings) = doctor(&secure, "reader", "").await;
+    assert_eq!((code, levels(&findings)), (0, vec!["fine", "fine", "info"]));
+    let (code, findings) = doctor(&secure, "reader", SELECTING).await;
+    assert_eq!(code, 1);
+    let problems = findings.iter().filter(|(level, ..)| level == "problem");
+    let messages: Vec<&str> = problems.map(|(_, message, _)| message.as_str()).collect();
+    let wanted = ["list", "watch"].map(|verb| format!("this node may not {verb} namespaces"));
+    assert_eq!(messages, wanted);
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ async fn world() -> (Server, Rig) {
 
 async fn world_with(timing: Timing) -> (Server, Rig) {
     let mut script = Script::recorded();
-    for kind in Watched::ALL {
+    for kind in Watched::ALWAYS {
         script.collection(kind).play(usize::MAX);
     }
     let server = Server::start(script).await;
@@ -238,7 +238,7 @@ async fn what_vanished_while_nobody_looked_is_gone_after_the_new_list_alone() {
 async fn a_continue_token_that_expires_begins_the_list_again() {
     let mut script = Script::recorded();
     script.streaming = Streaming::Refused;
-    for kind in Watched::ALL {
+    for kind in Watched::ALWAYS {
         script.collection(kind).play(usize::MAX);
     }
     // The streaming list, the first page; then the second page meets it.

@@ -12,6 +12,7 @@ use edgelb::apply::kubernetes::claims::Place;
 use edgelb::apply::kubernetes::lease::LeaseSettings;
 use edgelb::config::Config;
 use edgelb::model::pool::Pool;
+use edgelb::source::kubernetes::kind::Watched;
 use edgelb::source::kubernetes::{Settings as SourceSettings, run as follow};
 use edgelb::source::{SourceEvent, SourceStatus};
 use tokio::sync::{mpsc, watch};
@@ -123,6 +124,11 @@ async fn pump(
     let settings = SourceSettings {
         credentials: Credentials::new(Some(kubeconfig)),
         timing: timing(),
+        kinds: if config.borrow().selects_namespaces() {
+            Watched::ALL.to_vec()
+        } else {
+            Watched::ALWAYS.to_vec()
+        },
         record: None,
     };
     let source = follow(settings, sender, status_sender, stopped);

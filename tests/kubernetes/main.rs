@@ -9,8 +9,10 @@
 )]
 
 mod allocation;
+mod allocation_moves;
 mod allocation_trouble;
 mod authority;
+mod cases;
 mod convert;
 mod credentials;
 mod cuts;
@@ -19,6 +21,7 @@ mod faults;
 mod http;
 mod instance;
 mod kubeconfig;
+mod namespaces;
 mod objects;
 mod replay;
 mod rig;

@@ -42,7 +42,7 @@ async fn replay(streaming: Streaming) -> Server {
     // One event at a time, over all kinds in turn: the longest stream has 154.
     for _ in 0..200 {
         server.with(|script| {
-            for kind in Watched::ALL {
+            for kind in Watched::ALWAYS {
                 script.collection(kind).play(1);
             }
         });
@@ -63,7 +63,7 @@ async fn a_streaming_list_and_its_stream_give_the_final_cluster() {
     let server = replay(Streaming::Served).await;
     server.with(|script| {
         assert!(script.requests.iter().all(crate::script::Request::is_watch));
-        for kind in Watched::ALL {
+        for kind in Watched::ALWAYS {
             assert_eq!(script.asked(kind).count(), 1, "one request is enough");
             let request = script.asked(kind).next().expect("was asked");
             assert_eq!(request.get("sendInitialEvents"), "true");
@@ -75,7 +75,7 @@ async fn a_streaming_list_and_its_stream_give_the_final_cluster() {
                     "spec.clusterIP!=None",
                 ),
                 Watched::EndpointSlices => ("!service.kubernetes.io/headless", ""),
-                Watched::Nodes => ("", ""),
+                Watched::Nodes | Watched::Namespaces => ("", ""),
             };
             assert_eq!(request.get("labelSelector"), labels);
             assert_eq!(request.get("fieldSelector"), fields);
@@ -87,7 +87,7 @@ async fn a_streaming_list_and_its_stream_give_the_final_cluster() {
 async fn a_paged_list_does_where_streaming_is_refused() {
     let server = replay(Streaming::Refused).await;
     server.with(|script| {
-        for kind in Watched::ALL {
+        for kind in Watched::ALWAYS {
             let lists: Vec<_> = script.asked(kind).filter(|it| !it.is_watch()).collect();
             assert_eq!(lists.len(), 1, "the initial lists have a page each");
             assert_eq!(lists[0].get("limit"), "3");
@@ -107,7 +107,7 @@ async fn a_paged_list_does_where_streaming_is_unknown() {
 async fn pages_make_one_list() {
     let mut script = Script::recorded();
     script.streaming = Streaming::Refused;
-    for kind in Watched::ALL {
+    for kind in Watched::ALWAYS {
         script.collection(kind).play(usize::MAX);
     }
     let server = Server::start(script).await;

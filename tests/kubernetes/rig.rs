@@ -70,14 +70,32 @@ impl Rig {
         Self::start_in(home, timing, record)
     }
 
+    /// Starts with Namespaces among what is followed.
+    pub fn start_with_namespaces(server: &Server, record: Option<Arc<dyn Record>>) -> Self {
+        let home = tempfile::tempdir().expect("directory");
+        let url = format!("http://{}", server.address);
+        write_kubeconfig(&home.path().join("kubeconfig"), &url, "token: first", "");
+        Self::follow(home, timing(), record, Watched::ALL.to_vec())
+    }
+
     /// Starts with the file `kubeconfig` of a directory.
     pub fn start_in(home: TempDir, timing: Timing, record: Option<Arc<dyn Record>>) -> Self {
+        Self::follow(home, timing, record, Watched::ALWAYS.to_vec())
+    }
+
+    fn follow(
+        home: TempDir,
+        timing: Timing,
+        record: Option<Arc<dyn Record>>,
+        kinds: Vec<Watched>,
+    ) -> Self {
         let (event_sender, events) = mpsc::channel(16);
         let (status_sender, status) = watch::channel(SourceStatus::default());
         let (stop, stopped) = watch::channel(false);
         let settings = Settings {
             credentials: Credentials::new(Some(home.path().join("kubeconfig"))),
             timing,
+            kinds,
             record,
         };
         let task = tokio::spawn(run(settings, event_sender, status_sender, stopped));
@@ -143,7 +161,7 @@ impl Rig {
             .await;
     }
 
-    /// How many Services, slices and Nodes were ever taken away.
+    /// How many objects were ever taken away.
     pub fn taken_away(&self) -> usize {
         let gone = |change: &&ClusterChange| {
             matches!(
@@ -151,6 +169,7 @@ impl Rig {
                 ClusterChange::ServiceGone(_)
                     | ClusterChange::SliceGone(_)
                     | ClusterChange::NodeGone(_)
+                    | ClusterChange::NamespaceGone(_)
             )
         };
         self.changes.iter().filter(gone).count()
@@ -159,7 +178,12 @@ impl Rig {
 
 /// The cluster of recorded lists, read without the client.
 pub fn recorded_cluster(which: &str) -> ClusterState {
-    cluster_of(|watched| recorded_list(watched, which).0.into_values().collect())
+    cluster_of(|watched| {
+        if watched == Watched::Namespaces {
+            return Vec::new();
+        }
+        recorded_list(watched, which).0.into_values().collect()
+    })
 }
 
 /// The cluster of these objects, read without the client.
@@ -173,6 +197,7 @@ pub fn cluster_of(mut objects: impl FnMut(Watched) -> Vec<String>) -> ClusterSta
                 Watched::Services => Kind::Service,
                 Watched::EndpointSlices => Kind::EndpointSlice,
                 Watched::Nodes => Kind::Node,
+                Watched::Namespaces => Kind::Namespace,
             };
             let change = match decode(kind, &document).expect("is of its kind").0 {
                 Object::Service(converted) => converted
@@ -187,6 +212,10 @@ pub fn cluster_of(mut objects: impl FnMut(Watched) -> Vec<String>) -> ClusterSta
                     .object
                     .ok()
                     .map(|it| ClusterChange::Node(it.into())),
+                Object::Namespace(converted) => converted
+                    .object
+                    .ok()
+                    .map(|it| ClusterChange::Namespace(it.into())),
                 Object::Endpoints(_) => panic!("{kind:?}"),
             };
             change.map(|change| cluster.apply(change));

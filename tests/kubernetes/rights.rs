@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use edgelb::api_server::rights::{Objects, RIGHTS, Right, Role};
+use edgelb::api_server::rights::{NAMESPACE_RIGHTS, Objects, Right, Role, used};
 use edgelb::config::LeaseName;
 use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::api::rbac::v1::{
@@ -40,10 +40,9 @@ fn wanted(role: Role, in_cluster: bool) -> BTreeSet<Line> {
         name: "edgelb".to_owned(),
     };
     let here =
-        |right: &&Right| right.role == role && (right.objects == Objects::Cluster) == in_cluster;
-    RIGHTS
-        .iter()
-        .filter(here)
+        |right: &Right| right.role == role && (right.objects == Objects::Cluster) == in_cluster;
+    used(true)
+        .filter(|right| here(right))
         .map(|right| {
             let resource = if right.subresource.is_empty() {
                 right.resource.to_owned()
@@ -109,6 +108,22 @@ fn the_roles_are_the_table() {
         lines(allocator.rules.as_ref()),
         wanted(Role::Allocator, false)
     );
+}
+
+#[test]
+fn what_may_be_left_out_is_a_rule_of_its_own() {
+    let found: Vec<ClusterRole> = of_kind(&documents(&file()), "ClusterRole");
+    let rules = found[0].rules.iter().flatten();
+    let with_them: Vec<&PolicyRule> = rules
+        .filter(|rule| rule.resources.iter().flatten().any(|it| it == "namespaces"))
+        .collect();
+    let [rule] = with_them.as_slice() else {
+        panic!("{with_them:?}");
+    };
+    assert_eq!(rule.resources.as_ref().map(Vec::len), Some(1));
+    let verbs: Vec<&str> = NAMESPACE_RIGHTS.iter().map(|right| right.verb).collect();
+    assert_eq!(rule.verbs, verbs);
+    assert_eq!(used(false).count() + verbs.len(), used(true).count());
 }
 
 #[test]

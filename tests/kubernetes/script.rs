@@ -104,7 +104,7 @@ pub struct Script {
     pub roles: Option<Roles>,
     /// What was asked for and no role allows.
     pub forbidden: Vec<(User, Target)>,
-    /// Everything that is no Service, slice or Node.
+    /// Everything that is not watched.
     pub store: Store,
     pub write_faults: WriteFaults,
     pub cuts: Cuts,
@@ -157,10 +157,50 @@ fn version(object: &Value) -> u64 {
     version.expect("version").parse().expect("a number")
 }
 
+/// Namespaces were not recorded: these are made up, in the shape in which a server of this version
+/// has them. Every one that recorded objects are in is there.
+fn namespaces() -> Collection {
+    let names = ["default", "infra", "kube-system", "shop"];
+    let objects = names.map(|name| {
+        let object = namespace(name, &[]);
+        (key(&object), object.to_string())
+    });
+    Collection {
+        objects: objects.into(),
+        version: 228,
+        oldest: 228,
+        ..Collection::default()
+    }
+}
+
+/// A Namespace with these labels beside the one that every Namespace has.
+pub fn namespace(name: &str, labels: &[(&str, &str)]) -> Value {
+    let mut object = json!({
+        "metadata": {
+            "name": name,
+            "uid": format!("6d1f0c4e-0000-4000-8000-{:012x}", name.len()),
+            "resourceVersion": "30",
+            "creationTimestamp": "2026-11-22T17:29:00Z",
+            "labels": {"kubernetes.io/metadata.name": name},
+            "managedFields": [{
+                "manager": "kube-apiserver", "operation": "Update", "apiVersion": "v1",
+                "time": "2026-11-22T17:29:00Z", "fieldsType": "FieldsV1",
+                "fieldsV1": {"f:metadata": {"f:labels": {".": {}, "f:kubernetes.io/metadata.name": {}}}},
+            }],
+        },
+        "spec": {"finalizers": ["kubernetes"]},
+        "status": {"phase": "Active"},
+    });
+    for (label, value) in labels {
+        object["metadata"]["labels"][label] = json!(value);
+    }
+    object
+}
+
 impl Script {
     /// The recorded initial lists, with the recorded streams still to come.
     pub fn recorded() -> Self {
-        let collections = Watched::ALL.map(|kind| {
+        let collections = Watched::ALWAYS.map(|kind| {
             let (objects, version) = recorded_list(kind, "initial");
             let lines = recorded(&format!("{}.watch.jsonl", file(kind)));
             let collection = Collection {
@@ -173,8 +213,11 @@ impl Script {
             };
             (kind, collection)
         });
+        let collections = collections
+            .into_iter()
+            .chain([(Watched::Namespaces, namespaces())]);
         Self {
-            collections: collections.into(),
+            collections: collections.collect(),
             faults: BTreeMap::new(),
             requests: Vec::new(),
             streaming: Streaming::Served,

@@ -13,9 +13,9 @@ use crate::script::Script;
 use crate::server::{Server, service};
 
 #[derive(Default)]
-struct Memory {
-    recorded: Mutex<Option<ClusterState>>,
-    saved: tokio::sync::watch::Sender<Option<ClusterState>>,
+pub struct Memory {
+    pub recorded: Mutex<Option<ClusterState>>,
+    pub saved: tokio::sync::watch::Sender<Option<ClusterState>>,
 }
 
 impl Record for Memory {
@@ -31,7 +31,7 @@ impl Record for Memory {
 
 fn final_script() -> Script {
     let mut script = Script::recorded();
-    for kind in Watched::ALL {
+    for kind in Watched::ALWAYS {
         script.collection(kind).play(usize::MAX);
     }
     script

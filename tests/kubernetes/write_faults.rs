@@ -23,24 +23,40 @@ pub enum WriteFault {
 
 /// The faults that are still to come, by verb and resource.
 #[derive(Debug, Default)]
-pub struct WriteFaults(BTreeMap<(String, String), VecDeque<WriteFault>>);
+pub struct WriteFaults {
+    coming: BTreeMap<(String, String), VecDeque<WriteFault>>,
+    /// Objects whose every write meets this, by namespace and name.
+    always: BTreeMap<String, WriteFault>,
+}
 
 impl WriteFaults {
     /// Adds one to the queue of a verb (`get`, `create`, `update`, `patch`) and a resource as rules
     /// name it (`leases`, `configmaps`, `services/status`, `events`).
     pub fn add(&mut self, verb: &str, resource: &str, fault: WriteFault) {
         let key = (verb.to_owned(), resource.to_owned());
-        self.0.entry(key).or_default().push_back(fault);
+        self.coming.entry(key).or_default().push_back(fault);
+    }
+
+    /// Every write to an object meets this, until it is taken away.
+    pub fn always(&mut self, object: &str, fault: Option<WriteFault>) {
+        match fault {
+            Some(fault) => self.always.insert(object.to_owned(), fault),
+            None => self.always.remove(object),
+        };
     }
 
     pub fn next(&mut self, target: &Target) -> Option<WriteFault> {
+        let always = self.always.get(&target.key());
+        if let Some(always) = always.filter(|_| target.is_write()) {
+            return Some(*always);
+        }
         let key = (target.verb.clone(), target.rule_resource());
-        self.0.get_mut(&key)?.pop_front()
+        self.coming.get_mut(&key)?.pop_front()
     }
 
     /// Every fault was met.
     pub fn are_over(&self) -> bool {
-        self.0.values().all(VecDeque::is_empty)
+        self.coming.values().all(VecDeque::is_empty)
     }
 }
 

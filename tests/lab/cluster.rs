@@ -22,16 +22,16 @@ use crate::user::load_balancer;
 /// A Lease of the dead is taken after its ten seconds; an emulated machine needs some more.
 const SUCCESSION: Duration = Duration::from_secs(40);
 
-struct Cluster {
+pub struct Cluster {
     // Daemons first: they go before the network that they are in.
-    daemons: Vec<Daemon>,
-    secure: Secure,
-    lab: Lab,
+    pub daemons: Vec<Daemon>,
+    pub secure: Secure,
+    pub lab: Lab,
     _runtime: Runtime,
 }
 
 impl Cluster {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let lab = Lab::build(LabOptions {
             nodes: 3,
             workloads: 2,
@@ -106,7 +106,7 @@ impl Cluster {
     }
 
     /// A Service with every workload behind it, the endpoints first.
-    fn serve(&self, name: &str) {
+    pub fn serve(&self, name: &str) {
         let endpoints: Vec<Value> = (self.lab.workloads().iter())
             .map(|workload| {
                 json!({
@@ -135,7 +135,7 @@ impl Cluster {
     }
 
     /// The address in a Service's status, once it is there.
-    fn address(&self, name: &str, patience: Duration) -> IpAddr {
+    pub fn address(&self, name: &str, patience: Duration) -> IpAddr {
         let key = format!("shop/{name}");
         eventually(patience, || {
             let addresses = self.secure.server.with(|script| script.addresses(&key));
@@ -143,7 +143,7 @@ impl Cluster {
         })
     }
 
-    fn wait_served(&self, to: SocketAddr) {
+    pub fn wait_served(&self, to: SocketAddr) {
         let client = &self.lab.client().unwrap().namespace;
         eventually(Duration::from_secs(10), || {
             request(client, to, Protocol::Tcp).ok()

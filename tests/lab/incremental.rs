@@ -9,7 +9,7 @@ use edgelb::apply::state_directory::StateDirectory;
 use edgelb::config::{Config, Datapath};
 use edgelb::lab::Namespace;
 use edgelb::model::cluster::ClusterChange;
-use edgelb::model::endpoint::{Conditions, Endpoint, EndpointSlice, SliceKey, SlicePort};
+use edgelb::model::endpoint::{Conditions, Endpoint, EndpointSlice, Hints, SliceKey, SlicePort};
 use edgelb::model::family::{Family, Protocol};
 use edgelb::model::service::{Service, ServiceKey, ServicePort, ServiceType};
 use edgelb::plan::{Inputs, Scope, plan, replan};
@@ -20,15 +20,12 @@ fn slice(number: u32, endpoints: u8) -> ClusterChange {
     let endpoint = |index: u8| Endpoint {
         address: IpAddr::from([10, 244, 0, 2 + index]),
         conditions: Conditions::default(),
-        node: Some("edge-b".to_owned()),
-        zone_hints: Vec::new(),
-        node_hints: Vec::new(),
+        node: Some("edge-b".into()),
+        zone_hints: Hints::default(),
+        node_hints: Hints::default(),
     };
     ClusterChange::Slice(Arc::new(EndpointSlice {
-        key: SliceKey {
-            namespace: "default".to_owned(),
-            name: format!("web-{number}"),
-        },
+        key: SliceKey::new("default", format!("web-{number}")),
         service: ServiceKey::new("default", format!("web-{number}")),
         family: Family::V4,
         ports: vec![SlicePort {

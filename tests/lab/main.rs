@@ -11,6 +11,7 @@ mod announcer;
 mod announcing;
 mod cluster;
 mod demo;
+mod foreign;
 mod host;
 mod incremental;
 mod ipvs;

@@ -16,6 +16,7 @@ use crate::allocator::Role;
 use crate::model::family::Family as IpFamily;
 use crate::model::frontend::{RealServer, SourceClass};
 use crate::plan::ipam::usage;
+use crate::plan::pending::pending;
 
 type Number = Gauge<f64, AtomicU64>;
 
@@ -39,6 +40,11 @@ struct PoolLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ProblemLabels {
     effect: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: &'static str,
 }
 
 pub(super) fn registry(snapshot: &Snapshot) -> Registry {
@@ -66,6 +72,7 @@ pub(super) fn registry(snapshot: &Snapshot) -> Registry {
     source(&mut registry, snapshot);
     allocator(&mut registry, snapshot);
     counts(&mut registry, snapshot);
+    waiting(&mut registry, snapshot);
     vips(&mut registry, snapshot);
     pools(&mut registry, snapshot);
     registry
@@ -186,6 +193,21 @@ fn counts(registry: &mut Registry, snapshot: &Snapshot) {
         gauge.set(whole(count));
         registry.register(name, help, gauge);
     }
+}
+
+/// Services without an address, by reason (case 29).
+fn waiting(registry: &mut Registry, snapshot: &Snapshot) {
+    let waiting = Family::<ReasonLabels, Gauge>::default();
+    for (reason, count) in pending(&snapshot.plan.addresses) {
+        waiting
+            .get_or_create(&ReasonLabels { reason })
+            .set(whole(count));
+    }
+    registry.register(
+        "services_pending",
+        "Services that wait for an address, by what keeps it from them",
+        waiting,
+    );
 }
 
 fn vips(registry: &mut Registry, snapshot: &Snapshot) {

@@ -72,8 +72,8 @@ fn view(snapshot: &Snapshot, service: &Service) -> ServiceView {
     let plan = &snapshot.plan;
     let vips = plan.addresses.allocations.addresses(&service.key).iter();
     ServiceView {
-        namespace: service.key.namespace.clone(),
-        name: service.key.name.clone(),
+        namespace: service.key.namespace.to_string(),
+        name: service.key.name.to_string(),
         kind: service.kind,
         vips: vips
             .map(|address| ServiceVip {

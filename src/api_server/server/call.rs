@@ -19,6 +19,8 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 pub enum Verb {
     /// GET of one object.
     Get,
+    /// GET of a collection, or of a page of it.
+    List,
     /// POST.
     Create,
     /// PUT.
@@ -32,6 +34,7 @@ impl Verb {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Get => "get",
+            Self::List => "list",
             Self::Create => "create",
             Self::Update => "update",
             Self::Patch => "patch",
@@ -40,7 +43,7 @@ impl Verb {
 
     fn method(self) -> Method {
         match self {
-            Self::Get => Method::GET,
+            Self::Get | Self::List => Method::GET,
             Self::Create => Method::POST,
             Self::Update => Method::PUT,
             Self::Patch => Method::PATCH,
@@ -128,6 +131,23 @@ impl CallError {
         }
     }
 
+    /// Whether it is about the server or the way there, and not about what was asked for: every
+    /// other request would end in the same way now.
+    pub fn concerns_everything(&self) -> bool {
+        match self {
+            Self::Busy { code, .. } => *code == 429,
+            Self::Client(_)
+            | Self::Unauthorized { .. }
+            | Self::Connection(_)
+            | Self::TimedOut(_) => true,
+            Self::NotFound { .. }
+            | Self::Conflict { .. }
+            | Self::Forbidden { .. }
+            | Self::Refused { .. }
+            | Self::Malformed { .. } => false,
+        }
+    }
+
     /// How long the server asked to be left alone.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
@@ -208,6 +228,11 @@ impl Call {
     /// Asks for one object. `path` begins with `/`; its parts are [`encoded`].
     pub fn get(resource: &'static str, path: String) -> Self {
         Self::new(Verb::Get, resource, path, Vec::new())
+    }
+
+    /// Asks for a page of a collection.
+    pub fn list(resource: &'static str, path: String) -> Self {
+        Self::new(Verb::List, resource, path, Vec::new())
     }
 
     /// Creates an object; `path` is the collection's.

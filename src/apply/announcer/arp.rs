@@ -1,6 +1,6 @@
-//! Decides which ARP frames are answered and builds every ARP frame that edgelb sends. Pure: no
-//! socket, no clock. Frames come from a hostile LAN: whatever the bytes are, the result is an answer
-//! for an announced VIP or a reason, never a panic.
+//! Decides which ARP frames are answered and which claim an address, and builds every ARP frame that
+//! edgelb sends. Pure: no socket, no clock. Frames come from a hostile LAN: whatever the bytes are, the
+//! result is an answer for an announced VIP, a claim, or a reason, never a panic.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -70,6 +70,9 @@ pub enum IgnoreReason {
     /// Another host announces an address of its own, which is none of ours.
     #[error("the frame is another host's gratuitous announcement")]
     Gratuitous,
+    /// The sender has no address yet: it probes for one, or asks for one (RFC 5227, section 1.1).
+    #[error("the frame's sender claims no address")]
+    NoClaim,
     /// The address asked for is not announced on this interface.
     #[error("the address asked for is not announced on this interface")]
     NotAnnounced,
@@ -90,6 +93,7 @@ impl IgnoreReason {
             Self::Reply => "reply",
             Self::UnknownOperation => "unknown_operation",
             Self::Gratuitous => "gratuitous",
+            Self::NoClaim => "no_claim",
             Self::NotAnnounced => "not_announced",
         }
     }
@@ -114,23 +118,8 @@ pub fn answer(
     interface: &AnnouncingInterface,
     announced: &AnnouncedSet,
 ) -> Result<Answer, IgnoreReason> {
-    let ethernet = EthernetFrame::new_checked(frame).map_err(|_| IgnoreReason::Truncated)?;
-    if ethernet.ethertype() != EthernetProtocol::Arp {
-        return Err(IgnoreReason::NotArp);
-    }
-    let (operation, sender_mac, sender, target) = parse(ethernet.payload())?;
-
     let own_mac = EthernetAddress(interface.mac);
-    let destination = ethernet.dst_addr();
-    if !destination.is_broadcast() && destination != own_mac {
-        return Err(IgnoreReason::ForeignDestination);
-    }
-    if sender_mac == own_mac || ethernet.src_addr() == own_mac {
-        return Err(IgnoreReason::OwnFrame);
-    }
-    if !sender_mac.is_unicast() || sender_mac.0 == [0; 6] {
-        return Err(IgnoreReason::InvalidSender);
-    }
+    let (operation, sender_mac, sender, target) = hear(frame, own_mac)?;
     // Before the operation: a claim is a claim in requests and replies alike.
     if announced.contains(interface.index, IpAddr::V4(sender)) {
         return Err(IgnoreReason::Conflict {
@@ -192,7 +181,71 @@ pub fn gratuitous(vip: Ipv4Addr, mac: [u8; 6]) -> [Frame; 2] {
     })
 }
 
+/// Another host's word that an address is its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// The hardware address of the claimant, which its neighbours learn.
+    pub mac: [u8; 6],
+}
+
+/// What `frame` (with its Ethernet header) claims, where it arrived on an interface with the hardware
+/// address `own_mac`.
+///
+/// Whoever sends ARP with a sender address claims it, whatever the operation is (RFC 5227, section
+/// 2.4). A probe claims nothing: the probes of other nodes for the addresses that this node probes are
+/// no conflict, unlike section 2.1.1 has it, because nobody takes an address on the word of a probe.
+pub fn claim(frame: &[u8], own_mac: [u8; 6]) -> Result<Claim, IgnoreReason> {
+    let (_, sender_mac, sender, _) = hear(frame, EthernetAddress(own_mac))?;
+    if sender.is_unspecified() {
+        return Err(IgnoreReason::NoClaim);
+    }
+    Ok(Claim {
+        address: sender,
+        mac: sender_mac.0,
+    })
+}
+
+/// The probe that asks whether anybody has `address` (RFC 5227, section 2.1.1): its sender address of
+/// 0.0.0.0 changes nobody's neighbour table.
+pub fn probe(address: Ipv4Addr, mac: [u8; 6]) -> Frame {
+    let own = EthernetAddress(mac);
+    build(
+        &ArpRepr::EthernetIpv4 {
+            operation: ArpOperation::Request,
+            source_hardware_addr: own,
+            source_protocol_addr: Ipv4Addr::UNSPECIFIED,
+            target_hardware_addr: EthernetAddress([0; 6]),
+            target_protocol_addr: address,
+        },
+        own,
+        EthernetAddress::BROADCAST,
+    )
+}
+
 type Parsed = (ArpOperation, EthernetAddress, Ipv4Addr, Ipv4Addr);
+
+/// An ARP frame of another host that concerns this interface.
+fn hear(frame: &[u8], own_mac: EthernetAddress) -> Result<Parsed, IgnoreReason> {
+    let ethernet = EthernetFrame::new_checked(frame).map_err(|_| IgnoreReason::Truncated)?;
+    if ethernet.ethertype() != EthernetProtocol::Arp {
+        return Err(IgnoreReason::NotArp);
+    }
+    let parsed = parse(ethernet.payload())?;
+    let (_, sender_mac, ..) = parsed;
+    let destination = ethernet.dst_addr();
+    if !destination.is_broadcast() && destination != own_mac {
+        return Err(IgnoreReason::ForeignDestination);
+    }
+    if sender_mac == own_mac || ethernet.src_addr() == own_mac {
+        return Err(IgnoreReason::OwnFrame);
+    }
+    if !sender_mac.is_unicast() || sender_mac.0 == [0; 6] {
+        return Err(IgnoreReason::InvalidSender);
+    }
+    Ok(parsed)
+}
 
 /// Operation, sender hardware address, sender and target protocol address.
 fn parse(payload: &[u8]) -> Result<Parsed, IgnoreReason> {

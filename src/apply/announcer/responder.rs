@@ -3,7 +3,7 @@
 //! close and try again. An interface that goes down, away or comes back never ends it.
 
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher, Hasher, RandomState};
+use std::hash::RandomState;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use super::burst::{BurstSettings, Schedule};
 use super::counters::{ANSWERED, AnnouncerCounters, SEND_FAILED};
 use super::filter;
 use super::socket::{ArpSocket, SocketError, is_link_error};
+use crate::apply::jitter::jitter;
 use crate::model::announcement::AnnouncedSet;
 
 /// First wait before a failed interface is tried again; doubled up to [`LONGEST_RETRY`]. Short enough
@@ -329,20 +330,6 @@ impl Responder {
         };
         self.counters.count_request(&self.interface.name, result);
     }
-}
-
-/// A number between -1 and 1. `RandomState` takes its keys from the kernel's random numbers; a fresh
-/// hash of the time spreads them. Nothing depends on its being unpredictable.
-fn jitter(random: &RandomState) -> f64 {
-    let mut hasher = random.build_hasher();
-    hasher.write_u128(
-        std::time::SystemTime::UNIX_EPOCH
-            .elapsed()
-            .unwrap_or_default()
-            .as_nanos(),
-    );
-    let number = u32::try_from(hasher.finish() >> 32).unwrap_or_default();
-    f64::from(number) / f64::from(u32::MAX) * 2.0 - 1.0
 }
 
 /// The VIPs that are not among the others, both ascending.

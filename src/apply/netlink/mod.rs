@@ -5,6 +5,7 @@
 //! go out as payloads. Must not know what a message means, and must not retry what the kernel
 //! refused.
 
+mod dump;
 mod error;
 pub mod message;
 #[cfg(test)]
@@ -15,7 +16,7 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use message::{HEADER_LENGTH, Kind, Message};
-use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
@@ -221,61 +222,6 @@ impl NetlinkSocket {
         Ok(())
     }
 
-    /// Sends one request and returns the data messages before its acknowledgement.
-    pub fn request(&mut self, request: &[u8]) -> Result<Vec<Reply>, Error> {
-        let (replies, _) = self.converse(request, NLM_F_REQUEST | NLM_F_ACK)?;
-        Ok(replies)
-    }
-
-    /// Sends one dump request and returns all its data messages; begins again when the kernel
-    /// says that the dump was interrupted by a change.
-    pub fn dump(&mut self, request: &[u8]) -> Result<Vec<Reply>, Error> {
-        for _ in 0..DUMP_ATTEMPTS {
-            let (replies, interrupted) = self.converse(request, NLM_F_REQUEST | NLM_F_DUMP)?;
-            if !interrupted {
-                return Ok(replies);
-            }
-        }
-        Err(Error::DumpInterrupted)
-    }
-
-    /// Returns the replies, and whether one of them was marked as interrupted.
-    fn converse(&mut self, request: &[u8], flags: u16) -> Result<(Vec<Reply>, bool), Error> {
-        let sequence = self.next_sequence();
-        let mut buffer = Vec::with_capacity(request.len());
-        message::append(&mut buffer, request, sequence, flags)
-            .ok_or(Error::NotARequest { index: 0 })?;
-        self.send(&buffer, 1)?;
-        let (mut replies, mut interrupted, mut finished) = (Vec::new(), false, false);
-        while !finished {
-            let length = self.receive_reply()?;
-            for_each_message(
-                self.receive_buffer.get(..length).unwrap_or_default(),
-                |message| {
-                    if message.sequence != sequence {
-                        return Ok(());
-                    }
-                    interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
-                    match message.kind()? {
-                        Kind::Data => replies.push(Reply {
-                            message_type: message.message_type,
-                            flags: message.flags,
-                            payload: message.payload.to_vec(),
-                        }),
-                        Kind::Acknowledgement(result) | Kind::Done(result) => {
-                            result.map_err(Error::Refused)?;
-                            finished = true;
-                        }
-                        Kind::Nothing => {}
-                        Kind::Overrun => return Err(Error::RepliesLost),
-                    }
-                    Ok(())
-                },
-            )?;
-        }
-        Ok((replies, interrupted))
-    }
-
     /// Sends `begin`, `requests` and `end` in one send (nfnetlink's `NFNL_MSG_BATCH_BEGIN` and
     /// `_END`), which the kernel applies whole or not at all. Only the last request is
     /// acknowledged; as all replies are queued when `send` returns, reading until the socket is
@@ -289,7 +235,10 @@ impl NetlinkSocket {
         let Some(last) = requests.len().checked_sub(1) else {
             return Ok(());
         };
-        let mut buffer = Vec::new();
+        let lengths = requests.iter().map(|request| request.as_ref().len());
+        // Each is aligned to four bytes.
+        let bytes = lengths.map(|length| length + 4).sum::<usize>() + begin.len() + end.len() + 8;
+        let mut buffer = Vec::with_capacity(bytes);
         let first = self.next_sequence();
         let none = || Error::NotARequest { index: 0 };
         message::append(&mut buffer, begin, first, NLM_F_REQUEST).ok_or_else(none)?;

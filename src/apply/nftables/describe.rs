@@ -15,7 +15,7 @@ use crate::model::node_state::NodeState;
 /// Every element that a state needs, one command of nft a line, sorted within each set. With
 /// `translation` as nftables forwards, without it as it stands beside IPVS.
 pub fn describe(state: &NodeState, translation: bool) -> String {
-    let elements = element::of_state(state, translation);
+    let elements: Elements = element::of_state(state, translation);
     let mut text = String::new();
     for table in Table::ALL {
         for family in Family::BOTH {
@@ -101,7 +101,7 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
 }
 
 /// The parts of a key or of data, each of whole words.
-fn parts(bytes: &Bytes, parts: &[Part], family: Family) -> String {
+fn parts<const LONGEST: usize>(bytes: &Bytes<LONGEST>, parts: &[Part], family: Family) -> String {
     let mut rest = bytes.as_slice();
     let mut words = Vec::new();
     for part in parts {

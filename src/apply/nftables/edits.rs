@@ -1,11 +1,12 @@
 //! What has to be edited in the sets between two states, or between the kernel and a state. Pure.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use imbl::ordmap::DiffItem as MapDiff;
 use imbl::ordset::DiffItem as SetDiff;
 
-use super::element::{self, ElementKey, Elements, Value};
+use super::element::{self, ElementKey, Elements, List, Value};
 use super::sets::Table;
 use crate::model::family::Family;
 use crate::model::node_state::NodeState;
@@ -27,8 +28,11 @@ pub(super) struct Edits {
     pub(super) single: Vec<Edit>,
     /// Sets of ranges with all that they are to hold. They are replaced whole: the kernel refuses
     /// edits in which the end of one range becomes the start of another.
-    pub(super) ranges: BTreeMap<(Table, Family), Elements>,
+    pub(super) ranges: Ranges,
 }
+
+/// Sets of ranges with all that they are to hold.
+pub(super) type Ranges = BTreeMap<(Table, Family), Elements>;
 
 #[cfg(test)]
 impl Edits {
@@ -155,17 +159,60 @@ pub(super) fn compare(before: &Elements, after: &Elements, edits: &mut Edits) {
     }
 }
 
+/// The edits from what is there to what is wanted, in the order of the keys, made one by one: for
+/// a table of the first time they are as many as its elements. Ranges are few and come at once.
+pub(super) fn differences(
+    mut present: List,
+    mut wanted: List,
+) -> (Ranges, impl Iterator<Item = Edit>) {
+    let ranges = |list: &List| -> Elements {
+        let ranges = list.iter().filter(|(key, _)| key.table.shape().interval);
+        ranges.cloned().collect()
+    };
+    let mut edits = Edits::default();
+    compare(&ranges(&present), &ranges(&wanted), &mut edits);
+    let single = |list: &mut List| {
+        list.sort_unstable();
+        list.dedup_by_key(|(key, _)| *key);
+        std::mem::take(list)
+            .into_iter()
+            .filter(|(key, _)| !key.table.shape().interval)
+            .peekable()
+    };
+    let (mut present, mut wanted) = (single(&mut present), single(&mut wanted));
+    let pairs = std::iter::from_fn(move || {
+        let next = match (present.peek(), wanted.peek()) {
+            (None, None) => return None,
+            (Some((old, _)), Some((new, _))) => old.cmp(new),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+        };
+        let old = next.is_le().then(|| present.next()).flatten();
+        let new = next.is_ge().then(|| wanted.next()).flatten();
+        Some((old, new))
+    });
+    let single = pairs.filter_map(|(old, new)| {
+        let (key, _) = old.as_ref().or(new.as_ref())?;
+        let key = *key;
+        let (old, new) = (old.map(|(_, value)| value), new.map(|(_, value)| value));
+        (old != new).then_some(Edit { key, old, new })
+    });
+    (edits.ranges, single)
+}
+
 /// Cuts edits into transactions that one send can carry. Ranges are few and travel first, uncut.
-pub(super) fn batches(edits: Edits, room: usize) -> Vec<Edits> {
+pub(super) fn batches(
+    mut ranges: Ranges,
+    single: impl Iterator<Item = Edit>,
+    room: usize,
+) -> impl Iterator<Item = Edits> {
     let most = (room / (2 * ELEMENT_BYTES)).max(1);
-    let mut batches = Vec::new();
-    let mut ranges = edits.ranges;
-    let mut rest = edits.single.into_iter().peekable();
-    while rest.peek().is_some() || !ranges.is_empty() {
-        batches.push(Edits {
+    let mut rest = single.peekable();
+    std::iter::from_fn(move || {
+        let some = rest.peek().is_some() || !ranges.is_empty();
+        some.then(|| Edits {
             single: rest.by_ref().take(most).collect(),
             ranges: std::mem::take(&mut ranges),
-        });
-    }
-    batches
+        })
+    })
 }

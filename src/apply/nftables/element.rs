@@ -1,6 +1,7 @@
 //! Set and map elements, and what a frontend or a host needs of them. Pure.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -16,19 +17,22 @@ use crate::model::frontend::{
 };
 use crate::model::node_state::NodeState;
 
-/// Bytes of a key or of data, at most the longest key: IPv6 address, protocol, port, index.
+/// Bytes of a key, at most the longest one: two IPv6 addresses.
+pub type Key = Bytes<32>;
+/// Bytes of data, at most an endpoint's: IPv6 address and port. There are very many of them.
+pub type Data = Bytes<20>;
+
+/// Bytes of a key or of data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Bytes {
-    bytes: [u8; Self::LONGEST],
+pub struct Bytes<const LONGEST: usize> {
+    bytes: [u8; LONGEST],
     length: u8,
 }
 
-impl Bytes {
-    const LONGEST: usize = 32;
-
+impl<const LONGEST: usize> Bytes<LONGEST> {
     fn empty() -> Self {
         Self {
-            bytes: [0; Self::LONGEST],
+            bytes: [0; LONGEST],
             length: 0,
         }
     }
@@ -74,50 +78,92 @@ impl Bytes {
 pub struct ElementKey {
     pub table: Table,
     pub family: Family,
-    pub key: Bytes,
+    pub key: Key,
     /// The end of a range: the first address that is not in it. A range may begin at the same one.
     pub end: bool,
 }
 
 /// What stands behind a key.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Value {
     Nothing,
     Verdict(Verdict),
-    Endpoint(Bytes),
+    Endpoint(Data),
 }
 
 /// Elements by key.
 pub(super) type Elements = BTreeMap<ElementKey, Value>;
+
+/// All elements of a large table, in any order, in one piece of memory.
+pub(super) type List = Vec<(ElementKey, Value)>;
+
+/// What elements can be taken in by, one after the other.
+pub(super) trait Collection: Default + Extend<(ElementKey, Value)> {
+    /// Takes in what another one took in.
+    fn join(&mut self, other: Self);
+}
+
+impl Collection for List {
+    fn join(&mut self, mut other: Self) {
+        self.append(&mut other);
+    }
+}
+
+/// Tells whether two lists have the same elements, in whatever order, without keeping them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Digest {
+    count: usize,
+    sum: u64,
+    parity: u64,
+}
+
+impl Extend<(ElementKey, Value)> for Digest {
+    fn extend<I: IntoIterator<Item = (ElementKey, Value)>>(&mut self, elements: I) {
+        for element in elements {
+            let mut hasher = DefaultHasher::new();
+            element.hash(&mut hasher);
+            let hash = hasher.finish();
+            self.join(Self {
+                count: 1,
+                sum: hash,
+                parity: hash,
+            });
+        }
+    }
+}
+
+impl Collection for Digest {
+    fn join(&mut self, other: Self) {
+        self.count += other.count;
+        self.sum = self.sum.wrapping_add(other.sum);
+        self.parity ^= other.parity;
+    }
+}
 
 /// Everything that one frontend needs. `translation` says whether nftables does the forwarding.
 pub(super) fn of_frontend(
     port: FrontendPort,
     frontend: &Frontend,
     translation: bool,
-    elements: &mut Elements,
+    elements: &mut impl Extend<(ElementKey, Value)>,
 ) {
     let family = port.address.family();
     let protocol = [port.protocol.number()];
     let (base, node_port) = match port.address {
-        FrontendAddress::Address(address) => {
-            (Bytes::empty().address(address).push(&protocol), false)
-        }
-        FrontendAddress::NodePort(_) => (Bytes::empty().push(&protocol), true),
+        FrontendAddress::Address(address) => (Key::empty().address(address).push(&protocol), false),
+        FrontendAddress::NodePort(_) => (Key::empty().push(&protocol), true),
     };
     let base = base.port(port.port);
     let table = |vip: Table, node: Table| if node_port { node } else { vip };
-    let mut put = |table: Table, key: Bytes, value: Value| {
+    let mut put = |table: Table, key: Key, value: Value| {
         let end = false;
-        elements.insert(
-            ElementKey {
-                table,
-                family,
-                key,
-                end,
-            },
-            value,
-        );
+        let key = ElementKey {
+            table,
+            family,
+            key,
+            end,
+        };
+        elements.extend([(key, value)]);
     };
 
     let inside = frontend.real_servers(SourceClass::Pod);
@@ -127,7 +173,7 @@ pub(super) fn of_frontend(
             let count = real_servers.len().min(OUTSIDE_INDEX as usize - 1);
             let first = if outside { OUTSIDE_INDEX } else { 0 };
             for (index, real_server) in (first..).zip(real_servers.iter().take(count)) {
-                let data = Bytes::empty()
+                let data = Data::empty()
                     .address(real_server.address)
                     .port(real_server.port);
                 let key = base.push(&index.to_ne_bytes());
@@ -147,7 +193,7 @@ pub(super) fn of_frontend(
                 put(
                     table_of_choice,
                     base,
-                    Value::Verdict(Verdict::Goto(pick.name())),
+                    Value::Verdict(Verdict::Goto(pick.name().into())),
                 );
             }
         };
@@ -163,7 +209,7 @@ pub(super) fn of_frontend(
     }
     let closing = |class: SourceClass| match frontend.treatment(class).verdict {
         Decision::Forward(_) => None,
-        Decision::Refuse => Some(Verdict::Goto(REFUSE.to_owned())),
+        Decision::Refuse => Some(Verdict::Goto(REFUSE.into())),
         Decision::Drop => Some(Verdict::Drop),
     };
     let (inside_closed, outside_closed) =
@@ -184,7 +230,7 @@ pub(super) fn of_frontend(
         );
     }
     if let Some(chain) = masquerade_chain(frontend) {
-        let verdict = Value::Verdict(Verdict::Goto(chain.to_owned()));
+        let verdict = Value::Verdict(Verdict::Goto(chain.into()));
         put(
             table(Table::Masquerade, Table::NodePortMasquerade),
             base,
@@ -213,7 +259,7 @@ pub(super) fn of_address(table: Table, address: IpAddr) -> ElementKey {
     ElementKey {
         table,
         family: Family::of(address),
-        key: Bytes::empty().address(address),
+        key: Key::empty().address(address),
         end: false,
     }
 }
@@ -221,7 +267,7 @@ pub(super) fn of_address(table: Table, address: IpAddr) -> ElementKey {
 /// A hairpin endpoint: as source and as destination.
 pub(super) fn of_hairpin(address: IpAddr) -> ElementKey {
     ElementKey {
-        key: Bytes::empty().address(address).address(address),
+        key: Key::empty().address(address).address(address),
         ..of_address(Table::Hairpin, address)
     }
 }
@@ -231,7 +277,7 @@ pub(super) fn of_hairpin(address: IpAddr) -> ElementKey {
 pub(super) fn of_ranges<'a>(
     table: Table,
     ranges: impl Iterator<Item = &'a IpNet>,
-    elements: &mut Elements,
+    elements: &mut impl Extend<(ElementKey, Value)>,
 ) {
     let mut spans: Vec<(IpAddr, Option<IpAddr>)> = ranges
         .map(|range| (range.network(), after(range.broadcast())))
@@ -251,13 +297,13 @@ pub(super) fn of_ranges<'a>(
         }
     }
     for (start, end) in merged {
-        elements.insert(of_address(table, start), Value::Nothing);
+        elements.extend([(of_address(table, start), Value::Nothing)]);
         if let Some(end) = end {
             let key = ElementKey {
                 end: true,
                 ..of_address(table, end)
             };
-            elements.insert(key, Value::Nothing);
+            elements.extend([(key, Value::Nothing)]);
         }
     }
 }
@@ -276,7 +322,7 @@ fn after(address: IpAddr) -> Option<IpAddr> {
 }
 
 /// Everything of a node's state that is not a frontend's.
-pub(super) fn of_node(state: &NodeState, elements: &mut Elements) {
+pub(super) fn of_node(state: &NodeState, elements: &mut impl Extend<(ElementKey, Value)>) {
     elements.extend(
         state
             .held
@@ -306,8 +352,11 @@ pub(super) fn of_node(state: &NodeState, elements: &mut Elements) {
 }
 
 /// The whole content of every set.
-pub(super) fn of_state(state: &NodeState, translation: bool) -> Elements {
-    let mut elements = Elements::new();
+pub(super) fn of_state<T>(state: &NodeState, translation: bool) -> T
+where
+    T: Default + Extend<(ElementKey, Value)>,
+{
+    let mut elements = T::default();
     for (port, frontend) in &state.frontends {
         of_frontend(*port, frontend, translation, &mut elements);
     }

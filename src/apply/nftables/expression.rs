@@ -3,6 +3,7 @@
 
 use super::encode::Request;
 use crate::model::family::Family;
+use crate::model::text::Text;
 
 /// The first 32-bit register; keys and data of all our rules begin here.
 const FIRST_REGISTER: u32 = 8;
@@ -66,12 +67,13 @@ pub(super) enum Step {
 }
 
 /// The end of a rule, or what a verdict map holds.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Verdict {
     Accept,
     Drop,
     Return,
-    Goto(String),
+    /// Text, because very many elements go to a few chains.
+    Goto(Text),
 }
 
 impl Verdict {

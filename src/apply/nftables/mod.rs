@@ -23,7 +23,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use crate::apply::netlink::{self, NetlinkSocket, TransactionError};
 use crate::model::node_state::NodeState;
 use edits::{Edits, batches};
-use element::Elements;
+use element::{Digest, List};
 use encode::{Request, message};
 
 pub use describe::{describe, describe_chains};
@@ -34,6 +34,9 @@ pub const TABLE: &str = "edgelb";
 
 /// Room in a transaction for chains and for the heads of messages.
 const RESERVED_BYTES: usize = 16 << 10;
+/// A transaction is held twice, as messages and as what is sent: larger ones would cost more memory
+/// than all that they are made from. This is room for 13,000 elements.
+const LARGEST_TRANSACTION: usize = 8 << 20;
 
 /// Why the table could not be observed or changed.
 #[derive(Debug, thiserror::Error)]
@@ -109,29 +112,34 @@ impl Nftables {
 
     fn repair_or_make(&mut self, state: &NodeState, anew: bool) -> Result<Changes, Error> {
         let observed = observe::observe(&mut self.socket)?;
-        let wanted = element::of_state(state, self.translation);
         let fits = observed
             .as_ref()
             .is_some_and(|observed| !anew && schema::fits(observed, self.translation));
         let (mut requests, present) = match observed {
             Some(observed) if fits => {
                 self.picks = observed.picks();
-                (Vec::new(), observed.elements)
+                // Almost always: found without holding either side.
+                let present: Digest = observe::elements(&mut self.socket, &observed)?;
+                if present == element::of_state(state, self.translation) {
+                    return Ok(Changes::default());
+                }
+                let present = observe::elements(&mut self.socket, &observed)?;
+                (Vec::new(), present)
             }
             Some(_) | None => {
                 self.picks.clear();
-                (schema::requests(self.translation), Elements::new())
+                (schema::requests(self.translation), List::new())
             }
         };
-        let mut edits = Edits::default();
-        edits::compare(&present, &wanted, &mut edits);
+        let wanted: List = element::of_state(state, self.translation);
+        let (ranges, single) = edits::differences(present, wanted);
         let rebuilt = !requests.is_empty();
         let mut changes = Changes {
             rebuilt,
             ..Changes::default()
         };
         let room = self.room();
-        let mut batches = batches(edits, room).into_iter();
+        let mut batches = batches(ranges, single, room);
         // The first edits travel with the table, so that it is never there and empty.
         if rebuilt {
             let first = batches.next().unwrap_or_default();
@@ -160,12 +168,13 @@ impl Nftables {
     }
 
     fn room(&self) -> usize {
-        self.socket.send_limit().saturating_sub(RESERVED_BYTES) / 2
+        let limit = self.socket.send_limit().min(LARGEST_TRANSACTION);
+        limit.saturating_sub(RESERVED_BYTES) / 2
     }
 
     fn send(&mut self, edits: Edits) -> Result<Changes, Error> {
         let mut changes = Changes::default();
-        for batch in batches(edits, self.room()) {
+        for batch in batches(edits.ranges, edits.single.into_iter(), self.room()) {
             changes.count(&batch);
             let requests = requests::of_edits(&batch, &mut self.picks);
             self.transaction(&requests)?;

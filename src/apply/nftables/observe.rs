@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::element::{Bytes, ElementKey, Elements, Value};
+use super::element::{Collection, Data, ElementKey, Key, Value};
 use super::encode::{Request, message};
 use super::expression::Verdict;
 use super::schema::parse_pick;
@@ -10,6 +10,7 @@ use super::sets::{Maps, ObservedSet, Table};
 use super::{Error, TABLE};
 use crate::apply::netlink::{self, NetlinkSocket};
 use crate::model::family::Family;
+use crate::model::text::{Text, Texts};
 
 /// Bytes of `struct nfgenmsg` before the attributes.
 const HEADER: usize = 4;
@@ -34,7 +35,6 @@ pub struct Observed {
     pub(super) flags: u32,
     pub(super) chains: BTreeMap<String, ObservedChain>,
     pub(super) sets: BTreeMap<String, ObservedSet>,
-    pub(super) elements: Elements,
 }
 
 impl Observed {
@@ -66,7 +66,7 @@ pub(super) fn table(socket: &mut NetlinkSocket) -> Result<Option<u32>, Error> {
     }
 }
 
-/// Everything in our table, or `None` where it does not exist.
+/// Everything in our table but for its elements, or `None` where it does not exist.
 pub(super) fn observe(socket: &mut NetlinkSocket) -> Result<Option<Observed>, Error> {
     let Some(flags) = table(socket)? else {
         return Ok(None);
@@ -120,14 +120,23 @@ pub(super) fn observe(socket: &mut NetlinkSocket) -> Result<Option<Observed>, Er
             observed.sets.insert(name.to_owned(), set);
         }
     }
+    Ok(Some(observed))
+}
+
+/// The elements of all sets that are there.
+pub(super) fn elements<T: Collection>(
+    socket: &mut NetlinkSocket,
+    observed: &Observed,
+) -> Result<T, Error> {
+    let mut all = T::default();
     for table in Table::ALL {
         for family in Family::BOTH {
             if observed.sets.contains_key(table.name(family)) {
-                elements(socket, table, family, &mut observed.elements)?;
+                all.join(set_elements(socket, table, family)?);
             }
         }
     }
-    Ok(Some(observed))
+    Ok(all)
 }
 
 fn dump(socket: &mut NetlinkSocket, kind: u16) -> Result<Vec<Vec<u8>>, Error> {
@@ -137,54 +146,69 @@ fn dump(socket: &mut NetlinkSocket, kind: u16) -> Result<Vec<Vec<u8>>, Error> {
     Ok(replies.into_iter().map(|reply| reply.payload).collect())
 }
 
-fn elements(
+fn set_elements<T: Collection>(
     socket: &mut NetlinkSocket,
     table: Table,
     family: Family,
-    into: &mut Elements,
-) -> Result<(), Error> {
+) -> Result<T, Error> {
     let mut request = Request::new(message::GET_ELEMENT, 0);
     request.string(1, TABLE);
     request.string(2, table.name(family));
-    for reply in socket.dump(request.as_ref()).map_err(Error::Observe)? {
-        let attributes = Attributes::of(&reply.payload)?;
-        let Some(list) = attributes.get(3) else {
-            continue;
-        };
-        for (_, element) in Attributes(list).iter() {
-            let element = Attributes(element);
-            let key = element
-                .nested(1)
-                .and_then(|key| key.get(1))
-                .and_then(Bytes::from_slice)
-                .ok_or(Error::Malformed("an element without a key of ours"))?;
-            let end = element
-                .get(3)
-                .is_some_and(|flags| flags == 1u32.to_be_bytes());
-            let value = match table.shape().maps {
-                Maps::Nothing => Value::Nothing,
-                Maps::Verdict => Value::Verdict(verdict(&element)?),
-                Maps::Endpoint => Value::Endpoint(
-                    element
-                        .nested(2)
-                        .and_then(|data| data.get(1))
-                        .and_then(Bytes::from_slice)
-                        .ok_or(Error::Malformed("an endpoint without data"))?,
-                ),
-            };
-            let key = ElementKey {
-                table,
-                family,
-                key,
-                end,
-            };
-            into.insert(key, value);
+    // Taken apart as it comes: a set can be larger than all else that this program holds.
+    let begin = || Ok((T::default(), Texts::default()));
+    let list = socket.dump_into(request.as_ref(), begin, |list, reply| {
+        if let Ok((into, chains)) = list
+            && let Err(error) = message_elements(table, family, &reply, into, chains)
+        {
+            *list = Err(error);
         }
+    });
+    let (list, _) = list.map_err(Error::Observe)??;
+    Ok(list)
+}
+
+/// The elements in one message.
+fn message_elements(
+    table: Table,
+    family: Family,
+    reply: &netlink::Reply,
+    into: &mut impl Collection,
+    chains: &mut Texts,
+) -> Result<(), Error> {
+    let attributes = Attributes::of(&reply.payload)?;
+    for (_, element) in attributes.nested(3).iter().flat_map(Attributes::iter) {
+        let element = Attributes(element);
+        let key = element
+            .nested(1)
+            .and_then(|key| key.get(1))
+            .and_then(Key::from_slice)
+            .ok_or(Error::Malformed("an element without a key of ours"))?;
+        let end = element
+            .get(3)
+            .is_some_and(|flags| flags == 1u32.to_be_bytes());
+        let value = match table.shape().maps {
+            Maps::Nothing => Value::Nothing,
+            Maps::Verdict => Value::Verdict(verdict(&element, chains)?),
+            Maps::Endpoint => Value::Endpoint(
+                element
+                    .nested(2)
+                    .and_then(|data| data.get(1))
+                    .and_then(Data::from_slice)
+                    .ok_or(Error::Malformed("an endpoint without data"))?,
+            ),
+        };
+        let key = ElementKey {
+            table,
+            family,
+            key,
+            end,
+        };
+        into.extend([(key, value)]);
     }
     Ok(())
 }
 
-fn verdict(element: &Attributes<'_>) -> Result<Verdict, Error> {
+fn verdict(element: &Attributes<'_>, chains: &mut Texts) -> Result<Verdict, Error> {
     let verdict = element
         .nested(2)
         .and_then(|data| data.nested(2))
@@ -196,7 +220,11 @@ fn verdict(element: &Attributes<'_>) -> Result<Verdict, Error> {
     Ok(match code {
         0 => Verdict::Drop,
         1 => Verdict::Accept,
-        -4 => Verdict::Goto(verdict.string(2)?.unwrap_or_default().to_owned()),
+        -4 => {
+            let mut chain = Text::from(verdict.string(2)?.unwrap_or_default());
+            chains.share(&mut chain);
+            Verdict::Goto(chain)
+        }
         // Anything else is nobody's that we know: it differs from all that we want.
         _ => Verdict::Return,
     })

@@ -106,7 +106,7 @@ fn map(key: &[Load], table: Table, family: Family) -> Step {
 }
 
 fn goto(chain: &str) -> Step {
-    Step::Verdict(Verdict::Goto(chain.to_owned()))
+    Step::Verdict(Verdict::Goto(chain.into()))
 }
 
 const fn hook(number: u32, priority: i32, kind: &'static str) -> Hook {

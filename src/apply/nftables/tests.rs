@@ -12,8 +12,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use proptest::prelude::*;
 
-use super::edits::{batches, between};
-use super::element::of_state;
+use super::edits::{batches, between, differences};
+use super::element::{Digest, Elements, List, of_state};
 use super::rules::{OUTSIDE_INDEX, Pick};
 use super::schema::parse_pick;
 use super::{describe, describe_chains};
@@ -114,8 +114,9 @@ fn any_state() -> impl Strategy<Value = NodeState> {
 proptest! {
     #[test]
     fn edits_lead_from_one_state_to_the_other(old in any_state(), new in any_state(), translation: bool) {
-        let mut elements = of_state(&old, translation);
-        for edits in batches(between(&old, &new, translation), 1000) {
+        let mut elements: Elements = of_state(&old, translation);
+        let edits = between(&old, &new, translation);
+        for edits in batches(edits.ranges, edits.single.into_iter(), 1000) {
             for ((table, family), whole) in edits.ranges {
                 elements.retain(|key, _| key.table != table || key.family != family);
                 elements.extend(whole);
@@ -128,8 +129,41 @@ proptest! {
                 };
             }
         }
-        prop_assert_eq!(elements, of_state(&new, translation));
+        prop_assert_eq!(elements, of_state::<Elements>(&new, translation));
         prop_assert!(between(&new, &new.clone(), translation).is_empty());
+    }
+
+    #[test]
+    fn repairs_lead_from_what_is_there_to_what_is_wanted(old in any_state(), new in any_state(), translation: bool) {
+        let mut elements: Elements = of_state(&old, translation);
+        let mut present: List = of_state(&old, translation);
+        // The kernel lists them in no order.
+        present.reverse();
+        let (ranges, single) = differences(present, of_state(&new, translation));
+        for edits in batches(ranges, single, 1000) {
+            for ((table, family), whole) in edits.ranges {
+                elements.retain(|key, _| key.table != table || key.family != family);
+                elements.extend(whole);
+            }
+            for edit in edits.single {
+                prop_assert_eq!(elements.get(&edit.key), edit.old.as_ref(), "the kernel has what goes");
+                prop_assert_ne!(&edit.old, &edit.new);
+                match edit.new {
+                    Some(value) => elements.insert(edit.key, value),
+                    None => elements.remove(&edit.key),
+                };
+            }
+        }
+        prop_assert_eq!(elements, of_state::<Elements>(&new, translation));
+        let mut reversed: List = of_state(&new, translation);
+        reversed.reverse();
+        let mut digest = Digest::default();
+        digest.extend(reversed);
+        prop_assert_eq!(digest, of_state(&new, translation));
+        let same = of_state::<Elements>(&old, translation) == of_state::<Elements>(&new, translation);
+        prop_assert_eq!(digest == of_state(&old, translation), same);
+        let (ranges, single) = differences(of_state(&new, translation), of_state(&new, translation));
+        prop_assert!(ranges.is_empty() && single.count() == 0);
     }
 
     #[test]

@@ -117,6 +117,11 @@ impl Check<'_> {
         self.flag(&mut pool.avoid_buggy_ips, file.avoid_buggy_ips);
         self.set_list(&mut pool.namespaces, file.namespaces, values::namespace);
         self.set_list(
+            &mut pool.namespace_selector,
+            file.namespace_selector,
+            values::selector,
+        );
+        self.set_list(
             &mut pool.service_selector,
             file.service_selector,
             values::selector,

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use imbl::{OrdMap, OrdSet};
+use imbl::OrdMap;
 
 use super::{AddressInputs, AddressPlan, Managed, by_age};
 use crate::config::Config;
+use crate::model::compact_set::CompactSet;
 use crate::model::service::{Service, ServiceKey};
 use crate::plan::Scope;
 use crate::plan::address::AddressBook;
@@ -41,7 +42,13 @@ pub(in crate::plan) fn allocate(
     dirty.extend(previous.concerned(inputs.foreign));
     plan.foreign = inputs.foreign.clone();
     for address in moved(&plan, inputs) {
-        dirty.extend(plan.asks.get(&address).into_iter().flatten().cloned());
+        dirty.extend(
+            plan.asks
+                .get(&address)
+                .into_iter()
+                .flat_map(CompactSet::iter)
+                .cloned(),
+        );
         came_free |= in_pools(config, address);
     }
     plan.standing = inputs.standing.clone();
@@ -118,7 +125,7 @@ fn groups(
     services: &Services,
     plan: &AddressPlan,
     dirty: &mut BTreeSet<ServiceKey>,
-) -> OrdMap<String, OrdSet<ServiceKey>> {
+) -> OrdMap<String, CompactSet<ServiceKey>> {
     let mut groups = plan.sharing.clone();
     let mut names: BTreeSet<String> = BTreeSet::new();
     for key in dirty.iter() {
@@ -134,7 +141,13 @@ fn groups(
         }
     }
     for name in &names {
-        dirty.extend(groups.get(name).into_iter().flatten().cloned());
+        dirty.extend(
+            groups
+                .get(name)
+                .into_iter()
+                .flat_map(CompactSet::iter)
+                .cloned(),
+        );
     }
     groups
 }
@@ -162,7 +175,13 @@ fn changed_hands(
         for address in
             both.filter(|address| before.holders_of(**address) != now.holders_of(**address))
         {
-            interested.extend(plan.asks.get(address).into_iter().flatten().cloned());
+            interested.extend(
+                plan.asks
+                    .get(address)
+                    .into_iter()
+                    .flat_map(CompactSet::iter)
+                    .cloned(),
+            );
         }
     }
     interested

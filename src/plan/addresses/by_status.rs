@@ -12,6 +12,7 @@ use super::{AddressPlan, Managed, by_age};
 use crate::config::Config;
 use crate::model::allocation::Allocation;
 use crate::model::cluster::ClusterState;
+use crate::model::compact_set::CompactSet;
 use crate::model::foreign::ForeignHosts;
 use crate::model::service::{IpMode, Service, ServiceKey, ServiceType};
 use crate::plan::Scope;
@@ -104,7 +105,12 @@ impl Reading<'_> {
         let mut changes: BTreeMap<IpAddr, Vec<ServiceKey>> = BTreeMap::new();
         for (address, mut services) in named {
             let before = self.plan.allocations.holders_of(address);
-            let asking = self.plan.asks.get(&address).into_iter().flatten();
+            let asking = self
+                .plan
+                .asks
+                .get(&address)
+                .into_iter()
+                .flat_map(CompactSet::iter);
             let others = before.iter().chain(asking);
             services.extend(
                 others
@@ -128,7 +134,12 @@ impl Reading<'_> {
         }
         for address in changes.keys() {
             if before.holders_of(*address) != self.plan.allocations.holders_of(*address) {
-                let asking = self.plan.asks.get(address).into_iter().flatten();
+                let asking = self
+                    .plan
+                    .asks
+                    .get(address)
+                    .into_iter()
+                    .flat_map(CompactSet::iter);
                 dirty.extend(asking.cloned());
             }
         }

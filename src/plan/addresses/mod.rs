@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use imbl::{OrdMap, OrdSet};
+use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use super::Scope;
@@ -20,6 +20,7 @@ use super::sharing::sharing_key;
 use crate::config::{Config, SourceKind};
 use crate::model::allocation::Allocations;
 use crate::model::cluster::ClusterState;
+use crate::model::compact_set::CompactSet;
 use crate::model::foreign::ForeignHosts;
 use crate::model::host::Host;
 use crate::model::service::{Service, ServiceKey, ServiceType};
@@ -84,9 +85,9 @@ pub struct AddressPlan {
     /// What address management could not do, by Service; never an empty list.
     pub pending: OrdMap<ServiceKey, Vec<Reason>>,
     /// Who asks for an address that it does not hold: planned again when its holders change.
-    asks: OrdMap<IpAddr, OrdSet<ServiceKey>>,
+    asks: OrdMap<IpAddr, CompactSet<ServiceKey>>,
     /// The Services of each sharing key, which are planned together.
-    sharing: OrdMap<String, OrdSet<ServiceKey>>,
+    sharing: OrdMap<String, CompactSet<ServiceKey>>,
     /// What each Service contributed to the two above; none for one without a contribution.
     contributions: OrdMap<ServiceKey, Arc<Contribution>>,
     /// What was known of other hosts on the LAN.
@@ -139,7 +140,13 @@ impl AddressPlan {
         let mut concerned = BTreeSet::new();
         for address in self.foreign.changed(foreign) {
             concerned.extend(self.allocations.holders_of(address).iter().cloned());
-            concerned.extend(self.asks.get(&address).into_iter().flatten().cloned());
+            concerned.extend(
+                self.asks
+                    .get(&address)
+                    .into_iter()
+                    .flat_map(CompactSet::iter)
+                    .cloned(),
+            );
             if foreign.get(address).is_none() {
                 concerned.extend(self.waiting().cloned());
             }
@@ -241,7 +248,7 @@ fn by_age<'a>(
 
 /// Takes a Service out of the set at `key`, and the set with its last Service.
 pub(super) fn forget<K: Ord + Clone>(
-    sets: &mut OrdMap<K, OrdSet<ServiceKey>>,
+    sets: &mut OrdMap<K, CompactSet<ServiceKey>>,
     key: &K,
     service: &ServiceKey,
 ) {

@@ -1,5 +1,5 @@
 //! Address management: which VIPs a `LoadBalancer` Service holds. Lowest free address of the first
-//! pool by priority, then name; what a Service holds it keeps. Decides nothing about announcing.
+//! pool by rank; what a Service holds it keeps. Decides nothing about announcing.
 
 mod families;
 mod keep;
@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use imbl::{OrdMap, OrdSet};
+use imbl::OrdMap;
 
 use super::address::AddressBook;
 use super::addresses::AddressInputs;
@@ -19,6 +19,8 @@ use super::request::{Request, request};
 use super::status::vouches;
 use crate::config::Config;
 use crate::model::allocation::Allocations;
+use crate::model::cluster::Namespace;
+use crate::model::compact_set::CompactSet;
 use crate::model::family::Family;
 use crate::model::pool::{AddressRange, Pool};
 use crate::model::selector::any_matches;
@@ -81,11 +83,12 @@ pub struct Allocator<'a> {
     node: &'a str,
     services: &'a OrdMap<ServiceKey, Arc<Service>>,
     standing: &'a Standing,
+    namespaces: &'a OrdMap<String, Arc<Namespace>>,
     /// The Services of each sharing key, and maybe some that have it no more.
-    groups: OrdMap<String, OrdSet<ServiceKey>>,
+    groups: OrdMap<String, CompactSet<ServiceKey>>,
     /// Of `groups`, those that were asked about since the last release.
     indexes: BTreeMap<String, shared::Index>,
-    /// Pools by priority, then name.
+    /// Pools by rank.
     pools: Vec<&'a Pool>,
     allocations: Allocations,
     /// Where the search of a pool goes on: below it nothing was free in this pass. `None`: nothing
@@ -100,16 +103,17 @@ impl<'a> Allocator<'a> {
         config: &'a Config,
         book: &'a AddressBook,
         inputs: &AddressInputs<'a>,
-        groups: OrdMap<String, OrdSet<ServiceKey>>,
+        groups: OrdMap<String, CompactSet<ServiceKey>>,
     ) -> Self {
         let mut pools: Vec<&Pool> = config.pools.iter().collect();
-        pools.sort_by(|a, b| (a.priority, &a.name).cmp(&(b.priority, &b.name)));
+        pools.sort_by_key(|pool| pool.rank());
         Self {
             config,
             book,
             node: inputs.node,
             services: &inputs.cluster.services,
             standing: inputs.standing,
+            namespaces: &inputs.cluster.namespaces,
             groups,
             indexes: BTreeMap::new(),
             pools,
@@ -202,7 +206,7 @@ impl<'a> Allocator<'a> {
             refusal(*address).or_else(|| {
                 let served = self.pools.iter().any(|pool| {
                     pool.contains(*address)
-                        && permits(pool, service)
+                        && self.permits(pool, service)
                         && request.pool.as_ref().is_none_or(|name| *name == pool.name)
                 });
                 (!served).then_some(Reason::RequestOutsidePools { address: *address })
@@ -323,7 +327,7 @@ impl<'a> Allocator<'a> {
                 .ok_or_else(|| Reason::UnknownPool {
                     pool: shortened(name),
                 })?;
-            if !permits(pool, service) {
+            if !self.permits(pool, service) {
                 return Err(Reason::PoolNotAllowed { pool: name.clone() });
             }
             return Ok(vec![pool]);
@@ -332,13 +336,27 @@ impl<'a> Allocator<'a> {
             .pools
             .iter()
             .copied()
-            .filter(|pool| pool.auto_assign && permits(pool, service))
+            .filter(|pool| pool.auto_assign && self.permits(pool, service))
             .collect();
         if pools.is_empty() {
             Err(Reason::NoPool)
         } else {
             Ok(pools)
         }
+    }
+
+    /// Whether a pool is for this Service at all: its namespace, named or selected by its labels, and
+    /// its own labels, each where it is given. A Namespace that is not known has no labels to match.
+    fn permits(&self, pool: &Pool, service: &Service) -> bool {
+        let namespace = &service.key.namespace;
+        let selected = || {
+            let known = self.namespaces.get(namespace.as_str());
+            known.is_some_and(|known| any_matches(&pool.namespace_selector, &known.labels))
+        };
+        let any_namespace = pool.namespaces.is_empty() && pool.namespace_selector.is_empty();
+        (any_namespace || pool.namespaces.iter().any(|name| namespace == name) || selected())
+            && (pool.service_selector.is_empty()
+                || any_matches(&pool.service_selector, &service.labels))
     }
 
     /// The lowest address of a pool that nobody holds and no other Service's status names.
@@ -404,13 +422,6 @@ pub(in crate::plan) fn in_order(pool: &Pool, family: Family) -> Vec<&AddressRang
         .collect();
     ranges.sort();
     ranges
-}
-
-/// Whether a pool is for this Service at all: namespaces and labels, each where it is given.
-fn permits(pool: &Pool, service: &Service) -> bool {
-    (pool.namespaces.is_empty() || pool.namespaces.contains(&service.key.namespace))
-        && (pool.service_selector.is_empty()
-            || any_matches(&pool.service_selector, &service.labels))
 }
 
 fn successor(address: IpAddr) -> Option<IpAddr> {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::Allocator;
+use crate::model::compact_set::CompactSet;
 use crate::model::family::{Family, Protocol};
 use crate::model::pool::Pool;
 use crate::model::service::Service;
@@ -71,7 +72,7 @@ impl Allocator<'_> {
         let key = sharing_key(service)?;
         if !self.indexes.contains_key(key) {
             let mut index = Index::default();
-            for member in self.groups.get(key).into_iter().flatten() {
+            for member in self.groups.get(key).into_iter().flat_map(CompactSet::iter) {
                 if let Some(current) = self.services.get(member)
                     && sharing_key(current) == Some(key)
                 {

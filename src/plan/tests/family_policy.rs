@@ -217,7 +217,7 @@ fn the_oldest_waiting_service_gets_what_comes_free() {
             .allocations
             .holders_of(super::ip("192.0.2.200"));
         assert_eq!(holders.len(), 1);
-        holder.clone_from(&holders[0].name);
+        holder = holders[0].name.to_string();
         order.push(holder.clone());
     }
     assert_eq!(order, ["d", "e", "c", "a", "b"]);

@@ -3,9 +3,9 @@
 
 use proptest::prelude::*;
 
-use super::{annotated, config, ips, key, node, pool, service, slice, with_status};
+use super::{annotated, config, ips, key, namespace, node, pool, service, slice, with_status};
 use crate::config::Config;
-use crate::model::cluster::{ClusterChange, Node};
+use crate::model::cluster::{ClusterChange, Namespace, Node};
 use crate::model::endpoint::{EndpointSlice, SliceKey};
 use crate::model::family::{Family, Protocol};
 use crate::model::service::{AddressCondition, FamilyPolicy, Service, ServiceType, TrafficPolicy};
@@ -26,6 +26,7 @@ pub(super) const ADDRESSES: [&str; 7] = [
 pub(super) fn small() -> Config {
     let mut pinned = pool("pinned", "198.51.100.8/31 2001:db8:1::/127");
     pinned.namespaces = vec!["other".to_owned()];
+    pinned.namespace_selector = vec!["team=web".parse().unwrap()];
     let mut lan = pool("lan", "192.0.2.200-192.0.2.202 2001:db8::200/127");
     lan.priority = 1;
     lan.share_across_namespaces = true;
@@ -232,15 +233,20 @@ fn any_node() -> impl Strategy<Value = Node> {
         })
 }
 
+fn any_namespace() -> impl Strategy<Value = Namespace> {
+    (
+        prop::sample::select(vec!["shop", "other", "empty"]),
+        prop::option::of(prop::sample::select(vec!["web", "data"])),
+    )
+        .prop_map(|(name, team)| namespace(name, team))
+}
+
 pub(super) fn any_change() -> impl Strategy<Value = ClusterChange> {
     let slice_key = (
         prop::sample::select(vec!["shop", "other"]),
         prop::sample::select(vec!["one", "two"]),
     )
-        .prop_map(|(namespace, name)| SliceKey {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        });
+        .prop_map(|(namespace, name)| SliceKey::new(namespace, name));
     prop_oneof![
         8 => any_service().prop_map(|service| ClusterChange::Service(service.into())),
         4 => prop::sample::select(SERVICES.to_vec()).prop_map(|name| ClusterChange::ServiceGone(key(name))),
@@ -249,6 +255,9 @@ pub(super) fn any_change() -> impl Strategy<Value = ClusterChange> {
         1 => any_node().prop_map(|node| ClusterChange::Node(node.into())),
         1 => prop::sample::select(vec!["edge-a", "edge-b", "edge-c"])
             .prop_map(|name| ClusterChange::NodeGone(name.to_owned())),
+        1 => any_namespace().prop_map(|namespace| ClusterChange::Namespace(namespace.into())),
+        1 => prop::sample::select(vec!["shop", "other"])
+            .prop_map(|name| ClusterChange::NamespaceGone(name.to_owned())),
     ]
 }
 

@@ -10,7 +10,9 @@
 mod addresses;
 mod by_status;
 mod capacity;
+mod cases;
 mod endpoints;
+mod exchange;
 mod externals;
 mod family_policy;
 mod foreign;
@@ -19,6 +21,7 @@ mod generate;
 mod incremental;
 mod ipam;
 mod ipam_requests;
+mod namespaces;
 mod ownership;
 mod probing;
 mod recorded;
@@ -31,8 +34,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::model::cluster::{ClusterChange, Node};
-use crate::model::endpoint::{Conditions, Endpoint, EndpointSlice, SliceKey, SlicePort};
+use crate::model::cluster::{ClusterChange, Namespace, Node};
+use crate::model::endpoint::{Conditions, Endpoint, EndpointSlice, Hints, SliceKey, SlicePort};
 use crate::model::family::{Family, Protocol};
 use crate::model::frontend::{FrontendAddress, FrontendPort, SourceClass, Verdict};
 use crate::model::host::Interface;
@@ -40,6 +43,7 @@ use crate::model::pool::Pool;
 use crate::model::service::{
     IngressAddress, IpMode, Service, ServiceKey, ServicePort, ServiceType,
 };
+use crate::model::text::Text;
 use crate::plan::reason::Reason;
 use crate::plan::{Inputs, Plan, plan};
 
@@ -119,6 +123,15 @@ pub(super) fn node(name: &str, address: &str) -> Node {
     }
 }
 
+/// A Namespace, of a team where one is named.
+pub(super) fn namespace(name: &str, team: Option<&str>) -> Namespace {
+    let label = team.map(|team| ("team".to_owned(), team.to_owned()));
+    Namespace {
+        name: name.to_owned(),
+        labels: label.into_iter().collect(),
+    }
+}
+
 pub(super) fn port(name: &str, protocol: Protocol, port: u16) -> ServicePort {
     ServicePort {
         name: name.to_owned(),
@@ -163,7 +176,7 @@ pub(super) fn annotated(mut service: Service, annotations: &[(&str, &str)]) -> S
 pub(super) fn endpoint(text: &str) -> Endpoint {
     let (rest, marks) = text.split_once('#').unwrap_or((text, "rs"));
     let (address, node) = match rest.split_once('@') {
-        Some((address, node)) => (address, Some(node.to_owned())),
+        Some((address, node)) => (address, Some(Text::from(node))),
         None => (rest, None),
     };
     Endpoint {
@@ -174,8 +187,8 @@ pub(super) fn endpoint(text: &str) -> Endpoint {
             terminating: marks.contains('t'),
         },
         node,
-        zone_hints: Vec::new(),
-        node_hints: Vec::new(),
+        zone_hints: Hints::default(),
+        node_hints: Hints::default(),
     }
 }
 
@@ -187,10 +200,7 @@ pub(super) fn slice(service: &str, name: &str, endpoints: &str) -> EndpointSlice
         .first()
         .map_or(Family::V4, |endpoint| Family::of(endpoint.address));
     EndpointSlice {
-        key: SliceKey {
-            namespace: service.namespace.clone(),
-            name: name.to_owned(),
-        },
+        key: SliceKey::new(&service.namespace, name),
         service,
         family,
         ports: vec![SlicePort {
@@ -221,6 +231,12 @@ impl Put for EndpointSlice {
 impl Put for Node {
     fn change(self) -> ClusterChange {
         ClusterChange::Node(Arc::new(self))
+    }
+}
+
+impl Put for Namespace {
+    fn change(self) -> ClusterChange {
+        ClusterChange::Namespace(Arc::new(self))
     }
 }
 

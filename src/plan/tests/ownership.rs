@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use imbl::OrdMap;
+
 use super::{HERE, config, inputs, interface, ip, load_balancer, node, pool, slice};
 use crate::config::Config;
 use crate::model::cluster::Node;
 use crate::model::service::{Service, TrafficPolicy};
 use crate::plan::drain::{Draining, finished};
-use crate::plan::ownership::{Candidates, EXCLUDE_LABEL};
+use crate::plan::ownership::{Candidates, EXCLUDE_LABEL, Ownership, moves};
 use crate::plan::reason::Reason;
 use crate::plan::{Inputs, announcement};
 
@@ -344,4 +346,35 @@ fn a_drained_real_server_goes_when_nobody_uses_it_or_at_the_deadline() {
         connections: 7,
     };
     assert!(finished(cut, Duration::ZERO), "no deadline, no waiting");
+}
+
+#[test]
+fn a_move_is_a_vip_with_another_owner() {
+    let ownership = |owners: &str| -> OrdMap<IpAddr, Ownership> {
+        let owners = owners.split_whitespace();
+        let owners = owners.map(|owner| owner.split_once('=').unwrap());
+        owners
+            .map(|(vip, owner)| {
+                let ownership = Ownership {
+                    owner: (owner != "-").then(|| owner.to_owned()),
+                    excluded: Vec::new(),
+                };
+                (ip(vip), ownership)
+            })
+            .collect()
+    };
+    let before = ownership("192.0.2.1=a 192.0.2.2=a 192.0.2.3=a 192.0.2.4=- 192.0.2.5=-");
+    let after = ownership("192.0.2.1=a 192.0.2.2=b 192.0.2.4=b 192.0.2.6=a 192.0.2.7=-");
+    let moved: Vec<String> = moves(&before, &after)
+        .map(|(vip, from, to)| format!("{vip} {from}>{to}"))
+        .collect();
+    assert_eq!(
+        moved,
+        [
+            "192.0.2.2 a>b",
+            "192.0.2.3 a>",
+            "192.0.2.4 >b",
+            "192.0.2.6 >a"
+        ]
+    );
 }

@@ -347,20 +347,17 @@ fn as_edited(round: &Round<'_>, change: ClusterChange) -> ClusterChange {
         return change;
     };
     let mut service = service.as_ref().clone();
-    match round.inputs.cluster.services.get(&service.key) {
-        Some(old) => {
-            service.ingress.clone_from(&old.ingress);
-            service.condition.clone_from(&old.condition);
-            service.other_ingress = old.other_ingress;
-        }
-        None => {
-            service.condition = None;
-            service.ingress.retain(|ingress| {
-                let address = ingress.address;
-                round.standing.named_by(address).next().is_none()
-                    && round.plan.allocations.holders_of(address).is_empty()
-            });
-        }
+    if let Some(old) = round.inputs.cluster.services.get(&service.key) {
+        service.ingress.clone_from(&old.ingress);
+        service.condition.clone_from(&old.condition);
+        service.other_ingress = old.other_ingress;
+    } else {
+        service.condition = None;
+        service.ingress.retain(|ingress| {
+            let address = ingress.address;
+            round.standing.named_by(address).next().is_none()
+                && round.plan.allocations.holders_of(address).is_empty()
+        });
     }
     ClusterChange::Service(service.into())
 }

@@ -46,6 +46,15 @@ fn a_status_says_what_is_held_and_why() {
     assert_eq!(ours(&new, "192.0.2.200", &[]), given);
     let written = service("192.0.2.200", Some((true, "IPAllocated", from_lan)));
     assert_eq!(ours(&written, "192.0.2.200", &[]), None, "it says so");
+    // What is only a note about how it asked does not hide why it has nothing.
+    let note = Reason::RequestsDisagree {
+        used: "edgelb.io/ips".to_owned(),
+        ignored: "spec.loadBalancerIP".to_owned(),
+    };
+    let told = format!("{note}; {full}");
+    let both = [note, exhausted.clone()];
+    let refused = Some(set("", false, "PoolExhausted", &told));
+    assert_eq!(ours(&new, "", &both), refused);
     // A manual edit is put right, and so is a mode that is not ours.
     let edited = service("192.0.2.201", Some((true, "IPAllocated", from_lan)));
     assert_eq!(ours(&edited, "192.0.2.200", &[]), given, "case 25");

@@ -1,4 +1,4 @@
-//! Services and Nodes of Kubernetes into the model. Pure. What cannot be used becomes a note with
+//! Services, Nodes and Namespaces of Kubernetes into the model. Pure. What cannot be used becomes a note with
 //! the path of its field, and never stops the rest of the object or another object.
 
 use std::collections::BTreeSet;
@@ -10,12 +10,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::address::{parse_usable_address, shorten};
 use super::fields;
-use crate::model::cluster::Node;
+use crate::model::cluster::{Namespace, Node};
 use crate::model::family::Protocol;
 use crate::model::service::{Service, ServiceKey, ServiceType};
 
 /// The label whose presence gives a Service to another proxy (SEL-1).
 pub const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+/// The label by which the API server gives each Namespace its name.
+pub const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 /// The annotation that lists source ranges where the field is empty (SEL-11).
 pub const SOURCE_RANGES_ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 
@@ -189,7 +191,10 @@ fn convert_service(object: &core::Service, notes: &mut Notes) -> Result<Service,
     service.deleting = object.metadata.deletion_timestamp.is_some();
     service.object = fields::identity(&object.metadata).map(Box::new);
     service.condition = fields::condition(object.status.as_ref()).map(Box::new);
-    service.labels = labels;
+    if kind == ServiceType::LoadBalancer {
+        // Only pools ask for them, and there is nothing else of which an object has as much.
+        service.labels = labels;
+    }
     service.annotations = annotations
         .into_iter()
         .filter(|(name, _)| ANNOTATIONS.contains(&name.as_str()))
@@ -237,6 +242,18 @@ pub fn node(object: &core::Node) -> Converted<Node> {
             taints: taints.into_iter().map(|taint| taint.key).collect(),
         }),
         notes: notes.0,
+    }
+}
+
+/// Converts a Namespace. Its name is a label of it, as the API server has it, also where the object
+/// was written by hand: selectors count on it.
+pub fn namespace(object: &core::Namespace) -> Converted<Namespace> {
+    let name = object.metadata.name.clone().unwrap_or_default();
+    let mut labels = object.metadata.labels.clone().unwrap_or_default();
+    labels.insert(NAMESPACE_NAME_LABEL.to_owned(), name.clone());
+    Converted {
+        object: Ok(Namespace { name, labels }),
+        notes: Vec::new(),
     }
 }
 

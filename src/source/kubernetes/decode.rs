@@ -7,10 +7,10 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::address::shorten;
-use super::convert::{Converted, Note, node, service};
+use super::convert::{Converted, Note, namespace, node, service};
 use super::slice::{endpoint_slice, endpoints};
 use crate::api_server::lenient::without_other_conditions;
-use crate::model::cluster::Node;
+use crate::model::cluster::{Namespace, Node};
 use crate::model::endpoint::EndpointSlice;
 use crate::model::service::{ADDRESS_CONDITION, Service};
 
@@ -25,6 +25,8 @@ pub enum Kind {
     Endpoints,
     /// `v1` Node
     Node,
+    /// `v1` Namespace
+    Namespace,
 }
 
 /// What `apiVersion` and `kind` say about a document.
@@ -46,6 +48,7 @@ impl Kind {
             "EndpointSlice" => (Self::EndpointSlice, "discovery.k8s.io/v1"),
             "Endpoints" => (Self::Endpoints, "v1"),
             "Node" => (Self::Node, "v1"),
+            "Namespace" => (Self::Namespace, "v1"),
             _ => return Recognized::Other,
         };
         // The same kind of another API group is another kind.
@@ -61,11 +64,11 @@ impl Kind {
 
     /// Whether objects of this kind live in a namespace.
     pub fn namespaced(self) -> bool {
-        self != Self::Node
+        !matches!(self, Self::Node | Self::Namespace)
     }
 }
 
-/// An object of one of the four kinds, converted.
+/// An object of one of these kinds, converted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Object {
     /// A Service.
@@ -76,6 +79,8 @@ pub enum Object {
     Endpoints(Converted<Vec<EndpointSlice>>),
     /// A Node.
     Node(Converted<Node>),
+    /// A Namespace.
+    Namespace(Converted<Namespace>),
 }
 
 /// A document that is not of its type.
@@ -110,6 +115,10 @@ pub fn decode(kind: Kind, document: &Value) -> Result<(Object, Vec<Note>), Decod
         Kind::Node => {
             let (object, unknown) = read::<core::Node>(document)?;
             (Object::Node(node(&object)), unknown)
+        }
+        Kind::Namespace => {
+            let (object, unknown) = read::<core::Namespace>(document)?;
+            (Object::Namespace(namespace(&object)), unknown)
         }
     };
     let notes = unknown

@@ -1,13 +1,14 @@
-//! Gathers what the three followers tell into one cluster, and passes on what differs.
+//! Gathers what the followers tell into one cluster, and passes on what differs.
 //!
 //! ```text
 //! services ───────► follower ─┐
 //! endpointslices ─► follower ─┼─ Report ─► Gatherer ─┬─ SourceEvent ──► reconciler
-//! nodes ──────────► follower ─┘               ▲      ├─ SourceStatus ─► status, metrics
-//!                                             └──────┴─ cluster ──────► the recorded cluster
+//! nodes ──────────► follower ─┤               ▲      ├─ SourceStatus ─► status, metrics
+//! namespaces ─────► follower ─┘               └──────┴─ cluster ──────► the recorded cluster
 //! ```
 //!
-//! Nothing is passed on before all three lists are complete, or the cluster as it was recorded has
+//! Namespaces are followed only where somebody asks for them. Nothing is passed on before the lists of
+//! all that is followed are complete, or the cluster as it was recorded has
 //! to do (RUN-1). An object is taken away only where the server said so.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -21,6 +22,7 @@ use tokio::time::{Instant, sleep_until};
 use super::follow::{Follower, Item, News, Report};
 use super::kind::{ObjectKey, Watched};
 use super::problems::Problems;
+use super::share::Shared;
 use super::timing::Timing;
 use crate::api_server::client::Credentials;
 use crate::model::cluster::{ClusterChange, ClusterState};
@@ -41,6 +43,8 @@ pub trait Record: Send + Sync + 'static {
 pub struct Settings {
     pub credentials: Credentials,
     pub timing: Timing,
+    /// What to follow; [`Watched::ALWAYS`] at least.
+    pub kinds: Vec<Watched>,
     /// `None`: nothing is recorded.
     pub record: Option<Arc<dyn Record>>,
 }
@@ -54,7 +58,7 @@ pub async fn run(
 ) {
     let (sender, reports) = mpsc::channel(WAITING_REPORTS);
     let mut followers = JoinSet::new();
-    for watched in Watched::ALL {
+    for &watched in &settings.kinds {
         let follower = Follower::new(
             watched,
             settings.credentials.clone(),
@@ -81,6 +85,7 @@ struct Deaf;
 
 struct Gatherer {
     cluster: ClusterState,
+    shared: Shared,
     /// Whether the cluster was passed on, and [`SourceEvent::Complete`] after it.
     open: bool,
     /// Whose first list is complete.
@@ -96,6 +101,7 @@ struct Gatherer {
     /// Differs from what is recorded.
     unrecorded: bool,
     timing: Timing,
+    kinds: Vec<Watched>,
     record: Option<Arc<dyn Record>>,
     /// The write that is under way; never two, so that an older one cannot overtake.
     saving: JoinSet<Result<(), String>>,
@@ -111,6 +117,7 @@ impl Gatherer {
     ) -> Self {
         let mut gatherer = Self {
             cluster: ClusterState::default(),
+            shared: Shared::default(),
             open: false,
             listed: BTreeSet::new(),
             alive: BTreeSet::new(),
@@ -122,6 +129,7 @@ impl Gatherer {
             last_event: None,
             unrecorded: false,
             timing: settings.timing,
+            kinds: settings.kinds,
             record: settings.record,
             saving: JoinSet::new(),
             events,
@@ -130,7 +138,11 @@ impl Gatherer {
         match gatherer.record.as_ref().map(|record| record.load()) {
             None | Some(Ok(None)) => {}
             Some(Ok(Some(cluster))) => {
-                gatherer.cluster = cluster;
+                gatherer.cluster = gatherer.shared.cluster(cluster);
+                if !gatherer.kinds.contains(&Watched::Namespaces) {
+                    // Recorded when they were followed: nobody would take them away again.
+                    gatherer.cluster.namespaces.clear();
+                }
                 gatherer.from_record = true;
             }
             Some(Err(error)) => {
@@ -186,7 +198,7 @@ impl Gatherer {
 
     /// Whether the first list of each kind is complete: what is known is no older than this start.
     fn is_complete(&self) -> bool {
-        self.listed.len() == Watched::ALL.len()
+        self.listed.len() == self.kinds.len()
     }
 
     fn take_in(&mut self, report: Report, changes: &mut Vec<ClusterChange>) {
@@ -242,6 +254,7 @@ impl Gatherer {
             ClusterChange::ServiceGone(key) => self.cluster.services.contains_key(&key),
             ClusterChange::SliceGone(key) => self.cluster.slices.contains_key(&key),
             ClusterChange::NodeGone(name) => self.cluster.nodes.contains_key(&name),
+            ClusterChange::NamespaceGone(name) => self.cluster.namespaces.contains_key(&name),
             _ => false,
         }
     }
@@ -267,7 +280,8 @@ impl Gatherer {
     }
 
     /// Folds a change in; it goes on where it makes a difference.
-    fn change(&mut self, change: ClusterChange, changes: &mut Vec<ClusterChange>) {
+    fn change(&mut self, mut change: ClusterChange, changes: &mut Vec<ClusterChange>) {
+        self.shared.change(&mut change);
         let passed_on = change.clone();
         if !self.cluster.apply(change).is_empty() {
             self.unrecorded = true;
@@ -313,10 +327,12 @@ impl Gatherer {
         let services = cluster.services.values().cloned();
         let slices = cluster.slices.values().cloned();
         let nodes = cluster.nodes.values().cloned();
+        let namespaces = cluster.namespaces.values().cloned();
         services
             .map(ClusterChange::Service)
             .chain(slices.map(ClusterChange::Slice))
             .chain(nodes.map(ClusterChange::Node))
+            .chain(namespaces.map(ClusterChange::Namespace))
             .collect()
     }
 
@@ -356,7 +372,7 @@ impl Gatherer {
     }
 
     fn publish(&self) {
-        let connected = self.alive.len() == Watched::ALL.len();
+        let connected = self.alive.len() == self.kinds.len();
         let since = self.lost.values().map(|(since, _)| *since).min();
         let mut problems = self.problems.list();
         let problem = |file: &str, message: String| SourceProblem {

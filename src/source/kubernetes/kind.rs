@@ -1,4 +1,4 @@
-//! The three collections that are watched, what is asked for of them, and the change that one of
+//! The collections that are watched, what is asked for of them, and the change that one of
 //! their objects is. Pure.
 
 use std::fmt;
@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::convert::{self, Note};
 use super::slice;
-use crate::api_server::lenient;
+use crate::api_server::{SERVICE_SELECTORS, lenient};
 use crate::model::cluster::{ClusterChange, ClusterState};
 use crate::model::endpoint::SliceKey;
 use crate::model::service::{ADDRESS_CONDITION, ServiceKey};
@@ -21,9 +21,10 @@ pub enum Watched {
     Services,
     EndpointSlices,
     Nodes,
+    Namespaces,
 }
 
-/// Namespace and name; Nodes have an empty namespace.
+/// Namespace and name; Nodes and Namespaces have an empty namespace.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectKey {
     pub namespace: String,
@@ -58,7 +59,16 @@ struct HeadMetadata {
 }
 
 impl Watched {
-    pub const ALL: [Self; 3] = [Self::Services, Self::EndpointSlices, Self::Nodes];
+    /// Those without which there is no plan.
+    pub const ALWAYS: [Self; 3] = [Self::Services, Self::EndpointSlices, Self::Nodes];
+    /// All there are: Namespaces only where a pool asks for their labels, so that nobody else needs
+    /// the right to read them.
+    pub const ALL: [Self; 4] = [
+        Self::Services,
+        Self::EndpointSlices,
+        Self::Nodes,
+        Self::Namespaces,
+    ];
 
     /// The path of the collection over all namespaces.
     pub fn path(self) -> &'static str {
@@ -66,17 +76,16 @@ impl Watched {
             Self::Services => "/api/v1/services",
             Self::EndpointSlices => "/apis/discovery.k8s.io/v1/endpointslices",
             Self::Nodes => "/api/v1/nodes",
+            Self::Namespaces => "/api/v1/namespaces",
         }
     }
 
     /// The selectors, percent-encoded (SEL-1, SEL-2, SEL-5).
     pub fn selectors(self) -> &'static str {
         match self {
-            Self::Services => {
-                "labelSelector=%21service.kubernetes.io%2Fservice-proxy-name&fieldSelector=spec.clusterIP%21%3DNone"
-            }
+            Self::Services => SERVICE_SELECTORS,
             Self::EndpointSlices => "labelSelector=%21service.kubernetes.io%2Fheadless",
-            Self::Nodes => "",
+            Self::Nodes | Self::Namespaces => "",
         }
     }
 
@@ -116,6 +125,14 @@ impl Watched {
                 };
                 (change, converted.notes)
             }),
+            Self::Namespaces => serde_json::from_str::<core::Namespace>(text).map(|object| {
+                let converted = convert::namespace(&object);
+                let change = match converted.object {
+                    Ok(namespace) => ClusterChange::Namespace(Arc::new(namespace)),
+                    Err(_) => self.gone(&key),
+                };
+                (change, converted.notes)
+            }),
         };
         let (change, notes) = match converted {
             Ok((change, notes)) => (Ok(change), notes),
@@ -131,19 +148,20 @@ impl Watched {
 
     /// The change that takes this object away.
     pub(super) fn gone(self, key: &ObjectKey) -> ClusterChange {
-        let ObjectKey { namespace, name } = key.clone();
+        let (namespace, name) = (&key.namespace, &key.name);
         match self {
-            Self::Services => ClusterChange::ServiceGone(ServiceKey { namespace, name }),
-            Self::EndpointSlices => ClusterChange::SliceGone(SliceKey { namespace, name }),
-            Self::Nodes => ClusterChange::NodeGone(name),
+            Self::Services => ClusterChange::ServiceGone(ServiceKey::new(namespace, name)),
+            Self::EndpointSlices => ClusterChange::SliceGone(SliceKey::new(namespace, name)),
+            Self::Nodes => ClusterChange::NodeGone(name.clone()),
+            Self::Namespaces => ClusterChange::NamespaceGone(name.clone()),
         }
     }
 
     /// The objects of this kind that the cluster has.
     pub(super) fn keys(self, cluster: &ClusterState) -> Vec<ObjectKey> {
-        let key = |namespace: &String, name: &String| ObjectKey {
-            namespace: namespace.clone(),
-            name: name.clone(),
+        let key = |namespace: &str, name: &str| ObjectKey {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
         };
         match self {
             Self::Services => (cluster.services.keys())
@@ -152,8 +170,9 @@ impl Watched {
             Self::EndpointSlices => (cluster.slices.keys())
                 .map(|known| key(&known.namespace, &known.name))
                 .collect(),
-            Self::Nodes => (cluster.nodes.keys())
-                .map(|name| key(&String::new(), name))
+            Self::Nodes => (cluster.nodes.keys()).map(|name| key("", name)).collect(),
+            Self::Namespaces => (cluster.namespaces.keys())
+                .map(|name| key("", name))
                 .collect(),
         }
     }
@@ -165,6 +184,7 @@ impl fmt::Display for Watched {
             Self::Services => "services",
             Self::EndpointSlices => "endpointslices",
             Self::Nodes => "nodes",
+            Self::Namespaces => "namespaces",
         })
     }
 }

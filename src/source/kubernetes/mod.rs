@@ -1,8 +1,9 @@
-//! The Kubernetes API as a source: Services, `EndpointSlices` and Nodes, followed for good. Kubernetes
+//! The Kubernetes API as a source: Services, `EndpointSlices`, Nodes and, where they
+//! count, Namespaces, followed for good. Kubernetes
 //! types that are read are known in this folder alone.
 //!
 //! `convert`, `slice` and `fields` turn objects into the model; `follow` keeps one collection, `gather`
-//! makes one cluster of the three. How to speak with the server is in `api_server`.
+//! makes one cluster of them all. How to speak with the server is in `api_server`.
 
 pub mod address;
 pub mod convert;
@@ -12,6 +13,7 @@ mod follow;
 mod gather;
 pub mod kind;
 mod problems;
+mod share;
 pub mod slice;
 pub mod timing;
 mod wire;

@@ -122,6 +122,7 @@ fn place(watched: Watched, key: &ObjectKey) -> String {
         Watched::Services => "Service",
         Watched::EndpointSlices => "EndpointSlice",
         Watched::Nodes => "Node",
+        Watched::Namespaces => "Namespace",
     };
     format!("{kind} {key}")
 }

@@ -6,9 +6,10 @@ use k8s_openapi::api::discovery::v1 as discovery;
 
 use super::address::{parse_port, parse_usable_address, shorten};
 use super::convert::{Converted, Ignored, Notes, key, protocol};
-use crate::model::endpoint::{Conditions, Endpoint, EndpointSlice, SliceKey, SlicePort};
+use crate::model::endpoint::{Conditions, Endpoint, EndpointSlice, Hints, SliceKey, SlicePort};
 use crate::model::family::Family;
 use crate::model::service::ServiceKey;
+use crate::model::text::Text;
 
 /// The label that names a slice's Service (EP-1).
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
@@ -44,7 +45,7 @@ fn convert_slice(
     };
     let ServiceKey { namespace, name } = key(&object.metadata);
     Ok(EndpointSlice {
-        service: ServiceKey::new(namespace.clone(), service.clone()),
+        service: ServiceKey::new(&namespace, service),
         key: SliceKey { namespace, name },
         family,
         ports: slice_ports(object.ports.as_deref().unwrap_or_default(), notes),
@@ -100,6 +101,11 @@ fn slice_port(
     })
 }
 
+/// An empty name is none.
+fn node(name: Option<&str>) -> Option<Text> {
+    name.filter(|name| !name.is_empty()).map(Text::from)
+}
+
 /// EP-7: the first address counts, of the slice's own family.
 fn endpoint(
     index: usize,
@@ -138,7 +144,7 @@ fn endpoint(
                 .and_then(|known| known.terminating)
                 .unwrap_or(false),
         },
-        node: entry.node_name.clone().filter(|name| !name.is_empty()),
+        node: node(entry.node_name.as_deref()),
         zone_hints: hints
             .and_then(|hints| hints.for_zones.as_ref())
             .into_iter()
@@ -211,9 +217,9 @@ fn mirror(
                     serving: ready,
                     terminating: false,
                 },
-                node: entry.node_name.clone().filter(|name| !name.is_empty()),
-                zone_hints: Vec::new(),
-                node_hints: Vec::new(),
+                node: node(entry.node_name.as_deref()),
+                zone_hints: Hints::default(),
+                node_hints: Hints::default(),
             });
         }
     }
@@ -226,10 +232,10 @@ fn mirror(
                 .cloned()
                 .collect();
             (!endpoints.is_empty()).then(|| EndpointSlice {
-                key: SliceKey {
-                    namespace: service.namespace.clone(),
-                    name: format!("{}-endpoints-{subset_index}-{family}", service.name),
-                },
+                key: SliceKey::new(
+                    &service.namespace,
+                    format!("{}-endpoints-{subset_index}-{family}", service.name),
+                ),
                 service: service.clone(),
                 family,
                 ports: ports.clone(),

@@ -439,3 +439,40 @@ fn what_sharing_families_and_age_need_is_read() {
     assert_eq!(read.selector, "app=web,tier=front");
     assert_eq!(read.family_policy, Some(FamilyPolicy::RequireDualStack));
 }
+
+#[test]
+fn of_a_namespace_the_name_and_the_labels_count() {
+    let namespace = |metadata: &Value| {
+        let document = json!({
+            "metadata": metadata, "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"},
+        });
+        match decode(Kind::Namespace, &document).expect("is a Namespace") {
+            (Object::Namespace(converted), unknown) => {
+                assert_eq!((unknown, &converted.notes), (vec![], &vec![]));
+                converted.object.unwrap()
+            }
+            _ => panic!("is a Namespace"),
+        }
+    };
+    let web = namespace(
+        &json!({"name": "web", "labels": {"team": "front", "kubernetes.io/metadata.name": "web"}}),
+    );
+    let labels: Vec<(&str, &str)> = (web.labels.iter())
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    assert_eq!(web.name, "web");
+    assert_eq!(
+        labels,
+        [("kubernetes.io/metadata.name", "web"), ("team", "front")]
+    );
+    // As the API server does, whatever stands there.
+    for labels in [
+        Value::Null,
+        json!({}),
+        json!({"kubernetes.io/metadata.name": "other"}),
+    ] {
+        let bare = namespace(&json!({"name": "web", "labels": labels}));
+        assert_eq!(bare.labels["kubernetes.io/metadata.name"], "web");
+        assert_eq!(bare.labels.len(), 1);
+    }
+}

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::parse::{ManifestObject, ObjectKey};
-use crate::model::cluster::{ClusterChange, Node};
+use crate::model::cluster::{ClusterChange, Namespace, Node};
 use crate::model::endpoint::{EndpointSlice, SliceKey};
 use crate::model::service::{Service, ServiceKey};
 
@@ -19,6 +19,7 @@ type Slices = BTreeMap<SliceKey, Arc<EndpointSlice>>;
 pub(super) struct Merged {
     services: BTreeMap<ServiceKey, Arc<Service>>,
     nodes: BTreeMap<String, Arc<Node>>,
+    namespaces: BTreeMap<String, Arc<Namespace>>,
     /// Slices that stand in files, and the Service of each.
     service_of: BTreeMap<SliceKey, ServiceKey>,
     written: BTreeMap<ServiceKey, Slices>,
@@ -61,6 +62,19 @@ impl Merged {
                         Put::Same => {}
                     }
                 }
+                ObjectKey::Namespace(name) => {
+                    let namespace = match object {
+                        Some(ManifestObject::Namespace(namespace)) => Some(namespace),
+                        _ => None,
+                    };
+                    match put(&mut self.namespaces, name, namespace) {
+                        Put::Changed(namespace) => {
+                            changes.push(ClusterChange::Namespace(namespace));
+                        }
+                        Put::Gone => gone.push(ClusterChange::NamespaceGone(name.clone())),
+                        Put::Same => {}
+                    }
+                }
                 ObjectKey::Slice(key) => {
                     self.forget_slice(key, &mut touched);
                     if let Some(ManifestObject::Slice(slice)) = object {
@@ -99,7 +113,9 @@ impl Merged {
         let nodes = self.nodes.values().cloned().map(ClusterChange::Node);
         let slices = self.told.values().flat_map(BTreeMap::values).cloned();
         let services = self.services.values().cloned();
+        let namespaces = self.namespaces.values().cloned();
         nodes
+            .chain(namespaces.map(ClusterChange::Namespace))
             .chain(slices.map(ClusterChange::Slice))
             .chain(services.map(ClusterChange::Service))
             .collect()

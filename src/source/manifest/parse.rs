@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::text::{Format, Lines, TextDocument, documents, one_line};
-use crate::model::cluster::Node;
+use crate::model::cluster::{Namespace, Node};
 use crate::model::endpoint::{EndpointSlice, SliceKey};
 use crate::model::service::{Service, ServiceKey};
 use crate::source::kubernetes::address::shorten;
@@ -32,6 +32,8 @@ pub enum ObjectKey {
     Endpoints(ServiceKey),
     /// A Node.
     Node(String),
+    /// A Namespace.
+    Namespace(String),
 }
 
 impl std::fmt::Display for ObjectKey {
@@ -41,6 +43,7 @@ impl std::fmt::Display for ObjectKey {
             Self::Slice(key) => write!(f, "EndpointSlice {key}"),
             Self::Endpoints(key) => write!(f, "Endpoints {key}"),
             Self::Node(name) => write!(f, "Node {name}"),
+            Self::Namespace(name) => write!(f, "Namespace {name}"),
         }
     }
 }
@@ -56,6 +59,8 @@ pub enum ManifestObject {
     Endpoints(Vec<Arc<EndpointSlice>>),
     /// A Node.
     Node(Arc<Node>),
+    /// A Namespace.
+    Namespace(Arc<Namespace>),
     /// Nothing, on purpose: it still takes its key, so that no other file's object stands in for it.
     Ignored,
 }
@@ -263,7 +268,7 @@ impl Reader<'_> {
                 self.parsed.ignore(
                     line,
                     &one_line(&format!("{} {}", shorten(kind), shorten(name))),
-                    "only Service, EndpointSlice, Endpoints and Node are read",
+                    "only Service, EndpointSlice, Endpoints, Node and Namespace are read",
                 );
             }
         }
@@ -307,7 +312,7 @@ impl Reader<'_> {
                 let object = self.take(path, converted, |slice| {
                     ManifestObject::Slice(Arc::new(slice))
                 });
-                (ObjectKey::Slice(SliceKey { namespace, name }), object)
+                (ObjectKey::Slice(SliceKey::new(namespace, name)), object)
             }
             Object::Endpoints(converted) => {
                 let key = ServiceKey::new(namespace.unwrap_or_default(), name);
@@ -320,6 +325,12 @@ impl Reader<'_> {
                 let object =
                     self.take(path, converted, |node| ManifestObject::Node(Arc::new(node)));
                 (ObjectKey::Node(name), object)
+            }
+            Object::Namespace(converted) => {
+                let object = self.take(path, converted, |namespace| {
+                    ManifestObject::Namespace(Arc::new(namespace))
+                });
+                (ObjectKey::Namespace(name), object)
             }
         };
         self.insert(path, key, object);

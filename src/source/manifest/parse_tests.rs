@@ -302,7 +302,7 @@ fn kinds_that_are_not_read_are_told_and_bounded() {
     assert_eq!(parsed.ignored.len(), 101);
     assert_eq!(
         parsed.ignored[1],
-        "line 5: Deployment web: only Service, EndpointSlice, Endpoints and Node are read"
+        "line 5: Deployment web: only Service, EndpointSlice, Endpoints, Node and Namespace are read"
     );
     let other_group = "apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: web}\n";
     assert_eq!(parse("a.yaml", other_group.as_bytes()).ignored.len(), 1);

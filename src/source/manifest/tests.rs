@@ -344,3 +344,41 @@ proptest! {
         });
     }
 }
+
+#[test]
+fn namespaces_come_change_and_go_with_their_files() {
+    let text = |team: &str| {
+        format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: shop\n  labels: {{team: {team}}}\n"
+        )
+    };
+    let mut rig = Rig::new();
+    assert_eq!(rig.put("a.yaml", &text("web")).len(), 1);
+    assert_eq!(
+        rig.put("b.yaml", &text("data")),
+        [],
+        "the first file counts"
+    );
+    let [problem] = &rig.problems()[..] else {
+        panic!("{:?}", rig.problems());
+    };
+    assert!(
+        problem
+            .message
+            .starts_with("Namespace shop is in force from a.yaml")
+    );
+    let team = |rig: &Rig| rig.cluster.namespaces["shop"].labels["team"].clone();
+    assert_eq!(team(&rig), "web");
+    assert_eq!(rig.state.everything().len(), 1);
+    rig.content("a.yaml", Content::Gone);
+    assert_eq!(team(&rig), "data", "the other one steps in");
+    rig.put("b.yaml", &text("front"));
+    assert_eq!(team(&rig), "front");
+    rig.content("b.yaml", Content::Gone);
+    rig.pass(GRACE);
+    assert!(rig.cluster.namespaces.is_empty());
+    // It lives in no namespace itself.
+    let misplaced = text("web").replace("  name: shop", "  name: shop\n  namespace: other");
+    rig.put("c.yaml", &misplaced);
+    assert!(rig.cluster.namespaces.contains_key("shop"));
+}

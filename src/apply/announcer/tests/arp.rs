@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use proptest::prelude::*;
 
 use super::{INDEX, OWN_MAC, announced, interface};
-use crate::apply::announcer::arp::{IgnoreReason, answer, gratuitous};
+use crate::apply::announcer::arp::{Claim, IgnoreReason, answer, claim, gratuitous, probe};
 
 const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 const OTHER_VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 11);
@@ -325,5 +325,76 @@ proptest! {
             prop_assert_eq!(&frame[20..22], &[0, 1][..], "a request");
         }
         prop_assert!(answer(&frame, &interface(), &announced(&[])).is_err());
+    }
+}
+
+#[test]
+fn a_probe_asks_for_an_address_and_claims_none() {
+    let frame = probe(VIP, OWN_MAC);
+    let fields = Fields {
+        source: OWN_MAC,
+        sender_mac: OWN_MAC,
+        sender: Ipv4Addr::UNSPECIFIED,
+        ..Fields::request()
+    };
+    assert_eq!(frame.to_vec(), fields.bytes());
+    assert_eq!(claim(&frame, CLIENT_MAC), Err(IgnoreReason::NoClaim));
+    assert_eq!(claim(&frame, OWN_MAC), Err(IgnoreReason::OwnFrame));
+}
+
+#[test]
+fn whatever_a_host_sends_claims_its_sender_address() {
+    let request = Fields::request();
+    let reply = Fields {
+        destination: OWN_MAC,
+        operation: 2,
+        sender: VIP,
+        target_mac: OWN_MAC,
+        target: Ipv4Addr::UNSPECIFIED,
+        ..request.clone()
+    };
+    let unknown = Fields {
+        operation: 9,
+        ..reply.clone()
+    };
+    for (fields, address) in [(&request, CLIENT), (&reply, VIP), (&unknown, VIP)] {
+        let claimed = Claim {
+            address,
+            mac: CLIENT_MAC,
+        };
+        assert_eq!(claim(&fields.bytes(), OWN_MAC), Ok(claimed));
+    }
+    let elsewhere = Fields {
+        destination: [0x02, 0, 0, 0, 0, 0x55],
+        ..reply.clone()
+    };
+    assert_eq!(
+        claim(&elsewhere.bytes(), OWN_MAC),
+        Err(IgnoreReason::ForeignDestination)
+    );
+    let nobody = Fields {
+        sender_mac: [0; 6],
+        ..reply
+    };
+    assert_eq!(
+        claim(&nobody.bytes(), OWN_MAC),
+        Err(IgnoreReason::InvalidSender)
+    );
+}
+
+proptest! {
+    #[test]
+    fn no_octets_make_a_claim_of_nobody(
+        octets in prop::collection::vec(any::<u8>(), 0..80),
+        spoiled in prop::option::of((0_usize..42, any::<u8>())),
+    ) {
+        let mut frame = if spoiled.is_some() { Fields::request().bytes() } else { octets };
+        if let Some((at, octet)) = spoiled {
+            frame[at] = octet;
+        }
+        if let Ok(claim) = claim(&frame, OWN_MAC) {
+            prop_assert!(!claim.address.is_unspecified());
+            prop_assert!(claim.mac[0] & 1 == 0 && claim.mac != [0; 6] && claim.mac != OWN_MAC);
+        }
     }
 }

@@ -130,6 +130,13 @@ impl Claims {
         self.known.iter().any(|known| known.stale)
     }
 
+    /// Somebody else may have written them: the next refresh or commit reads them all again.
+    pub fn doubt(&mut self) {
+        for known in &mut self.known {
+            known.stale = true;
+        }
+    }
+
     /// Reads again what may have changed. The names of those that say something else than before.
     pub async fn refresh(&mut self, server: &Arc<Server>) -> Result<Vec<String>, ReadError> {
         let mut reads = JoinSet::new();

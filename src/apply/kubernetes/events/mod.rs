@@ -151,7 +151,7 @@ impl Notice {
         Event {
             metadata: ObjectMeta {
                 name: Some(self.name(number)),
-                namespace: Some(self.service.namespace.clone()),
+                namespace: Some(self.service.namespace.to_string()),
                 ..ObjectMeta::default()
             },
             event_time: Some(MicroTime(self.at)),
@@ -164,8 +164,8 @@ impl Notice {
             regarding: Some(ObjectReference {
                 api_version: Some("v1".to_owned()),
                 kind: Some("Service".to_owned()),
-                namespace: Some(self.service.namespace.clone()),
-                name: Some(self.service.name.clone()),
+                namespace: Some(self.service.namespace.to_string()),
+                name: Some(self.service.name.to_string()),
                 uid: Some(self.object.uid.clone()),
                 resource_version: Some(self.object.version.clone()),
                 ..ObjectReference::default()
@@ -179,7 +179,7 @@ impl Notice {
     fn name(&self, number: u64) -> String {
         let time = u64::try_from(self.at.as_nanosecond()).unwrap_or_default();
         let suffix = format!(".{:x}", time.wrapping_add(number));
-        let mut name = self.service.name.clone();
+        let mut name = self.service.name.to_string();
         cut(&mut name, LONGEST_NAME - suffix.len());
         name + &suffix
     }

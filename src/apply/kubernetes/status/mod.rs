@@ -1,6 +1,6 @@
 //! Writes a Service's addresses and our condition into its status, from the version that the decision
-//! saw. Where somebody wrote it meanwhile it goes on only if nothing that the decision relied on is
-//! different; else the watch delivers the Service anew and the decision is made anew.
+//! saw and from no other. Where somebody wrote it meanwhile, the watch delivers the Service anew and
+//! the decision is made anew: it may have been about something that is different now.
 
 mod patch;
 
@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 pub use self::patch::{Seen, StatusChange};
 use crate::api_server::server::{Call, CallError, Server, body, encoded};
-use crate::model::service::{ServiceKey, ServiceType};
+use crate::model::service::ServiceKey;
 
 const SERVICES: &str = "services";
 const STATUS: &str = "services/status";
@@ -48,8 +48,8 @@ pub enum StatusError {
     /// It is not what the decision saw: decide again when the watch has told what it is.
     #[error("the Service has changed since it was looked at")]
     Outdated,
-    /// Others were faster each time: try again later.
-    #[error("others write the Service all the time")]
+    /// It was refused as if somebody had written it meanwhile: try again later.
+    #[error("the API server refuses the write as outdated")]
     Contended,
     /// A request failed.
     #[error(transparent)]
@@ -58,25 +58,24 @@ pub enum StatusError {
 
 /// Writes a status.
 pub async fn write(server: &Server, write: &StatusWrite) -> Result<Written, StatusError> {
-    let mut seen = write.seen.clone();
-    for _ in 0..ROUNDS {
-        if let Some(written) = patch(server, &write.service, &write.change, &seen).await? {
-            return Ok(written);
-        }
-        let fresh = read(server, &write.service).await?;
-        let object = patch::identity(&fresh).ok_or_else(nameless)?;
-        if object.uid != seen.object.uid {
-            return Err(StatusError::Gone);
-        }
-        // An earlier try that was not answered, or another node that leads as well.
-        if write.change.is_in(&fresh) {
-            return Ok(Written {
-                version: object.version,
-            });
-        }
-        seen = seen.renewed(&fresh).ok_or(StatusError::Outdated)?;
+    if let Some(written) = patch(server, &write.service, &write.change, &write.seen).await? {
+        return Ok(written);
     }
-    Err(StatusError::Contended)
+    let fresh = read(server, &write.service).await?;
+    let object = patch::identity(&fresh).ok_or_else(nameless)?;
+    if object.uid != write.seen.object.uid {
+        return Err(StatusError::Gone);
+    }
+    // An earlier try that was not answered, or another node that leads as well.
+    if write.change.is_in(&fresh) {
+        return Ok(Written {
+            version: object.version,
+        });
+    }
+    if object.version == write.seen.object.version {
+        return Err(StatusError::Contended);
+    }
+    Err(StatusError::Outdated)
 }
 
 /// What becomes of a Service that the source does not show.
@@ -113,9 +112,6 @@ pub async fn examine(server: &Server, service: &ServiceKey) -> Result<Existence,
         // A clearing relies on nothing but the version.
         let seen = Seen {
             object: patch::identity(&fresh).ok_or_else(nameless)?,
-            kind: ServiceType::LoadBalancer,
-            class: None,
-            ingress: Vec::new(),
             allocated: Some(allocated),
         };
         match patch(server, service, &change, &seen).await {

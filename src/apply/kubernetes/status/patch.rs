@@ -11,23 +11,16 @@ use serde_json::{Map, Value, json};
 
 use crate::model::service::{
     ADDRESS_CONDITION, AddressCondition, IngressAddress, IpMode, ObjectIdentity, Service,
-    ServiceType,
 };
 
 /// Services with this label are another proxy's (SEL-1).
 const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
 
-/// What a decision saw of a Service, and what a write relies on.
+/// What a decision saw of a Service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
-    /// Which object, in which version.
+    /// Which object, in which version: a write relies on it.
     pub object: ObjectIdentity,
-    /// `spec.type`
-    pub kind: ServiceType,
-    /// `spec.loadBalancerClass`
-    pub class: Option<String>,
-    /// `status.loadBalancer.ingress`
-    pub ingress: Vec<IngressAddress>,
     /// What `status` of our own condition said; `None`: there was none.
     pub allocated: Option<bool>,
 }
@@ -37,26 +30,7 @@ impl Seen {
     pub fn of(service: &Service) -> Option<Self> {
         Some(Self {
             object: service.object.as_deref()?.clone(),
-            kind: service.kind,
-            class: service.load_balancer_class.clone(),
-            ingress: service.ingress.clone(),
             allocated: (service.condition.as_deref()).map(|condition| condition.allocated),
-        })
-    }
-
-    /// The same, in the version of a fresh read; `None` where what the decision relied on is not
-    /// there any more.
-    pub(super) fn renewed(&self, fresh: &ServiceObject) -> Option<Self> {
-        let object = identity(fresh)?;
-        let spec = fresh.spec.as_ref()?;
-        let same = object.uid == self.object.uid
-            && spec.type_.as_deref().unwrap_or("ClusterIP") == type_name(self.kind)
-            && present(spec.load_balancer_class.as_deref()) == self.class.as_deref()
-            && ingress(fresh).is_some_and(|ingress| ingress == self.ingress);
-        same.then(|| Self {
-            object,
-            allocated: condition(fresh).map(is_true),
-            ..self.clone()
         })
     }
 }
@@ -211,15 +185,6 @@ fn ingress_address(entry: &LoadBalancerIngress) -> Option<IngressAddress> {
 
 fn present(text: Option<&str>) -> Option<&str> {
     text.map(str::trim).filter(|text| !text.is_empty())
-}
-
-fn type_name(kind: ServiceType) -> &'static str {
-    match kind {
-        ServiceType::ClusterIP => "ClusterIP",
-        ServiceType::NodePort => "NodePort",
-        ServiceType::LoadBalancer => "LoadBalancer",
-        ServiceType::ExternalName => "ExternalName",
-    }
 }
 
 #[cfg(test)]
