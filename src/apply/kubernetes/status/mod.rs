@@ -13,8 +13,9 @@ use k8s_openapi::jiff::Timestamp;
 use serde::Deserialize;
 
 pub use self::patch::{Seen, StatusChange};
+use crate::api_server::lenient;
 use crate::api_server::server::{Call, CallError, Server, body, encoded};
-use crate::model::service::ServiceKey;
+use crate::model::service::{ADDRESS_CONDITION, ServiceKey};
 
 const SERVICES: &str = "services";
 const STATUS: &str = "services/status";
@@ -150,8 +151,15 @@ async fn patch(
 }
 
 async fn read(server: &Server, service: &ServiceKey) -> Result<ServiceObject, StatusError> {
-    match server.call(&Call::get(SERVICES, path(service))).await {
-        Ok(object) => Ok(object),
+    match server.answer(&Call::get(SERVICES, path(service))).await {
+        Ok(text) => {
+            Ok(
+                lenient::read(&text, ADDRESS_CONDITION).map_err(|error| CallError::Malformed {
+                    resource: SERVICES,
+                    message: error.to_string(),
+                })?,
+            )
+        }
         Err(CallError::NotFound { .. }) => Err(StatusError::Gone),
         Err(error) => Err(error.into()),
     }
