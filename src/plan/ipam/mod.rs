@@ -51,6 +51,8 @@ pub(super) fn not_ours_holding(
         }),
         // What stands beside our own condition is ours to put right.
         None if service.other_ingress && !is_allocated(service) => Some(Reason::ServedElsewhere),
+        // So it does where a record says what belongs there: a foreign address is an edit by hand.
+        None if !held.is_empty() && is_allocated(service) => None,
         None => service
             .ingress
             .iter()

@@ -91,21 +91,26 @@ fn our_condition_vouches_for_the_addresses_that_it_names_as_given() {
 }
 
 #[test]
-fn a_foreign_address_beside_our_old_condition_is_anothers() {
+fn a_foreign_address_beside_our_old_condition_is_anothers_where_no_record_tells_otherwise() {
     let config = config(vec![pool("lan", "192.0.2.200/31")]);
     let ours = "192.0.2.200 is from the pool lan";
     let taken_over = conditioned(with_status(load_balancer("web"), "203.0.113.9"), true, ours);
     let address = ip("203.0.113.9");
     let told = vec![Reason::ServedByAnother { address }];
-    assert_eq!(
-        settled(&config, &taken_over, "192.0.2.200"),
-        (String::new(), told)
-    );
+    assert_eq!(settled(&config, &taken_over, ""), (String::new(), told));
     assert_eq!(
         status(&config, &taken_over, true, &[], &[]),
         Some(StatusWrite::ClearCondition),
         "its address stays"
     );
+    // With a record it is an edit by hand, which is put right.
+    let held = "192.0.2.200";
+    assert_eq!(
+        settled(&config, &taken_over, held),
+        (held.to_owned(), vec![])
+    );
+    let again = status(&config, &taken_over, false, &ips(held), &[]);
+    assert!(matches!(again, Some(StatusWrite::Set { .. })), "{again:?}");
 }
 
 #[test]

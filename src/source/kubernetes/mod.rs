@@ -21,6 +21,8 @@ mod wire;
 #[cfg(test)]
 mod slice_tests;
 #[cfg(test)]
+mod status_tests;
+#[cfg(test)]
 mod tests;
 
 pub use self::gather::{Record, Settings, run};
