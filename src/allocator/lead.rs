@@ -23,6 +23,10 @@ use crate::model::standing::Standing;
 use crate::plan::Scope;
 use crate::plan::addresses::AddressPlan;
 
+/// Refusals in a row that are no accident: an API server that has just started refuses what it will
+/// allow as soon as it has read the roles. With the pauses between them that is some six seconds.
+const MOST_REFUSALS: u32 = 6;
+
 pub(super) struct Leader {
     pub(super) settings: Settings,
     pub(super) recorder: Recorder,
@@ -51,6 +55,8 @@ pub(super) struct Leader {
     pub(super) statuses: Statuses,
     /// Namespaces in which the role lacks the verb that writes statuses.
     pub(super) refused_in: BTreeSet<String>,
+    /// How often in a row the role lacked the verb for a claim.
+    refusals: u32,
     /// Why this node should not lead.
     pub(super) unfit: Option<String>,
     problem: Option<String>,
@@ -77,6 +83,7 @@ impl Leader {
             reserved: BTreeSet::new(),
             statuses: Statuses::default(),
             refused_in: BTreeSet::new(),
+            refusals: 0,
             unfit: None,
             problem: None,
             failures: 0,
@@ -189,10 +196,16 @@ impl Leader {
             }
         };
         match worked {
-            Some(Ok(())) => self.write(),
+            Some(Ok(())) => {
+                self.refusals = 0;
+                self.write();
+            }
             Some(Err(error)) => {
                 if let Some(missing) = error.missing_verb() {
-                    self.unfit = Some(missing);
+                    self.refusals += 1;
+                    if self.refusals >= MOST_REFUSALS {
+                        self.unfit = Some(missing);
+                    }
                 }
                 self.failed(causes(&error), error.retry_after());
             }
@@ -215,6 +228,7 @@ impl Leader {
         self.recreated.clear();
         self.statuses = Statuses::default();
         self.refused_in.clear();
+        self.refusals = 0;
         self.problem = None;
         self.failures = 0;
         self.paused_until = None;
