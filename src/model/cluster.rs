@@ -28,6 +28,9 @@ pub struct Node {
     pub deleting: bool,
     /// The keys of `spec.taints`.
     pub taints: Vec<String>,
+    /// Nobody has heard of it for a while: its condition `Ready` is `Unknown`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub silent: bool,
 }
 
 /// A Namespace of the cluster, for the selectors of pools.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::family::{Family, Protocol};
@@ -128,6 +129,29 @@ pub struct Treatment {
 /// One treatment per source class, in the order of [`SourceClass::ALL`].
 pub type Treatments = [Treatment; 4];
 
+/// The wish of a Service port that a client stays with its endpoint (`sessionAffinity: ClientIP`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Affinity {
+    /// Tells the Service port apart, the same for all its frontends (AFF-2), whatever its addresses.
+    pub scope: u64,
+    /// How long after its last new connection a client is forgotten, in whole seconds (AFF-4).
+    pub timeout: Duration,
+}
+
+/// How a packet gets to an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ForwardingMethod {
+    /// Addresses and ports are rewritten: any endpoint, anywhere.
+    #[default]
+    Masquerade,
+    /// The packet goes unchanged to the endpoint's hardware address, and the endpoint, which has the
+    /// VIP itself, answers the client directly. IPVS only.
+    DirectRouting,
+    /// The same in an IP-in-IP tunnel. IPVS only.
+    Tunnel,
+}
+
 /// Everything about one frontend port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Frontend {
@@ -135,10 +159,18 @@ pub struct Frontend {
     pub service: ServiceKey,
     /// What each source class gets.
     pub treatments: Treatments,
-    /// The timeout of client-address affinity, if there is any.
-    pub session_affinity: Option<Duration>,
+    /// Whether, and for how long, clients stay with their endpoint.
+    pub session_affinity: Option<Affinity>,
     /// The IPVS scheduler, by its kernel name.
     pub scheduler: super::scheduler::Scheduler,
+    /// The sources that may open connections (SR-1, SR-3): sorted, none within another, all of the
+    /// frontend's family, never empty. Absent: any.
+    pub allowed_sources: Option<Arc<[IpNet]>>,
+    /// Endpoints that still serve, whether or not any class may be sent to them: flows to these go
+    /// on, all others end (CT-3). Sorted; empty where the protocol is not UDP.
+    pub keeps: Arc<[RealServer]>,
+    /// How packets get to the real servers.
+    pub forwarding_method: ForwardingMethod,
 }
 
 impl Frontend {

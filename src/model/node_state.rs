@@ -11,6 +11,8 @@ use ipnet::IpNet;
 use super::announcement::AnnouncedInterface;
 use super::family::Family;
 use super::frontend::{Frontend, FrontendPort};
+use super::interface_pattern::InterfacePattern;
+use super::service::ServiceKey;
 
 /// Why an address is held as a local route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,6 +23,15 @@ pub enum HeldFor {
     Vip,
     /// One of `externalIPs`, or a status address that somebody else assigned.
     External,
+}
+
+/// What a health-check node port tells: how many endpoints the Service has here (HC-5).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// `spec.healthCheckNodePort`
+    pub port: u16,
+    /// Distinct addresses of ready endpoints on this node, for each family of the Service (HC-1).
+    pub local_endpoints: BTreeMap<Family, usize>,
 }
 
 /// The state of one node. Maps share structure between passes.
@@ -38,6 +49,12 @@ pub struct NodeState {
     pub node_addresses: OrdSet<IpAddr>,
     /// The ranges whose addresses are pods.
     pub pod_ranges: OrdSet<IpNet>,
+    /// Whatever comes in by an interface of such a name is from a pod too.
+    pub pod_interfaces: OrdSet<InterfacePattern>,
+    /// Endpoints on nodes that are gone or silent: their connections are not waited for.
+    pub dead: OrdSet<IpAddr>,
+    /// What health checkers are told, by Service.
+    pub health_checks: OrdMap<ServiceKey, HealthCheck>,
     /// VIPs that answer ICMP echo: those that this node owns, where that is wanted.
     pub answering: OrdSet<IpAddr>,
     /// The source that this node's own packets to held addresses carry, per family.

@@ -1,24 +1,37 @@
 //! Which endpoints a Service port may use: slices merged, conditions judged, duplicates settled.
 //! Decides nothing about who asks; that is `forwarding`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::model::cluster::ClusterState;
+use imbl::OrdMap;
+
+use super::Inputs;
+use super::addresses::AddressSource;
+use crate::model::cluster::{ClusterState, Node};
 use crate::model::endpoint::{Conditions, Endpoint};
-use crate::model::family::Family;
+use crate::model::family::{Family, Protocol};
 use crate::model::frontend::RealServer;
 use crate::model::service::{ServiceKey, ServicePort};
+
+/// The label of a Node that names its zone (TOPO-7).
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
 /// The endpoints of one Service port in one family.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Endpoints {
-    /// What a Cluster policy uses (POL-1): ready ones, or else the serving and terminating.
+    /// What a Cluster policy uses (POL-1): ready ones, narrowed by hints (TOPO-2), or else the serving
+    /// and terminating.
     pub cluster: Arc<[RealServer]>,
-    /// The same among the endpoints on this node (POL-2).
+    /// Those on this node, whatever the hints say (POL-2, TOPO-2).
     pub local: Arc<[RealServer]>,
+    /// All that serve, whatever any policy says (CT-3).
+    pub serving: Arc<[RealServer]>,
     /// Usable endpoints that run on this node, whatever list they are in.
     pub on_this_node: Vec<RealServer>,
+    /// Those on nodes that are gone or silent.
+    pub dead: Vec<RealServer>,
 }
 
 impl Endpoints {
@@ -28,18 +41,61 @@ impl Endpoints {
     }
 }
 
-struct Candidate<'a> {
-    conditions: Conditions,
-    node: Option<&'a str>,
+/// Where this node is, for hints, and which nodes there are.
+#[derive(Debug, Clone, Copy)]
+pub struct Topology<'a> {
+    node: &'a str,
+    /// The value of the Node's zone label; none where it is absent or empty (TOPO-7).
+    zone: Option<&'a str>,
+    nodes: &'a OrdMap<String, Arc<Node>>,
+    /// A node that is not among them is gone.
+    nodes_complete: bool,
 }
 
-/// The endpoints of `port` in `family`, as seen by the node `this_node`.
+impl<'a> Topology<'a> {
+    /// From this node's own Node object.
+    pub fn new(inputs: &'a Inputs) -> Self {
+        let nodes = &inputs.cluster.nodes;
+        let zone = nodes
+            .get(&inputs.node)
+            .and_then(|node| node.labels.get(ZONE_LABEL))
+            .map(String::as_str)
+            .filter(|zone| !zone.is_empty());
+        Self {
+            node: &inputs.node,
+            zone,
+            nodes,
+            // Manifests need not name every node.
+            nodes_complete: inputs.nodes_known && inputs.address_source == AddressSource::Status,
+        }
+    }
+
+    fn is_dead(&self, node: &str) -> bool {
+        match self.nodes.get(node) {
+            Some(known) => known.silent,
+            None => self.nodes_complete,
+        }
+    }
+}
+
+struct Candidate<'a> {
+    conditions: Conditions,
+    endpoint: &'a Endpoint,
+}
+
+impl Candidate<'_> {
+    fn node(&self) -> Option<&str> {
+        self.endpoint.node.as_deref()
+    }
+}
+
+/// The endpoints of `port` in `family`, as seen from this node.
 pub fn select(
     cluster: &ClusterState,
     service: &ServiceKey,
     port: &ServicePort,
     family: Family,
-    this_node: &str,
+    topology: &Topology<'_>,
 ) -> Endpoints {
     let mut candidates: BTreeMap<RealServer, Candidate<'_>> = BTreeMap::new();
     for slice in cluster
@@ -63,20 +119,88 @@ pub fn select(
             }
         }
     }
+    let this_node = topology.node;
     let local =
-        |candidate: &Candidate<'_>| candidate.node == Some(this_node) && !this_node.is_empty();
+        |candidate: &Candidate<'_>| candidate.node() == Some(this_node) && !this_node.is_empty();
+    let hinted = hints(&candidates, topology);
+    let all = |wanted: &dyn Fn(&Candidate<'_>) -> bool| {
+        let wanted = candidates.iter().filter(|(_, candidate)| wanted(candidate));
+        wanted.map(|(real_server, _)| *real_server).collect()
+    };
     Endpoints {
-        cluster: usable(&candidates, |_| true),
-        local: usable(&candidates, local),
-        on_this_node: candidates
-            .iter()
-            .filter(|(_, candidate)| {
-                // A single node that nobody named still has its own pods on it (hairpin).
-                (local(candidate) || candidate.node.is_none()) && candidate.conditions.serving
-            })
-            .map(|(real_server, _)| *real_server)
-            .collect(),
+        cluster: usable(
+            &candidates,
+            |_| true,
+            |candidate| hinted(candidate.endpoint),
+        ),
+        local: usable(&candidates, local, |_| true),
+        serving: if port.protocol == Protocol::Udp {
+            Arc::from(all(&|candidate| candidate.conditions.serving))
+        } else {
+            Arc::default()
+        },
+        // A single node that nobody named still has its own pods on it (hairpin).
+        on_this_node: all(&|candidate| {
+            (local(candidate) || candidate.node().is_none()) && candidate.conditions.serving
+        }),
+        dead: all(&|candidate| candidate.node().is_some_and(|node| topology.is_dead(node))),
     }
+}
+
+/// The names in a kind of hint.
+type NamesOf = fn(&Endpoint) -> &[String];
+
+fn node_hints(endpoint: &Endpoint) -> &[String] {
+    endpoint.node_hints.names()
+}
+
+fn zone_hints(endpoint: &Endpoint) -> &[String] {
+    endpoint.zone_hints.names()
+}
+
+/// Which ready endpoints the hints leave for this node (TOPO-3): those for the node where every one
+/// of them has such a hint and one is for this node; else the same with zones; else all.
+fn hints<'a>(
+    candidates: &BTreeMap<RealServer, Candidate<'_>>,
+    topology: &Topology<'a>,
+) -> impl Fn(&Endpoint) -> bool + use<'a> {
+    let complete = |names: NamesOf, here: &str| {
+        // TOPO-6: those that are not ready count neither for nor against.
+        let mut ready = candidates
+            .values()
+            .filter(|candidate| candidate.conditions.ready)
+            .map(|candidate| names(candidate.endpoint));
+        let mut named_here = false;
+        // TOPO-4: one without a hint is enough to disregard all.
+        ready.all(|names| {
+            named_here |= names.iter().any(|name| name == here);
+            !names.is_empty()
+        }) && named_here
+    };
+    let by_node = Some((node_hints as NamesOf, topology.node)).filter(|(_, node)| !node.is_empty());
+    let by_zone = topology.zone.map(|zone| (zone_hints as NamesOf, zone));
+    let mode = [by_node, by_zone]
+        .into_iter()
+        .flatten()
+        .find(|(names, here)| complete(*names, here));
+    move |endpoint| mode.is_none_or(|(names, here)| names(endpoint).iter().any(|name| name == here))
+}
+
+/// How many addresses of a Service's ready endpoints are on `node` (HC-5).
+pub fn ready_addresses(
+    cluster: &ClusterState,
+    service: &ServiceKey,
+    node: &str,
+    family: Family,
+) -> usize {
+    let addresses: BTreeSet<IpAddr> = cluster
+        .slices_of(service)
+        .filter(|slice| slice.family == family)
+        .flat_map(|slice| &slice.endpoints)
+        .filter(|endpoint| endpoint.conditions.ready && endpoint.node.as_deref() == Some(node))
+        .map(|endpoint| endpoint.address)
+        .collect();
+    addresses.len()
 }
 
 /// Whether some endpoint of the Service that is ready runs on `node`, in any family and port.
@@ -98,30 +222,33 @@ fn merge<'a>(
     if endpoint.conditions.terminating && candidates.contains_key(&at) {
         return;
     }
+    let conditions = endpoint.conditions;
     candidates.insert(
         at,
         Candidate {
-            conditions: endpoint.conditions,
-            node: endpoint.node.as_deref(),
+            conditions,
+            endpoint,
         },
     );
 }
 
-/// EP-9: ready ones; if there is none, those that still serve while they terminate.
+/// EP-9: ready ones, of these the `preferred`; if none is ready, those that still serve while they
+/// terminate, all of them (TOPO-8).
 fn usable(
     candidates: &BTreeMap<RealServer, Candidate<'_>>,
     wanted: impl Fn(&Candidate<'_>) -> bool,
+    preferred: impl Fn(&Candidate<'_>) -> bool,
 ) -> Arc<[RealServer]> {
-    let pick = |good: fn(Conditions) -> bool| -> Arc<[RealServer]> {
+    let pick = |good: &dyn Fn(&Candidate<'_>) -> bool| -> Arc<[RealServer]> {
         candidates
             .iter()
-            .filter(|(_, candidate)| wanted(candidate) && good(candidate.conditions))
+            .filter(|(_, candidate)| wanted(candidate) && good(candidate))
             .map(|(real_server, _)| *real_server)
             .collect()
     };
-    let ready = pick(|conditions| conditions.ready);
+    let ready = pick(&|candidate| candidate.conditions.ready && preferred(candidate));
     if ready.is_empty() {
-        pick(|conditions| conditions.serving && conditions.terminating)
+        pick(&|candidate| candidate.conditions.serving && candidate.conditions.terminating)
     } else {
         ready
     }

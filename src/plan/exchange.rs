@@ -29,6 +29,9 @@ impl Plan {
             for address in &old.hairpin {
                 count_down(&mut self.hairpins, address);
             }
+            for address in &old.dead {
+                count_down(&mut self.dead, address);
+            }
         }
         if let Some(new) = new {
             for (port, _) in &new.frontends {
@@ -39,6 +42,9 @@ impl Plan {
             }
             for address in &new.hairpin {
                 *self.hairpins.entry(*address).or_insert(0) += 1;
+            }
+            for address in &new.dead {
+                *self.dead.entry(*address).or_insert(0) += 1;
             }
             self.services.insert(key.clone(), Arc::clone(new));
         }
@@ -54,6 +60,21 @@ impl Plan {
                 self.state.hairpin.insert(*address);
             } else {
                 self.state.hairpin.remove(address);
+            }
+        }
+        for address in both().flat_map(|plan| &plan.dead) {
+            if self.dead.contains_key(address) {
+                self.state.dead.insert(*address);
+            } else {
+                self.state.dead.remove(address);
+            }
+        }
+        match new.and_then(|plan| plan.health_check.clone()) {
+            Some(health_check) => {
+                self.state.health_checks.insert(key.clone(), health_check);
+            }
+            None => {
+                self.state.health_checks.remove(key);
             }
         }
     }

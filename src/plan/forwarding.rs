@@ -1,22 +1,27 @@
 //! What one Service is forwarded from and to: its frontends with a treatment for each source class.
 //! Knows nothing of IPVS or nftables; both program what this file says.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use super::Inputs;
-use super::address::{AddressBook, external_allowed};
-use super::endpoints::{Endpoints, select};
+use super::address::AddressBook;
+use super::endpoints::{self, Endpoints, Topology, select};
 use super::reason::Reason;
-use crate::config::{Config, ProxyScope};
+use super::served::{Exposure, Served};
+use crate::config::Config;
 use crate::model::allocation::Allocations;
 use crate::model::family::Family;
 use crate::model::frontend::{
-    Frontend, FrontendAddress, FrontendPort, RealServer, Treatment, Treatments, Verdict,
+    Affinity, ForwardingMethod, Frontend, FrontendAddress, FrontendPort, RealServer, Treatment,
+    Treatments, Verdict,
 };
-use crate::model::node_state::HeldFor;
+use crate::model::node_state::{HealthCheck, HeldFor};
 use crate::model::scheduler::Scheduler;
-use crate::model::service::{IpMode, Service, ServicePort, ServiceType, TrafficPolicy};
+use crate::model::service::{Service, ServiceKey, ServicePort, ServiceType, TrafficPolicy};
 
 /// The annotation that chooses the scheduler of one Service.
 const SCHEDULER_ANNOTATION: &str = "edgelb.io/scheduler";
@@ -30,6 +35,10 @@ pub struct ServicePlan {
     pub held: Vec<(IpAddr, HeldFor)>,
     /// Its endpoints on this node.
     pub hairpin: Vec<IpAddr>,
+    /// Its endpoints on nodes that are gone or silent.
+    pub dead: Vec<IpAddr>,
+    /// What health checkers are told of it, where they ask (SP-9).
+    pub health_check: Option<HealthCheck>,
     /// Endpoints that a Cluster policy may use, over all ports.
     pub endpoints: usize,
     /// What was left out, and why.
@@ -42,15 +51,22 @@ pub struct Forwarding<'a> {
     pub inputs: &'a Inputs,
     pub book: &'a AddressBook,
     pub allocations: &'a Allocations,
-    /// The families in which pods can be told apart by their address (MASQ-4).
+    /// The families in which pods can be told apart (MASQ-4).
     pub pods_known: &'a [Family],
+    /// This node's own address in each family (SR-9).
+    pub node_addresses: &'a BTreeMap<Family, IpAddr>,
+    /// Where this node is.
+    pub topology: Topology<'a>,
 }
 
-/// How a frontend is reached; decides which policy applies (POL-9).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Exposure {
-    Internal,
-    External,
+/// What all ports of a Service have in common.
+struct OfService<'a> {
+    service: &'a Service,
+    addresses: Vec<Served>,
+    node_port_families: Vec<Family>,
+    scheduler: Scheduler,
+    /// In the order of [`Family::BOTH`].
+    allowed: [Option<Arc<[IpNet]>>; 2],
 }
 
 impl Forwarding<'_> {
@@ -61,117 +77,73 @@ impl Forwarding<'_> {
             return plan;
         }
         let addresses = self.addresses(service, &mut plan.reasons);
-        let node_port_families = node_port_families(service);
-        let scheduler = self.scheduler(service);
-        for port in &service.ports {
-            self.port(
-                service,
-                port,
-                &addresses,
-                &node_port_families,
-                scheduler,
-                &mut plan,
-            );
+        let of_service = OfService {
+            service,
+            node_port_families: node_port_families(service),
+            scheduler: self.scheduler(service, &mut plan.reasons),
+            allowed: Family::BOTH.map(|family| self.allowed_sources(service, family, &addresses)),
+            addresses,
+        };
+        if !service.source_ranges.is_empty() {
+            let open = Family::BOTH.into_iter().filter(|family| {
+                let mut ranges = service.source_ranges.iter();
+                let mut served = of_service.addresses.iter();
+                !ranges.any(|range| Family::of(range.addr()) == *family)
+                    && served.any(|at| at.restricted && Family::of(at.address) == *family)
+            });
+            let open = open.map(|family| Reason::SourceRangesOpen { family });
+            plan.reasons.extend(open);
         }
-        plan.held = addresses
-            .into_iter()
-            .map(|(address, held, _)| (address, held))
-            .collect();
+        for port in &service.ports {
+            self.port(&of_service, port, &mut plan);
+        }
+        plan.health_check = self.health_check(&of_service);
+        let held = of_service.addresses.iter();
+        plan.held = held.map(|served| (served.address, served.held)).collect();
         plan.frontends.sort_by_key(|(port, _)| *port);
         plan.frontends.dedup_by_key(|(port, _)| *port);
-        plan.hairpin.sort_unstable();
-        plan.hairpin.dedup();
-        // Kept as long as the Service: no room to spare.
+        for addresses in [&mut plan.hairpin, &mut plan.dead] {
+            addresses.sort_unstable();
+            addresses.dedup();
+            // Kept as long as the Service: no room to spare.
+            addresses.shrink_to_fit();
+        }
         plan.frontends.shrink_to_fit();
-        plan.hairpin.shrink_to_fit();
         plan.reasons.shrink_to_fit();
         plan
     }
 
-    fn scheduler(&self, service: &Service) -> Scheduler {
-        service
-            .annotations
-            .get(SCHEDULER_ANNOTATION)
-            .and_then(|name| name.trim().parse().ok())
-            .unwrap_or(self.config.proxy.scheduler)
-    }
-
-    /// The addresses of a Service that this node serves, each once, the most internal use first.
-    fn addresses(
-        &self,
-        service: &Service,
-        reasons: &mut Vec<Reason>,
-    ) -> Vec<(IpAddr, HeldFor, Exposure)> {
-        let mut addresses: Vec<(IpAddr, HeldFor, Exposure)> = Vec::new();
-        let mut add = |address: IpAddr, held, exposure, reasons: &mut Vec<Reason>| {
-            if let Some(refusal) = self.book.refusal_here(address) {
-                reasons.push(refusal);
-            } else if !addresses.iter().any(|(known, ..)| *known == address) {
-                addresses.push((address, held, exposure));
-            }
+    fn scheduler(&self, service: &Service, reasons: &mut Vec<Reason>) -> Scheduler {
+        let Some(name) = service.annotations.get(SCHEDULER_ANNOTATION) else {
+            return self.config.proxy.scheduler;
         };
-        if self.config.proxy.scope == ProxyScope::All {
-            for address in &service.cluster_ips {
-                add(*address, HeldFor::ClusterIp, Exposure::Internal, reasons);
-            }
-        }
-        let vips = self.allocations.addresses(&service.key);
-        let foreign = service
-            .ingress
-            .iter()
-            // SP-11: what arrives already rewritten is not ours.
-            .filter(|ingress| ingress.mode == IpMode::Vip && !vips.contains(&ingress.address))
-            .map(|ingress| ingress.address);
-        if service.source_ranges.is_empty() {
-            for address in vips {
-                add(*address, HeldFor::Vip, Exposure::External, reasons);
-            }
-            for address in foreign {
-                if let Some(refusal) = self.external_refusal(service, address) {
-                    reasons.push(refusal);
-                } else {
-                    add(address, HeldFor::External, Exposure::External, reasons);
-                }
-            }
-        } else if !vips.is_empty() || !service.ingress.is_empty() {
-            reasons.push(Reason::SourceRangesUnsupported);
-        }
-        for address in &service.external_ips {
-            if let Some(refusal) = self.external_refusal(service, *address) {
-                reasons.push(refusal);
-            } else {
-                add(*address, HeldFor::External, Exposure::External, reasons);
-            }
-        }
-        addresses
+        name.trim().parse().unwrap_or_else(|_| {
+            let name = name.clone();
+            reasons.push(Reason::SchedulerUnknown { name });
+            self.config.proxy.scheduler
+        })
     }
 
-    fn external_refusal(&self, service: &Service, address: IpAddr) -> Option<Reason> {
-        if let Some(refusal) = self.book.refusal(address) {
-            return Some(refusal);
-        }
-        if !external_allowed(self.config, address) {
-            return Some(Reason::ExternalNotAllowed { address });
-        }
-        let holders = self.allocations.holders_of(address);
-        holders
-            .first()
-            .filter(|_| !holders.contains(&service.key))
-            .map(|holder| Reason::RequestTaken {
-                address,
-                holder: holder.clone(),
-            })
+    /// HC-1, HC-5, SP-9.
+    fn health_check(&self, of_service: &OfService<'_>) -> Option<HealthCheck> {
+        let service = of_service.service;
+        let port = service.health_check_node_port.filter(|port| {
+            *port > 0
+                && service.kind == ServiceType::LoadBalancer
+                && service.external_traffic_policy == TrafficPolicy::Local
+        })?;
+        let (cluster, node) = (&self.inputs.cluster, &self.inputs.node);
+        let families = of_service.node_port_families.iter();
+        let count = |family| endpoints::ready_addresses(cluster, &service.key, node, family);
+        let local_endpoints = families.map(|family| (*family, count(*family))).collect();
+        Some(HealthCheck {
+            port,
+            local_endpoints,
+        })
     }
 
-    fn port(
-        &self,
-        service: &Service,
-        port: &ServicePort,
-        addresses: &[(IpAddr, HeldFor, Exposure)],
-        node_port_families: &[Family],
-        scheduler: Scheduler,
-        plan: &mut ServicePlan,
-    ) {
+    fn port(&self, of_service: &OfService<'_>, port: &ServicePort, plan: &mut ServicePlan) {
+        let service = of_service.service;
         let node_port = port.node_port.filter(|number| {
             let open = self.config.proxy.node_port_range.contains(*number);
             if !open {
@@ -180,15 +152,20 @@ impl Forwarding<'_> {
             }
             open
         });
+        let session_affinity = service.session_affinity.map(|timeout| Affinity {
+            scope: scope(&service.key, port),
+            timeout,
+        });
         let mut seen_endpoints = 0;
         let mut served = false;
         let mut local_policy_unmet = false;
-        for family in Family::BOTH {
-            let own: Vec<_> = addresses
+        for (family, allowed) in Family::BOTH.into_iter().zip(&of_service.allowed) {
+            let own: Vec<_> = of_service
+                .addresses
                 .iter()
-                .filter(|(address, ..)| Family::of(*address) == family)
+                .filter(|served| Family::of(served.address) == family)
                 .collect();
-            let node_port = node_port.filter(|_| node_port_families.contains(&family));
+            let node_port = node_port.filter(|_| of_service.node_port_families.contains(&family));
             if own.is_empty() && node_port.is_none() {
                 continue;
             }
@@ -198,16 +175,15 @@ impl Forwarding<'_> {
                 &service.key,
                 port,
                 family,
-                &self.inputs.node,
+                &self.topology,
             );
             seen_endpoints += endpoints.cluster.len();
-            plan.hairpin.extend(
-                endpoints
-                    .on_this_node
-                    .iter()
-                    .map(|real_server| real_server.address),
-            );
-            let mut add = |address: FrontendAddress, number: u16, exposure: Exposure| {
+            let addresses = |list: &[RealServer]| -> Vec<IpAddr> {
+                list.iter().map(|real_server| real_server.address).collect()
+            };
+            plan.hairpin.extend(addresses(&endpoints.on_this_node));
+            plan.dead.extend(addresses(&endpoints.dead));
+            let mut add = |at: FrontendAddress, number: u16, exposure, restricted: bool| {
                 let treatments = self.treatments(service, exposure, &endpoints, family);
                 local_policy_unmet |= treatments
                     .iter()
@@ -215,27 +191,27 @@ impl Forwarding<'_> {
                 let frontend = Frontend {
                     service: service.key.clone(),
                     treatments,
-                    session_affinity: service.session_affinity,
-                    scheduler,
+                    session_affinity,
+                    scheduler: of_service.scheduler,
+                    allowed_sources: allowed.clone().filter(|_| restricted),
+                    keeps: Arc::clone(&endpoints.serving),
+                    forwarding_method: ForwardingMethod::Masquerade,
                 };
-                plan.frontends.push((
-                    FrontendPort {
-                        address,
-                        protocol: port.protocol,
-                        port: number,
-                    },
-                    Arc::new(frontend),
-                ));
+                let key = FrontendPort {
+                    address: at,
+                    protocol: port.protocol,
+                    port: number,
+                };
+                plan.frontends.push((key, Arc::new(frontend)));
             };
-            for (address, _, exposure) in own {
-                add(FrontendAddress::Address(*address), port.port, *exposure);
+            for served in own {
+                let at = FrontendAddress::Address(served.address);
+                add(at, port.port, served.exposure, served.restricted);
             }
             if let Some(number) = node_port {
-                add(
-                    FrontendAddress::NodePort(family),
-                    number,
-                    Exposure::External,
-                );
+                // NP-10: source ranges do not hold here.
+                let at = FrontendAddress::NodePort(family);
+                add(at, number, Exposure::External, false);
             }
         }
         plan.endpoints += seen_endpoints;
@@ -323,4 +299,18 @@ fn node_port_families(service: &Service) -> Vec<Family> {
         return Family::BOTH.to_vec();
     }
     families
+}
+
+/// What tells a Service port apart (AFF-2): FNV-1a over its identity (SP-1). The same on every node
+/// and in every run.
+fn scope(service: &ServiceKey, port: &ServicePort) -> u64 {
+    let ServiceKey { namespace, name } = service;
+    let identity = format!(
+        "{namespace}/{name}/{}/{}",
+        port.name,
+        port.protocol.lowercase()
+    );
+    identity.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }

@@ -15,6 +15,7 @@ pub mod pending;
 pub mod probing;
 pub mod reason;
 pub mod request;
+mod served;
 pub mod sharing;
 pub mod status;
 #[cfg(test)]
@@ -83,6 +84,8 @@ pub struct Plan {
     holds: OrdMap<(IpAddr, HeldFor), usize>,
     /// How many Services have an endpoint of this address here.
     hairpins: OrdMap<IpAddr, usize>,
+    /// How many Services have an endpoint of this address on a node that is gone.
+    dead: OrdMap<IpAddr, usize>,
 }
 
 /// What changed since the previous plan.
@@ -184,6 +187,7 @@ pub fn replan(config: &Config, inputs: &Inputs, previous: &Plan, scope: &Scope) 
                 .any(|range| Family::of(range.addr()) == *family)
         })
         .collect();
+    let node_addresses = state.preferred_source.clone();
     if matches!(scope, Scope::Everything) {
         plan.state = state;
     }
@@ -194,6 +198,8 @@ pub fn replan(config: &Config, inputs: &Inputs, previous: &Plan, scope: &Scope) 
         book: &book,
         allocations: &allocations,
         pods_known: &pods_known,
+        node_addresses: &node_addresses,
+        topology: endpoints::Topology::new(inputs),
     };
     for key in &dirty {
         let new = inputs

@@ -15,6 +15,7 @@ use crate::model::node_state::NodeState;
 pub(super) fn state(config: &Config, inputs: &Inputs) -> NodeState {
     let mut state = NodeState {
         service_ranges: config.proxy.service_cidrs.iter().copied().collect(),
+        pod_interfaces: config.proxy.cluster_interfaces.iter().cloned().collect(),
         ..Default::default()
     };
     state.pod_ranges = config

@@ -101,14 +101,14 @@ pub enum Reason {
         frontend: FrontendPort,
         holder: ServiceKey,
     },
-    /// `loadBalancerSourceRanges` cannot be enforced yet, so the VIP is not served at all.
-    SourceRangesUnsupported,
+    /// `loadBalancerSourceRanges` names no range of this family, whose VIP is open to all (SR-2).
+    SourceRangesOpen { family: Family },
     /// No endpoint is ready anywhere: connections are refused.
     NoEndpoints { port: u16 },
     /// No endpoint is ready on this node: a Local policy drops here.
     NoLocalEndpoints { port: u16 },
-    /// This datapath cannot tell pods from outside clients for this frontend.
-    SourceClassesMerged { frontend: FrontendPort },
+    /// A scheduler is asked for that IPVS does not have.
+    SchedulerUnknown { name: String },
     /// Nobody may own the VIP.
     NoEligibleNode,
     /// Another node owns the VIP.
@@ -206,12 +206,10 @@ impl Reason {
             Self::ExternalNotAllowed { .. } => ("external_not_allowed", "ExternalNotAllowed"),
             Self::NodePortOutOfRange { .. } => ("node_port_out_of_range", "NodePortOutOfRange"),
             Self::FrontendTaken { .. } => ("frontend_taken", "FrontendTaken"),
-            Self::SourceRangesUnsupported => {
-                ("source_ranges_unsupported", "SourceRangesUnsupported")
-            }
+            Self::SourceRangesOpen { .. } => ("source_ranges_open", "SourceRangesOpen"),
             Self::NoEndpoints { .. } => ("no_endpoints", "NoEndpoints"),
             Self::NoLocalEndpoints { .. } => ("no_local_endpoints", "NoLocalEndpoints"),
-            Self::SourceClassesMerged { .. } => ("source_classes_merged", "SourceClassesMerged"),
+            Self::SchedulerUnknown { .. } => ("scheduler_unknown", "SchedulerUnknown"),
             Self::NoEligibleNode => ("no_eligible_node", "NoEligibleNode"),
             Self::OwnedBy { .. } => ("owned_by", "OwnedBy"),
             Self::NodeUnknown => ("node_unknown", "NodeUnknown"),
@@ -282,16 +280,18 @@ impl fmt::Display for Reason {
                 write!(f, "node port {port} is outside proxy.node_port_range: it is not opened")
             }
             Self::FrontendTaken { frontend, holder } => write!(f, "{frontend} is served for {holder} already"),
-            Self::SourceRangesUnsupported => f.write_str(
-                "loadBalancerSourceRanges cannot be enforced by this version, so its VIP is not served",
+            Self::SourceRangesOpen { family } => write!(
+                f,
+                "loadBalancerSourceRanges names no {family} range, so anybody reaches its {family} VIP: name one"
             ),
             Self::NoEndpoints { port } => write!(f, "port {port} has no ready endpoint: connections are refused"),
             Self::NoLocalEndpoints { port } => {
                 write!(f, "port {port} has no ready endpoint on this node: the Local policy drops here")
             }
-            Self::SourceClassesMerged { frontend } => {
-                write!(f, "{frontend}: IPVS gives pods and this node the local endpoints only")
-            }
+            Self::SchedulerUnknown { name } => write!(
+                f,
+                "edgelb.io/scheduler names {name:?}, which is no scheduler of IPVS: proxy.scheduler counts"
+            ),
             Self::NoEligibleNode => f.write_str("no node may announce it"),
             Self::OwnedBy { node } => write!(f, "node {node} announces it"),
             Self::NodeUnknown => f.write_str("this node is not among the cluster's Nodes: check node.name"),

@@ -19,7 +19,7 @@ use super::schema::parse_pick;
 use super::{describe, describe_chains};
 use crate::model::family::{Family, Protocol};
 use crate::model::frontend::{
-    Frontend, FrontendAddress, FrontendPort, RealServer, Treatment, Verdict,
+    ForwardingMethod, Frontend, FrontendAddress, FrontendPort, RealServer, Treatment, Verdict,
 };
 use crate::model::node_state::{HeldFor, NodeState};
 use crate::model::scheduler::Scheduler;
@@ -57,6 +57,9 @@ fn any_frontend() -> impl Strategy<Value = (FrontendPort, Arc<Frontend>)> {
             service: ServiceKey::new("shop", "web"),
             treatments: [outside.clone(), inside.clone(), inside, outside],
             session_affinity: None,
+            allowed_sources: None,
+            keeps: Arc::default(),
+            forwarding_method: ForwardingMethod::Masquerade,
             scheduler: Scheduler::Rr,
         };
         (port, Arc::new(frontend))

@@ -69,8 +69,8 @@ pub(super) fn of_frontend(port: FrontendPort, frontend: &Frontend) -> Wanted {
     if frontend.scheduler == Scheduler::Mh {
         attributes.scheduler_flags = SCHEDULER_FLAG_PORT;
     }
-    attributes.persistence = frontend.session_affinity.map(|timeout| Persistence {
-        timeout: u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX),
+    attributes.persistence = frontend.session_affinity.map(|affinity| Persistence {
+        timeout: u32::try_from(affinity.timeout.as_secs()).unwrap_or(u32::MAX),
         granularity: Granularity::host(family),
     });
     let real_servers = list

@@ -1,18 +1,19 @@
 //! Which endpoints a port may use: EP-5, EP-6, EP-8, EP-9, EP-12, EP-13, POL-1, POL-2.
 
-use super::{HERE, endpoint, inputs, key, port, slice};
+use super::{endpoint, inputs, key, port, slice};
 use crate::model::endpoint::{Conditions, EndpointSlice, SlicePort};
 use crate::model::family::{Family, Protocol};
 use crate::model::frontend::RealServer;
 use crate::model::service::ServicePort;
-use crate::plan::endpoints::{Endpoints, ready_on, select};
+use crate::plan::endpoints::{Endpoints, Topology, ready_on, select};
 
 fn selected(port: &ServicePort, slices: Vec<EndpointSlice>) -> Endpoints {
     let mut inputs = inputs();
     for slice in slices {
         inputs.put(slice);
     }
-    select(&inputs.cluster, &key("web"), port, Family::V4, HERE)
+    let topology = Topology::new(&inputs);
+    select(&inputs.cluster, &key("web"), port, Family::V4, &topology)
 }
 
 fn text(real_servers: &[RealServer]) -> String {

@@ -347,7 +347,8 @@ fn ports_protocols_schedulers_and_affinity_reach_the_frontend() {
     );
     for frontend in plan.state.frontends.values() {
         assert_eq!(frontend.scheduler, Scheduler::Mh);
-        assert_eq!(frontend.session_affinity, service.session_affinity);
+        let affinity = frontend.session_affinity.unwrap();
+        assert_eq!(Some(affinity.timeout), service.session_affinity);
     }
     let service = super::annotated(service, &[("edgelb.io/scheduler", "fastest")]);
     let plan = planned(&lan(), service, "10.244.1.2");
@@ -418,29 +419,54 @@ fn node_ports_listen_on_the_addresses_of_interfaces() {
     assert_eq!(addresses(&config), ["192.0.2.11"]);
 }
 
+/// What may open connections to a frontend; empty: any source.
+fn allowed(plan: &Plan, port: &FrontendPort) -> String {
+    let frontend = &plan.state.frontends[port];
+    let ranges = frontend
+        .allowed_sources
+        .iter()
+        .flat_map(|ranges| ranges.iter());
+    let ranges: Vec<String> = ranges.map(ToString::to_string).collect();
+    ranges.join(" ")
+}
+
+/// SR-1, SR-2, SR-4, SR-8, NP-10: (ranges, what the VIP allows, what is told).
 #[test]
-fn source_ranges_that_cannot_be_enforced_serve_no_vip() {
-    let mut service = everywhere_as(ServiceType::LoadBalancer);
-    service.source_ranges = vec!["198.51.100.0/24".parse().unwrap()];
-    let plan = planned(&lan(), service, "10.244.1.2");
-    assert!(
-        !plan.state.frontends.contains_key(&tcp("192.0.2.200", 80)),
-        "SR-1"
-    );
-    assert!(
-        plan.state.frontends.contains_key(&tcp("203.0.113.5", 80)),
-        "XIP-1"
-    );
-    assert!(
-        plan.state.frontends.contains_key(&tcp(CLUSTER_IP, 80)),
-        "SR-1"
-    );
-    assert!(
-        plan.state
-            .frontends
-            .contains_key(&node_port(Family::V4, 30080)),
-        "NP-10"
-    );
-    assert_eq!(reasons(&plan, "web"), [Reason::SourceRangesUnsupported]);
-    assert!(plan.ownership.is_empty() && plan.state.announced.is_empty());
+fn source_ranges_hold_on_vips_alone() {
+    for (ranges, expected, told) in [
+        ("198.51.100.0/24", "198.51.100.0/24", false),
+        ("198.51.100.7/24 198.51.100.0/25", "198.51.100.0/24", false),
+        (
+            "198.51.100.0/25 198.51.100.128/25",
+            "198.51.100.0/24",
+            false,
+        ),
+        // This node's own address is in it: so is the VIP, which a process here may bind.
+        ("192.0.2.8/29", "192.0.2.8/29 192.0.2.200/32", false),
+        ("0.0.0.0/0 198.51.100.0/24", "", false),
+        ("0.0.0.0/1 128.0.0.0/1", "0.0.0.0/0", false),
+        ("2001:db8:1::/64", "", true),
+        ("", "", false),
+    ] {
+        let mut service = everywhere_as(ServiceType::LoadBalancer);
+        let parsed = ranges
+            .split_whitespace()
+            .map(|range| range.parse().unwrap());
+        service.source_ranges = parsed.collect();
+        let plan = planned(&lan(), service, "10.244.1.2");
+        assert_eq!(
+            allowed(&plan, &tcp("192.0.2.200", 80)),
+            expected,
+            "{ranges}"
+        );
+        for port in [
+            tcp(CLUSTER_IP, 80),
+            tcp("203.0.113.5", 80),
+            node_port(Family::V4, 30080),
+        ] {
+            assert_eq!(allowed(&plan, &port), "", "{ranges}: {port}");
+        }
+        let open = [Reason::SourceRangesOpen { family: Family::V4 }];
+        assert_eq!(reasons(&plan, "web"), if told { &open[..] } else { &[] });
+    }
 }

@@ -211,6 +211,8 @@ pub fn node(object: &core::Node) -> Converted<Node> {
         .as_ref()
         .and_then(|status| status.addresses.as_deref())
         .unwrap_or_default();
+    let conditions = object.status.as_ref().map(|status| &status.conditions);
+    let conditions = conditions.into_iter().flatten();
     let mut addresses = Vec::new();
     let mut known = BTreeSet::new();
     for wanted in ["InternalIP", "ExternalIP"] {
@@ -240,6 +242,9 @@ pub fn node(object: &core::Node) -> Converted<Node> {
             pod_cidrs,
             deleting: object.metadata.deletion_timestamp.is_some(),
             taints: taints.into_iter().map(|taint| taint.key).collect(),
+            silent: conditions
+                .flatten()
+                .any(|condition| condition.type_ == "Ready" && condition.status == "Unknown"),
         }),
         notes: notes.0,
     }
