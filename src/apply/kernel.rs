@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Failure;
+use super::conntrack::{self, Conntrack};
 use super::ipvs::types::Timeouts;
 use super::ipvs::{self, Ipvs};
 use super::nftables::{self, Nftables};
@@ -29,6 +30,8 @@ pub enum OpenError {
     Nftables(#[from] nftables::Error),
     #[error(transparent)]
     Routes(#[from] route::Error),
+    #[error(transparent)]
+    Conntrack(#[from] conntrack::Error),
     #[error(transparent)]
     State(#[from] super::state_directory::Error),
 }
@@ -60,6 +63,7 @@ pub struct Kernel {
     /// What an earlier run on the IPVS datapath left, until it is removed.
     leftover: Option<VirtualServers>,
     routes: Routes,
+    conntrack: Conntrack,
     sysctls: Sysctls,
     state: Arc<StateDirectory>,
 }
@@ -100,6 +104,7 @@ impl Kernel {
             virtual_servers,
             leftover,
             routes: Routes::open()?,
+            conntrack: Conntrack::open()?,
             sysctls,
             state,
         })
@@ -123,6 +128,7 @@ impl Kernel {
     pub fn messages(&self) -> u64 {
         self.nftables.counters().messages
             + self.routes.counters().messages
+            + self.conntrack.counters().messages
             + self
                 .virtual_servers
                 .as_ref()
@@ -169,6 +175,7 @@ impl Kernel {
             report.virtual_servers(virtual_servers.apply(old, new, now));
         }
         report.routes(self.routes.apply(&between, new));
+        report.conntrack(self.conntrack.settle(new, false));
         report.forwards = true;
         report
     }
@@ -194,6 +201,9 @@ impl Kernel {
             }
         }
         report.routes(self.routes.repair(state));
+        // What had to be repaired may have let flows begin that lead elsewhere.
+        let repaired = !report.changes.is_empty();
+        report.conntrack(self.conntrack.settle(state, repaired));
         report.forwards = true;
         report
     }
@@ -356,6 +366,15 @@ impl Report {
             Err(error) => self
                 .failures
                 .push(Failure::new("route", "table local", &error)),
+        }
+    }
+
+    fn conntrack(&mut self, result: Result<usize, conntrack::Error>) {
+        match result {
+            Ok(deleted) => self.count("flow", "remove", deleted),
+            Err(error) => self
+                .failures
+                .push(Failure::new("conntrack", "flows", &error)),
         }
     }
 

@@ -1,10 +1,12 @@
 //! Makes the kernel and the LAN equal to the plan; observes, compares, changes.
 
 pub mod announcer;
+pub mod conntrack;
 pub mod ipvs;
 mod jitter;
 pub mod kernel;
 pub mod kubernetes;
+mod module;
 pub mod monitor;
 pub mod netlink;
 pub mod nftables;
@@ -22,7 +24,7 @@ use serde::Serialize;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Failure {
     /// What kind of object: `table`, `route`, `virtual_server`, `sysctl`, `state_directory`,
-    /// `announcement`. The metric label.
+    /// `announcement`, `conntrack`. The metric label.
     pub kind: &'static str,
     /// Which one, in the words of `nft`, `ip` or `ipvsadm`.
     pub object: String,

@@ -24,6 +24,7 @@ mod rig;
 mod routes;
 mod sysctls;
 mod traffic;
+mod udp_flows;
 
 // The scripted API server, of which these tests use a part.
 #[allow(dead_code)]
