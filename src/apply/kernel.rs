@@ -8,15 +8,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Failure;
 use super::conntrack::{self, Conntrack};
 use super::ipvs::types::Timeouts;
 use super::ipvs::{self, Ipvs};
 use super::nftables::{self, Nftables};
+pub use super::report::Report;
 use super::route::{self, Routes};
 use super::state_directory::{Journal, StateDirectory};
 use super::sysctl::{self, Sysctls};
-use super::virtual_servers::{self, SYSCTLS, VirtualServers};
+use super::virtual_servers::{SYSCTLS, VirtualServers};
+use super::{Failure, module};
 use crate::config::{Config, Datapath};
 use crate::model::node_state::NodeState;
 
@@ -24,7 +25,7 @@ use crate::model::node_state::NodeState;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// `proxy.datapath` says IPVS, and there is none.
-    #[error("proxy.datapath is \"ipvs\": {0}")]
+    #[error("proxy.datapath is \"ipvs\": {0}{remedy}", remedy = ipvs_remedy(.0))]
     Ipvs(#[source] ipvs::Error),
     #[error(transparent)]
     Nftables(#[from] nftables::Error),
@@ -43,17 +44,6 @@ pub enum TimeoutsError {
     Ipvs(#[from] ipvs::Error),
     #[error("cannot record the timeouts of IPVS")]
     State(#[from] super::state_directory::Error),
-}
-
-/// What one call did.
-#[derive(Debug, Default)]
-pub struct Report {
-    /// Edits by object and operation.
-    pub changes: BTreeMap<(&'static str, &'static str), usize>,
-    /// What could not be applied.
-    pub failures: Vec<Failure>,
-    /// Whether filter and forwarding of everything new are in place: only then may it be announced.
-    pub forwards: bool,
 }
 
 /// Our part of the kernel in this network namespace.
@@ -144,6 +134,15 @@ impl Kernel {
 
     /// Sends the difference between two states, at the price of what differs.
     pub fn apply(&mut self, old: &NodeState, new: &NodeState, now: Instant) -> Report {
+        self.send(old, new, now).telling_once()
+    }
+
+    /// Compares everything with the state and repairs what differs.
+    pub fn repair(&mut self, state: &NodeState, now: Instant) -> Report {
+        self.compare(state, now).telling_once()
+    }
+
+    fn send(&mut self, old: &NodeState, new: &NodeState, now: Instant) -> Report {
         let mut report = Report::default();
         if old.sysctls != new.sysctls {
             self.set_sysctls(new, &mut report);
@@ -180,8 +179,7 @@ impl Kernel {
         report
     }
 
-    /// Compares everything with the state and repairs what differs.
-    pub fn repair(&mut self, state: &NodeState, now: Instant) -> Report {
+    fn compare(&mut self, state: &NodeState, now: Instant) -> Report {
         let mut report = Report::default();
         self.set_sysctls(state, &mut report);
         report.routes(self.routes.prune(state));
@@ -317,82 +315,10 @@ impl Kernel {
     }
 }
 
-impl Report {
-    fn count(&mut self, object: &'static str, operation: &'static str, number: usize) {
-        if number > 0 {
-            *self.changes.entry((object, operation)).or_default() += number;
-        }
-    }
-
-    /// Takes in what the table did; false where it failed.
-    fn table(&mut self, result: Result<nftables::Changes, nftables::Error>) -> bool {
-        match result {
-            Ok(changes) => {
-                self.count("element", "add", changes.added);
-                self.count("element", "remove", changes.removed);
-                self.count("table", "add", usize::from(changes.rebuilt));
-                true
-            }
-            Err(error) => {
-                self.failures
-                    .push(Failure::new("table", "inet edgelb", &error));
-                false
-            }
-        }
-    }
-
-    fn virtual_servers(&mut self, outcome: virtual_servers::Outcome) {
-        self.count("virtual_server", "add", outcome.virtual_servers_added);
-        self.count("virtual_server", "change", outcome.virtual_servers_changed);
-        self.count("virtual_server", "remove", outcome.virtual_servers_removed);
-        self.count("real_server", "add", outcome.real_servers_added);
-        self.count("real_server", "change", outcome.real_servers_changed);
-        self.count("real_server", "remove", outcome.real_servers_removed);
-        self.failures.extend(outcome.failures);
-    }
-
-    fn routes(&mut self, result: Result<route::Outcome, route::Error>) {
-        match result {
-            Ok(outcome) => {
-                self.count("route", "add", outcome.added);
-                self.count("route", "change", outcome.replaced);
-                self.count("route", "remove", outcome.removed);
-                self.failures.extend(
-                    outcome.failures.iter().map(|failure| {
-                        Failure::new("route", &failure.prefix().to_string(), failure)
-                    }),
-                );
-            }
-            Err(error) => self
-                .failures
-                .push(Failure::new("route", "table local", &error)),
-        }
-    }
-
-    fn conntrack(&mut self, result: Result<usize, conntrack::Error>) {
-        match result {
-            Ok(deleted) => self.count("flow", "remove", deleted),
-            Err(error) => self
-                .failures
-                .push(Failure::new("conntrack", "flows", &error)),
-        }
-    }
-
-    fn sysctls(&mut self, result: Result<sysctl::Outcome, super::state_directory::Error>) {
-        match result {
-            Ok(outcome) => {
-                self.count("sysctl", "change", outcome.written.len());
-                self.failures.extend(
-                    outcome
-                        .failures
-                        .iter()
-                        .map(|failure| Failure::new("sysctl", failure.path(), failure)),
-                );
-            }
-            Err(error) => {
-                self.failures
-                    .push(Failure::new("state_directory", "sysctls.json", &error));
-            }
-        }
+/// How to get IPVS, where the kernel has none.
+fn ipvs_remedy(error: &ipvs::Error) -> String {
+    match error {
+        ipvs::Error::NotAvailable => format!("; {}", module::remedy("ip_vs")),
+        _ => String::new(),
     }
 }

@@ -11,6 +11,7 @@ mod announcer;
 mod announcing;
 mod cluster;
 mod demo;
+mod draining;
 mod foreign;
 mod host;
 mod incremental;
