@@ -20,6 +20,7 @@ use super::virtual_servers::{SYSCTLS, VirtualServers};
 use super::{Failure, module};
 use crate::config::{Config, Datapath};
 use crate::model::node_state::NodeState;
+use crate::model::sysctl::Sysctl;
 
 /// Why the kernel cannot be used at all.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +47,25 @@ pub enum TimeoutsError {
     State(#[from] super::state_directory::Error),
 }
 
+/// In which families it was edgelb that made this node a router: what else than Services passes
+/// through it then was not passed on before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RouterByUs {
+    pub ipv4: bool,
+    pub ipv6: bool,
+}
+
+impl RouterByUs {
+    /// From what the settings were before us. Where IPv6 stays as it is, saying so does no harm.
+    fn of(sysctls: &Sysctls) -> Self {
+        let off = |path| sysctls.previous(path).as_deref() == Some("0");
+        Self {
+            ipv4: off("net/ipv4/ip_forward"),
+            ipv6: off("net/ipv6/conf/all/forwarding"),
+        }
+    }
+}
+
 /// Our part of the kernel in this network namespace.
 pub struct Kernel {
     nftables: Nftables,
@@ -55,6 +75,7 @@ pub struct Kernel {
     routes: Routes,
     conntrack: Conntrack,
     sysctls: Sysctls,
+    router_by_us: RouterByUs,
     state: Arc<StateDirectory>,
 }
 
@@ -95,6 +116,7 @@ impl Kernel {
             leftover,
             routes: Routes::open()?,
             conntrack: Conntrack::open()?,
+            router_by_us: RouterByUs::of(&sysctls),
             sysctls,
             state,
         })
@@ -107,6 +129,11 @@ impl Kernel {
         } else {
             "nftables"
         }
+    }
+
+    /// In which families it was edgelb that made this node a router.
+    pub fn router_by_us(&self) -> RouterByUs {
+        self.router_by_us
     }
 
     /// The netlink ports of our sockets: notifications that carry one are about our own changes.
@@ -181,7 +208,7 @@ impl Kernel {
 
     fn compare(&mut self, state: &NodeState, now: Instant) -> Report {
         let mut report = Report::default();
-        self.set_sysctls(state, &mut report);
+        let waits = self.set_sysctls(state, &mut report);
         report.routes(self.routes.prune(state));
         let table = self.nftables.repair(state);
         if !report.table(table) {
@@ -199,6 +226,10 @@ impl Kernel {
             }
         }
         report.routes(self.routes.repair(state));
+        if waits {
+            // The table may have brought connection tracking along.
+            self.set_sysctls(state, &mut report);
+        }
         // What had to be repaired may have let flows begin that lead elsewhere.
         let repaired = !report.changes.is_empty();
         report.conntrack(self.conntrack.settle(state, repaired));
@@ -206,10 +237,14 @@ impl Kernel {
         report
     }
 
-    fn set_sysctls(&mut self, state: &NodeState, report: &mut Report) {
+    /// Returns whether some wait for their module.
+    fn set_sysctls(&mut self, state: &NodeState, report: &mut Report) -> bool {
         let mut wanted = state.sysctls.clone();
+        let known = |(path, sysctl): (&str, Sysctl)| (path.to_owned(), sysctl);
+        wanted.extend(conntrack::sysctls().map(known));
         if self.virtual_servers.is_some() {
-            wanted.extend(SYSCTLS.map(|(path, value)| (path.to_owned(), value.to_owned())));
+            let exactly = |(path, value)| (path, Sysctl::exactly(value));
+            wanted.extend(SYSCTLS.map(exactly).map(known));
         }
         // What an earlier configuration or datapath set, and this one does not want.
         // One that somebody else has changed since is theirs, and no failure of ours.
@@ -218,7 +253,10 @@ impl Kernel {
             failures: Vec::new(),
             ..outcome
         }));
-        report.sysctls(self.sysctls.repair(&self.state, &wanted));
+        let repaired = self.sysctls.repair(&self.state, &wanted);
+        let waits = matches!(&repaired, Ok(outcome) if !outcome.absent.is_empty());
+        report.sysctls(repaired);
+        waits
     }
 
     /// Sets the timeouts of idle connections in IPVS; the ones found are recorded before.

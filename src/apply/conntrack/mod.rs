@@ -15,8 +15,14 @@ use nix::errno::Errno;
 use super::netlink::{self, NetlinkSocket};
 use crate::model::family::Protocol;
 use crate::model::node_state::NodeState;
+use crate::model::sysctl::{Rule, Sysctl};
 use message::Identity;
 use stale::{Concern, Settled};
+
+/// How large the table must be able to get, by processors and at all.
+const ENTRIES_PER_PROCESSOR: u64 = 32 << 10;
+const FEWEST_ENTRIES: u64 = 128 << 10;
+const MOST_ENTRIES: u64 = 1 << 20;
 
 /// Why the table could not be made to fit.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +45,32 @@ pub enum Error {
         refused: usize,
         source: netlink::RequestError,
     },
+}
+
+/// What connection tracking is to be like, as kube-proxy sets it up: nothing where its module is not
+/// loaded yet, and the size of the table only where it is not another network namespace's.
+pub fn sysctls() -> [(&'static str, Sysctl); 4] {
+    let exactly = |value: &str| Sysctl::optionally(Rule::Exactly(value.to_owned()));
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let entries = u64::try_from(processors)
+        .unwrap_or(1)
+        .saturating_mul(ENTRIES_PER_PROCESSOR)
+        .clamp(FEWEST_ENTRIES, MOST_ENTRIES);
+    let least = Sysctl::optionally(Rule::AtLeast(entries));
+    [
+        // A packet that is out of the window is not marked as invalid, which would let it leave
+        // untranslated and make the client reset its connection.
+        ("net/netfilter/nf_conntrack_tcp_be_liberal", exactly("1")),
+        (
+            "net/netfilter/nf_conntrack_tcp_timeout_established",
+            exactly("86400"),
+        ),
+        (
+            "net/netfilter/nf_conntrack_tcp_timeout_close_wait",
+            exactly("3600"),
+        ),
+        ("net/netfilter/nf_conntrack_max", least),
+    ]
 }
 
 /// The connection tracking table of this network namespace.

@@ -22,6 +22,7 @@ mod incremental;
 mod ipam;
 mod ipam_requests;
 mod namespaces;
+mod node;
 mod ownership;
 mod probing;
 mod recorded;
