@@ -108,8 +108,8 @@ impl Conntrack {
         let deleted = if concern.is_empty() {
             0
         } else {
-            let stale = self.find(&concern, state)?;
-            self.delete(&stale)?
+            let found = self.find(&concern, state)?;
+            self.delete(&found)?
         };
         self.settled = Some(before.after(state));
         Ok(deleted)
@@ -117,7 +117,7 @@ impl Conntrack {
 
     /// Reads the table once, holding only what is to go.
     fn find(&mut self, concern: &Concern, state: &NodeState) -> Result<Vec<Identity>, Error> {
-        let mut stale = Vec::new();
+        let mut all = Vec::new();
         for (family, only_udp) in concern.families() {
             let protocol = only_udp.then(|| Protocol::Udp.number());
             let found = self
@@ -141,9 +141,9 @@ impl Conntrack {
                     }
                     _ => Error::Dump(error),
                 })?;
-            stale.extend(found);
+            all.extend(found);
         }
-        Ok(stale)
+        Ok(all)
     }
 
     fn delete(&mut self, stale: &[Identity]) -> Result<usize, Error> {
