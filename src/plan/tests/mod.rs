@@ -26,8 +26,10 @@ mod ownership;
 mod probing;
 mod recorded;
 mod sharing;
+mod source_ranges;
 mod standing;
 mod status;
+mod topology;
 mod trust;
 
 use std::net::IpAddr;
