@@ -60,6 +60,9 @@ pub struct Inputs {
     /// Who gives out addresses.
     #[serde(default)]
     pub address_source: AddressSource,
+    /// This node's datapath can do nothing but masquerade.
+    #[serde(default)]
+    pub masquerades_only: bool,
     /// Other hosts on the LAN that use addresses of the pools, as far as this node has heard.
     #[serde(default)]
     pub foreign: ForeignHosts,

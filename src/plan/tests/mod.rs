@@ -21,6 +21,7 @@ mod generate;
 mod incremental;
 mod ipam;
 mod ipam_requests;
+mod methods;
 mod namespaces;
 mod ownership;
 mod probing;
@@ -312,5 +313,12 @@ pub(super) fn pending(plan: &Plan, name: &str) -> Vec<Reason> {
 pub(super) fn labels(plan: &Plan, name: &str) -> String {
     let pending = pending(plan, name);
     let labels: Vec<&str> = pending.iter().map(Reason::label).collect();
+    labels.join(" ")
+}
+
+/// The labels of all reasons that are told of a Service, in order.
+pub(super) fn labels_of(plan: &Plan, name: &str) -> String {
+    let reasons = reasons(plan, name);
+    let labels: Vec<&str> = reasons.iter().map(Reason::label).collect();
     labels.join(" ")
 }
