@@ -24,6 +24,7 @@ mod ipam_requests;
 mod methods;
 mod namespaces;
 mod ownership;
+mod policies;
 mod probing;
 mod recorded;
 mod sharing;
