@@ -124,7 +124,9 @@ impl Scope {
             (Self::Services(services), Dirty::Service(key)) => {
                 services.insert(key);
             }
-            (Self::Services(_), Dirty::Nodes | Dirty::Namespaces) => *self = Self::Everything,
+            (Self::Services(_), Dirty::Nodes | Dirty::Namespaces | Dirty::ServiceCidrs) => {
+                *self = Self::Everything;
+            }
             (Self::Everything, _) => {}
         }
     }

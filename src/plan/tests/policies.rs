@@ -144,6 +144,9 @@ fn subject(change: &ClusterChange) -> String {
         ClusterChange::NodeGone(name) => format!("node {name}"),
         ClusterChange::Namespace(namespace) => format!("namespace {}", namespace.name),
         ClusterChange::NamespaceGone(name) => format!("namespace {name}"),
+        ClusterChange::ServiceCidr(name, _) | ClusterChange::ServiceCidrGone(name) => {
+            format!("service cidr {name}")
+        }
     }
 }
 
