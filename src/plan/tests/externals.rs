@@ -301,3 +301,21 @@ fn ranges_of_cluster_ips_are_found_from_the_cluster() {
     config.proxy.service_cidrs = vec!["10.97.0.0/16".parse().unwrap()];
     assert_eq!(ranges(&config, "10.96.0.0/16"), ["10.97.0.0/16"]);
 }
+
+/// SEL-9: a family without a ClusterIP is none of the Service's; where nobody fills ClusterIPs in, each is.
+#[test]
+fn external_addresses_of_a_family_that_the_service_lacks_are_not_served() {
+    for (cluster_ips, expected) in [
+        ("10.96.0.10", false),
+        ("10.96.0.10 fd00::10", true),
+        ("", true),
+    ] {
+        let mut service = with_external("web", "2001:db8::77");
+        service.cluster_ips = super::ips(cluster_ips);
+        let mut inputs = inputs();
+        inputs.put(service);
+        let plan = inputs.planned(&allowed());
+        let served = plan.state.frontends.contains_key(&tcp("2001:db8::77", 80));
+        assert_eq!(served, expected, "{cluster_ips:?}");
+    }
+}
