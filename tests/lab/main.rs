@@ -11,6 +11,7 @@ mod announcer;
 mod announcing;
 mod cluster;
 mod demo;
+mod draining;
 mod foreign;
 mod host;
 mod incremental;
@@ -24,6 +25,7 @@ mod rig;
 mod routes;
 mod sysctls;
 mod traffic;
+mod udp_flows;
 
 // The scripted API server, of which these tests use a part.
 #[allow(dead_code)]
