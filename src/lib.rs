@@ -20,3 +20,4 @@ pub mod reconcile;
 pub mod source;
 pub mod sources;
 pub mod tasks;
+pub mod unopened;

@@ -12,6 +12,7 @@ mod announcing;
 mod cluster;
 mod demo;
 mod foreign;
+mod health_checks;
 mod host;
 mod incremental;
 mod ipvs;
