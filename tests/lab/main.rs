@@ -13,6 +13,7 @@ mod cluster;
 mod demo;
 mod draining;
 mod foreign;
+mod health_checks;
 mod host;
 mod incremental;
 mod ipvs;
