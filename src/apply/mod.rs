@@ -2,6 +2,7 @@
 
 pub mod announcer;
 pub mod conntrack;
+mod departures;
 pub mod ipvs;
 mod jitter;
 pub mod kernel;
