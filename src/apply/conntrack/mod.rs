@@ -113,8 +113,8 @@ impl Conntrack {
         let deleted = if concern.is_empty() {
             0
         } else {
-            let stale = self.find(&concern, state)?;
-            self.delete(&stale)?
+            let found = self.find(&concern, state)?;
+            self.delete(&found)?
         };
         self.settled = Some(before.after(state));
         Ok(deleted)
@@ -127,25 +127,25 @@ impl Conntrack {
         departed: &BTreeSet<Departed>,
         node_addresses: &OrdSet<IpAddr>,
     ) -> Result<usize, Error> {
-        let mut stale = Vec::new();
+        let mut all = Vec::new();
         for family in Family::BOTH {
             let mut ports = departed.iter().map(|(port, _)| port.address.family());
             if ports.any(|of_port| of_port == family) {
                 let ends = |flow: &Flow| stale::is_departed(flow, departed, node_addresses);
-                stale.extend(self.dump(family, Some(Protocol::Tcp.number()), ends)?);
+                all.extend(self.dump(family, Some(Protocol::Tcp.number()), ends)?);
             }
         }
-        self.delete(&stale)
+        self.delete(&all)
     }
 
     /// Reads the table once, holding only what is to go.
     fn find(&mut self, concern: &Concern, state: &NodeState) -> Result<Vec<Identity>, Error> {
-        let mut stale = Vec::new();
+        let mut all = Vec::new();
         for (family, only_udp) in concern.families() {
             let protocol = only_udp.then(|| Protocol::Udp.number());
-            stale.extend(self.dump(family, protocol, |flow| concern.is_stale(flow, state))?);
+            all.extend(self.dump(family, protocol, |flow| concern.is_stale(flow, state))?);
         }
-        Ok(stale)
+        Ok(all)
     }
 
     fn dump(

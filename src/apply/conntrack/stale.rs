@@ -168,12 +168,15 @@ impl Concern {
         match frontend {
             // Nothing was translated and nothing will be: not ours any more, and right as it is.
             None => translated,
-            // Such packets are not rewritten: the entry does not say where they go.
-            Some(frontend) if frontend.forwarding_method != ForwardingMethod::Masquerade => false,
+            // Packets that are not rewritten leave no trace of where they went.
+            Some(frontend)
+                if !translated && frontend.forwarding_method != ForwardingMethod::Masquerade =>
+            {
+                false
+            }
             Some(frontend) => {
                 let (address, port) = flow.reply_source;
-                let kept = |kept: &RealServer| (kept.address, kept.port) == (address, port);
-                !frontend.keeps.iter().any(kept)
+                !frontend.keeps.contains(&RealServer { address, port })
             }
         }
     }
