@@ -17,7 +17,7 @@ const TCP: Protocol = Protocol::Tcp;
 const PORT: u16 = 31_500;
 
 /// A Service that only takes endpoints of the node that is asked.
-fn local(name: &str, number: u8, health_check_port: u16) -> ServiceManifest {
+pub fn local(name: &str, number: u8, health_check_port: u16) -> ServiceManifest {
     let mut service = web(name, number);
     service.external_traffic_policy = "Local";
     service.more = format!("  healthCheckNodePort: {health_check_port}\n");
@@ -65,7 +65,7 @@ fn tells(answer: &Answer, count: usize) -> bool {
 }
 
 #[track_caller]
-fn wait_count(rig: &Rig, to: SocketAddr, count: usize) {
+pub fn wait_count(rig: &Rig, to: SocketAddr, count: usize) {
     eventually(PATIENCE, || {
         let answer = ask(rig.client(), to, "GET", "/").ok()?;
         tells(&answer, count).then_some(())
