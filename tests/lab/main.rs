@@ -12,6 +12,7 @@ mod announcing;
 mod cluster;
 mod demo;
 mod doctor;
+mod draining;
 mod foreign;
 mod health_checks;
 mod host;
@@ -26,6 +27,7 @@ mod rig;
 mod routes;
 mod sysctls;
 mod traffic;
+mod udp_flows;
 
 // The scripted API server, of which these tests use a part.
 #[allow(dead_code)]
