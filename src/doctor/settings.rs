@@ -6,8 +6,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{Finding, Level, Section};
+use crate::apply::conntrack;
 use crate::apply::state_directory::{SysctlRecords, peek};
 use crate::config::Config;
+use crate::model::sysctl::Rule;
 
 /// Where systemd-sysctl and procps look.
 const DIRECTORIES: [&str; 4] = [
@@ -45,8 +47,17 @@ fn same(one: &str, other: &str) -> bool {
     one.split_whitespace().eq(other.split_whitespace())
 }
 
-fn is_ours(ours: &BTreeSet<String>, value: &str) -> bool {
-    ours.iter().any(|ours| same(ours, value))
+/// Whether a value is one that edgelb wrote, or does as well.
+fn fits(path: &str, ours: &BTreeSet<String>, value: &str) -> bool {
+    let enough = || {
+        let rules = conntrack::sysctls();
+        let rule = rules.into_iter().find(|(other, _)| *other == path);
+        match rule.map(|(_, sysctl)| sysctl.rule) {
+            Some(Rule::AtLeast(least)) => value.trim().parse().is_ok_and(|it: u64| it >= least),
+            _ => false,
+        }
+    };
+    ours.iter().any(|ours| same(ours, value)) || enough()
 }
 
 fn joined(ours: &BTreeSet<String>) -> String {
@@ -61,9 +72,19 @@ fn held(records: &SysctlRecords) -> Vec<Finding> {
             continue;
         };
         let value = value.trim();
-        if !is_ours(&record.ours, value) {
+        if !fits(path, &record.ours, value) {
             let name = path.replace('/', ".");
             let wanted = joined(&record.ours);
+            let file = Path::new("/proc/sys").join(path);
+            // Root may open it for all that; what counts is what the kernel means it to be.
+            if fs::metadata(file).is_ok_and(|file| file.permissions().readonly()) {
+                let message = format!(
+                    "{name} is {value}, edgelb asks for {wanted}: another network namespace has the say"
+                );
+                let remedy = format!("set {name} = {wanted} on the host");
+                findings.push(finding(Level::Info, message, remedy));
+                continue;
+            }
             findings.push(finding(
                 Level::Problem,
                 format!("something else holds {name} at {value}, edgelb needs {wanted}"),
@@ -112,7 +133,7 @@ fn set_by(records: &SysctlRecords, file: &Path, text: &str) -> Vec<Finding> {
         let record = records
             .iter()
             .find(|(path, _)| **path == name || path.replace('/', ".") == name);
-        let Some((path, record)) = record.filter(|(_, record)| !is_ours(&record.ours, value))
+        let Some((path, record)) = record.filter(|(path, record)| !fits(path, &record.ours, value))
         else {
             continue;
         };
