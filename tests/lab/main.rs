@@ -11,6 +11,7 @@ mod announcer;
 mod announcing;
 mod cluster;
 mod demo;
+mod doctor;
 mod draining;
 mod foreign;
 mod health_checks;

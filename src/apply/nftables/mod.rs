@@ -9,6 +9,7 @@ mod element;
 mod encode;
 mod expression;
 mod observe;
+pub mod others;
 mod requests;
 mod rules;
 mod schema;
