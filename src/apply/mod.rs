@@ -1,6 +1,7 @@
 //! Makes the kernel and the LAN equal to the plan; observes, compares, changes.
 
 pub mod announcer;
+pub mod forwarder;
 pub mod ipvs;
 mod jitter;
 pub mod kernel;
