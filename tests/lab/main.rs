@@ -10,6 +10,7 @@
 mod announcer;
 mod announcing;
 mod cluster;
+mod conformance;
 mod demo;
 mod foreign;
 mod host;
