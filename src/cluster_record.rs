@@ -36,11 +36,19 @@ pub fn settings(config: &Config, state: Arc<StateDirectory>) -> Settings {
     Settings {
         credentials: Credentials::new(config.source.kubernetes.kubeconfig.clone()),
         timing: Timing::default(),
-        kinds: if config.selects_namespaces() {
-            Watched::ALL.to_vec()
-        } else {
-            Watched::ALWAYS.to_vec()
-        },
+        kinds: kinds(config),
         record: Some(Arc::new(InStateDirectory(state))),
     }
+}
+
+/// What a daemon of this configuration follows.
+pub fn kinds(config: &Config) -> Vec<Watched> {
+    let namespaces = config.selects_namespaces();
+    let service_cidrs = config.finds_service_cidrs();
+    let wanted = |kind: &Watched| match kind {
+        Watched::Namespaces => namespaces,
+        Watched::ServiceCidrs => service_cidrs,
+        Watched::Services | Watched::EndpointSlices | Watched::Nodes => true,
+    };
+    Watched::ALL.into_iter().filter(wanted).collect()
 }

@@ -32,6 +32,7 @@ use crate::apply::state_directory::StateDirectory;
 use crate::config::{self, Config, Environment, SourceKind};
 use crate::model::announcement::AnnouncedSet;
 use crate::probing;
+use crate::publisher::Publisher;
 use crate::reconcile::Reconciler;
 use crate::source::host::HostSource;
 use crate::sources::{self, Sources};
@@ -93,8 +94,7 @@ pub async fn run(
         kernel,
         state,
         allocations,
-        publisher,
-        view.clone(),
+        Publisher::new(publisher, view.clone()),
     );
     let counters = view.counters().clone();
     let metrics =

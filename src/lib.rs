@@ -16,6 +16,7 @@ pub mod model;
 pub mod netlink_listener;
 pub mod plan;
 pub mod probing;
+pub mod publisher;
 pub mod reconcile;
 pub mod source;
 pub mod sources;

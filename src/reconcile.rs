@@ -5,16 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::watch;
-
 use crate::admin::snapshot::{Failure, PassSummary, Snapshot};
 use crate::allocator::{AllocatorStatus, View};
-use crate::apply::announcer::AnnouncerView;
 use crate::apply::kernel::{Kernel, Report};
 use crate::apply::state_directory::StateDirectory;
 use crate::config::Config;
 use crate::model::allocation::Allocations;
-use crate::model::announcement::{AnnouncedInterface, AnnouncedSet};
 use crate::model::foreign::ForeignHosts;
 use crate::model::host::Host;
 use crate::plan::addresses::AddressSource;
@@ -22,10 +18,9 @@ use crate::plan::announcement::relevant;
 use crate::plan::drain::{Draining, finished};
 use crate::plan::ownership::moves;
 use crate::plan::{Inputs, Plan, Scope, replan};
+use crate::publisher::Publisher;
 use crate::source::{SourceEvent, SourceStatus};
 
-/// How long a withdrawal may take to be in force before the rest of the pass goes on.
-const WITHDRAW_PATIENCE: Duration = Duration::from_secs(1);
 /// The first retry after a failure; doubled up to [`LONGEST_RETRY`].
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
@@ -68,8 +63,7 @@ pub struct Reconciler {
     next_drain: Option<Instant>,
     kernel: Kernel,
     state: Arc<StateDirectory>,
-    publisher: watch::Sender<Arc<AnnouncedSet>>,
-    announcer: AnnouncerView,
+    publisher: Publisher,
     /// What draining changed since the last pass.
     drained: BTreeMap<(&'static str, &'static str), usize>,
     started: SystemTime,
@@ -85,14 +79,14 @@ impl Reconciler {
         kernel: Kernel,
         state: Arc<StateDirectory>,
         allocations: Allocations,
-        publisher: watch::Sender<Arc<AnnouncedSet>>,
-        announcer: AnnouncerView,
+        publisher: Publisher,
     ) -> Self {
         let saved = allocations.clone();
         let inputs = Inputs {
             node: config.node.name.clone(),
             host: relevant(&config, &host),
             address_source: config.source.kind.into(),
+            masquerades_only: kernel.datapath() == "nftables",
             allocations,
             ..Inputs::default()
         };
@@ -114,7 +108,6 @@ impl Reconciler {
             kernel,
             state,
             publisher,
-            announcer,
             drained: BTreeMap::new(),
             started: SystemTime::now(),
             pass: PassSummary::default(),
@@ -283,7 +276,7 @@ impl Reconciler {
             failures.extend(self.save_allocations());
         }
         self.log_ownership(&plan);
-        self.withdraw(&plan).await;
+        self.publisher.withdraw(&plan.state.announced).await;
         let mut report = if repair {
             self.kernel.repair(&plan.state, now)
         } else {
@@ -291,7 +284,7 @@ impl Reconciler {
         };
         failures.append(&mut report.failures);
         if report.forwards {
-            self.publish(plan.state.announced.clone());
+            self.publisher.publish(plan.state.announced.clone());
         }
         self.plan = plan;
         self.trust = if report.forwards {
@@ -368,43 +361,6 @@ impl Reconciler {
             failures = self.pass.failures.len(),
             "pass finished"
         );
-    }
-
-    /// Stops announcing what goes, and waits until nobody is answered any more.
-    async fn withdraw(&mut self, plan: &Plan) {
-        let current = Arc::clone(&self.publisher.borrow());
-        let mut staying = current.interfaces.clone();
-        for (index, interface) in &mut staying {
-            let wanted = plan.state.announced.get(index);
-            interface
-                .addresses
-                .retain(|vip| wanted.is_some_and(|wanted| wanted.addresses.contains(vip)));
-        }
-        if staying == current.interfaces {
-            return;
-        }
-        let generation = self.publish(staying);
-        if tokio::time::timeout(WITHDRAW_PATIENCE, self.announcer.wait_in_force(generation))
-            .await
-            .is_err()
-        {
-            tracing::warn!("the announcer is slow to withdraw");
-        }
-    }
-
-    /// Publishes what is to be announced from now on; returns its generation.
-    fn publish(&mut self, interfaces: BTreeMap<u32, AnnouncedInterface>) -> u64 {
-        let current = Arc::clone(&self.publisher.borrow());
-        if current.interfaces == interfaces {
-            return current.generation;
-        }
-        let generation = current.generation + 1;
-        // The announcer ends only with the daemon.
-        let _ = self.publisher.send(Arc::new(AnnouncedSet {
-            generation,
-            interfaces,
-        }));
-        generation
     }
 
     fn log_ownership(&self, plan: &Plan) {

@@ -170,6 +170,7 @@ fn every_value_reaches_the_configuration() {
         namespace_selector = ["team in (a,b)"]
         service_selector = ["app=web,tier!=db", "!internal"]
         share_across_namespaces = true
+        forwarding_methods = ["masquerade", "direct-routing"]
         interfaces = ["eth*"]
         prefer = ["zone in (a,b)"]
         [announce]

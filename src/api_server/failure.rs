@@ -85,6 +85,11 @@ impl Failure {
         matches!(self, Self::Refused { code: 410, .. })
     }
 
+    /// The server has no such collection.
+    pub(crate) fn is_unknown(&self) -> bool {
+        matches!(self, Self::Refused { code: 404, .. })
+    }
+
     /// The server does not know streaming lists, or does not take part in them.
     pub(crate) fn refuses_streaming(&self) -> bool {
         matches!(

@@ -77,9 +77,10 @@ const CORE: &str = "";
 const DISCOVERY: &str = "discovery.k8s.io";
 const COORDINATION: &str = "coordination.k8s.io";
 const EVENTS: &str = "events.k8s.io";
+const NETWORKING: &str = "networking.k8s.io";
 
 /// Every right that is always used.
-pub const RIGHTS: [Right; 15] = {
+pub const RIGHTS: [Right; 17] = {
     use Objects::{Claims, Cluster, Lease, LeaseNamespace};
     use Role::{Allocator, Reader};
     [
@@ -89,6 +90,8 @@ pub const RIGHTS: [Right; 15] = {
         right(Reader, "watch", DISCOVERY, ("endpointslices", ""), Cluster),
         right(Reader, "list", CORE, ("nodes", ""), Cluster),
         right(Reader, "watch", CORE, ("nodes", ""), Cluster),
+        right(Reader, "list", NETWORKING, ("servicecidrs", ""), Cluster),
+        right(Reader, "watch", NETWORKING, ("servicecidrs", ""), Cluster),
         right(Allocator, "get", CORE, ("services", ""), Cluster),
         right(Allocator, "patch", CORE, ("services", "status"), Cluster),
         right(Allocator, "create", EVENTS, ("events", ""), Cluster),

@@ -80,6 +80,7 @@ section!(Pool {
     namespace_selector: TextList = texts("namespace_selector"),
     service_selector: TextList = texts("service_selector"),
     share_across_namespaces: Entry<bool> = flag("share_across_namespaces"),
+    forwarding_methods: TextList = texts("forwarding_methods"),
     interfaces: TextList = texts("interfaces"),
     prefer: TextList = texts("prefer"),
 });

@@ -52,6 +52,11 @@ impl Config {
         let mut pools = self.pools.iter();
         pools.any(|pool| !pool.namespace_selector.is_empty())
     }
+
+    /// Whether the ranges of `ClusterIPs` are to be found from the cluster.
+    pub fn finds_service_cidrs(&self) -> bool {
+        self.proxy.scope == ProxyScope::All && self.proxy.service_cidrs.is_empty()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

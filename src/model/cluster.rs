@@ -59,6 +59,9 @@ pub struct ClusterState {
     /// Namespaces by name; none where nobody asks for their labels.
     #[serde(default)]
     pub namespaces: OrdMap<String, Arc<Namespace>>,
+    /// The ranges of each `ServiceCIDR` by its name; none where nobody asks for them.
+    #[serde(default)]
+    pub service_cidrs: OrdMap<String, Arc<Vec<IpNet>>>,
 }
 
 /// One edit to the cluster. Sources send these; the reconciler folds them into the snapshot.
@@ -80,6 +83,10 @@ pub enum ClusterChange {
     Namespace(Arc<Namespace>),
     /// A Namespace is gone.
     NamespaceGone(String),
+    /// A `ServiceCIDR` of this name is new or differs.
+    ServiceCidr(String, Arc<Vec<IpNet>>),
+    /// A `ServiceCIDR` is gone.
+    ServiceCidrGone(String),
 }
 
 /// What must be planned again because of a change.
@@ -91,6 +98,8 @@ pub enum Dirty {
     Nodes,
     /// Whatever depends on the labels of Namespaces.
     Namespaces,
+    /// Whatever depends on the ranges of `ClusterIPs`.
+    ServiceCidrs,
 }
 
 impl ClusterState {
@@ -144,6 +153,17 @@ impl ClusterState {
             }
             ClusterChange::NamespaceGone(name) => match self.namespaces.remove(&name) {
                 Some(_) => vec![Dirty::Namespaces],
+                None => Vec::new(),
+            },
+            ClusterChange::ServiceCidr(name, ranges) => {
+                if self.service_cidrs.get(&name) == Some(&ranges) {
+                    return Vec::new();
+                }
+                self.service_cidrs.insert(name, ranges);
+                vec![Dirty::ServiceCidrs]
+            }
+            ClusterChange::ServiceCidrGone(name) => match self.service_cidrs.remove(&name) {
+                Some(_) => vec![Dirty::ServiceCidrs],
                 None => Vec::new(),
             },
         }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -139,7 +140,9 @@ pub struct Affinity {
 }
 
 /// How a packet gets to an endpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum ForwardingMethod {
     /// Addresses and ports are rewritten: any endpoint, anywhere.
@@ -150,6 +153,41 @@ pub enum ForwardingMethod {
     DirectRouting,
     /// The same in an IP-in-IP tunnel. IPVS only.
     Tunnel,
+}
+
+impl ForwardingMethod {
+    /// Every method.
+    pub const ALL: [Self; 3] = [Self::Masquerade, Self::DirectRouting, Self::Tunnel];
+
+    /// The word for it in annotations and in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Masquerade => "masquerade",
+            Self::DirectRouting => "direct-routing",
+            Self::Tunnel => "tunnel",
+        }
+    }
+}
+
+impl fmt::Display for ForwardingMethod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A word that names no forwarding method.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no forwarding method")]
+pub struct UnknownForwardingMethod(String);
+
+impl FromStr for ForwardingMethod {
+    type Err = UnknownForwardingMethod;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut all = Self::ALL.into_iter();
+        all.find(|method| method.as_str() == text)
+            .ok_or_else(|| UnknownForwardingMethod(text.to_owned()))
+    }
 }
 
 /// Everything about one frontend port.

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 pub use super::address_range::{AddressRange, AddressRangeError};
+use super::frontend::ForwardingMethod;
 use super::interface_pattern::InterfacePattern;
 use super::selector::LabelSelector;
 
@@ -34,6 +35,10 @@ pub struct Pool {
     pub service_selector: Vec<LabelSelector>,
     /// Whether a sharing key holds across namespaces too.
     pub share_across_namespaces: bool,
+    /// How Services may ask for their packets to be forwarded, besides masquerading (contract:
+    /// `edgelb.io/forwarding-method`).
+    #[serde(default)]
+    pub forwarding_methods: Vec<ForwardingMethod>,
     /// Where to announce; empty: every interface whose subnet holds the VIP.
     pub interfaces: Vec<InterfacePattern>,
     /// Node labels, best first; empty: no node is better than another.
@@ -53,6 +58,7 @@ impl Pool {
             namespace_selector: Vec::new(),
             service_selector: Vec::new(),
             share_across_namespaces: false,
+            forwarding_methods: vec![ForwardingMethod::Masquerade],
             interfaces: Vec::new(),
             prefer: Vec::new(),
         }

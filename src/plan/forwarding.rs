@@ -26,6 +26,9 @@ use crate::model::service::{Service, ServiceKey, ServicePort, ServiceType, Traff
 /// The annotation that chooses the scheduler of one Service.
 const SCHEDULER_ANNOTATION: &str = "edgelb.io/scheduler";
 
+/// The annotation that asks for another way to forward than masquerading.
+const METHOD_ANNOTATION: &str = "edgelb.io/forwarding-method";
+
 /// What one Service contributes to the state of this node.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ServicePlan {
@@ -65,6 +68,8 @@ struct OfService<'a> {
     addresses: Vec<Served>,
     node_port_families: Vec<Family>,
     scheduler: Scheduler,
+    /// What its annotation asks for, where this node can do it.
+    method: ForwardingMethod,
     /// In the order of [`Family::BOTH`].
     allowed: [Option<Arc<[IpNet]>>; 2],
 }
@@ -81,6 +86,7 @@ impl Forwarding<'_> {
             service,
             node_port_families: node_port_families(service),
             scheduler: self.scheduler(service, &mut plan.reasons),
+            method: self.forwarding_method(service, &mut plan.reasons),
             allowed: Family::BOTH.map(|family| self.allowed_sources(service, family, &addresses)),
             addresses,
         };
@@ -124,6 +130,61 @@ impl Forwarding<'_> {
         })
     }
 
+    /// What a Service asks for, where this node can do it at all.
+    fn forwarding_method(&self, service: &Service, reasons: &mut Vec<Reason>) -> ForwardingMethod {
+        let Some(name) = service.annotations.get(METHOD_ANNOTATION) else {
+            return ForwardingMethod::Masquerade;
+        };
+        match name.trim().parse() {
+            Ok(ForwardingMethod::Masquerade) => ForwardingMethod::Masquerade,
+            Ok(method) if self.inputs.masquerades_only => {
+                reasons.push(Reason::ForwardingMethodMissing { method });
+                ForwardingMethod::Masquerade
+            }
+            Ok(method) => method,
+            Err(_) => {
+                let name = name.clone();
+                reasons.push(Reason::ForwardingMethodUnknown { name });
+                ForwardingMethod::Masquerade
+            }
+        }
+    }
+
+    /// How one port of one VIP is forwarded: as asked for where the pool's operator allows it and no
+    /// port has to be changed.
+    fn method_at(
+        &self,
+        of_service: &OfService<'_>,
+        served: &Served,
+        port: &ServicePort,
+        endpoints: &Endpoints,
+        refused: &mut Vec<Reason>,
+    ) -> ForwardingMethod {
+        let method = of_service.method;
+        // What is said to the whole LAN can be answered by others; ClusterIPs and externalIPs are not.
+        if method == ForwardingMethod::Masquerade || served.held != HeldFor::Vip {
+            return ForwardingMethod::Masquerade;
+        }
+        let address = served.address;
+        let mut pools = self.config.pools.iter();
+        let allowed = pools
+            .find(|pool| pool.contains(address))
+            .is_some_and(|pool| pool.forwarding_methods.contains(&method));
+        let real_servers = || endpoints.cluster.iter().chain(endpoints.local.iter());
+        let reason = if !allowed {
+            Reason::ForwardingMethodNotAllowed { method, address }
+        } else if real_servers().any(|real_server| real_server.port != port.port) {
+            let port = port.port;
+            Reason::ForwardingMethodPort { method, port }
+        } else {
+            return method;
+        };
+        if !refused.contains(&reason) {
+            refused.push(reason);
+        }
+        ForwardingMethod::Masquerade
+    }
+
     /// HC-1, HC-5, SP-9.
     fn health_check(&self, of_service: &OfService<'_>) -> Option<HealthCheck> {
         let service = of_service.service;
@@ -159,6 +220,7 @@ impl Forwarding<'_> {
         let mut seen_endpoints = 0;
         let mut served = false;
         let mut local_policy_unmet = false;
+        let mut refused = Vec::new();
         for (family, allowed) in Family::BOTH.into_iter().zip(&of_service.allowed) {
             let own: Vec<_> = of_service
                 .addresses
@@ -183,8 +245,14 @@ impl Forwarding<'_> {
             };
             plan.hairpin.extend(addresses(&endpoints.on_this_node));
             plan.dead.extend(addresses(&endpoints.dead));
-            let mut add = |at: FrontendAddress, number: u16, exposure, restricted: bool| {
-                let treatments = self.treatments(service, exposure, &endpoints, family);
+            let mut add = |at: FrontendAddress, number: u16, exposure, restricted: bool, method| {
+                let mut treatments = self.treatments(service, exposure, &endpoints, family);
+                if method != ForwardingMethod::Masquerade {
+                    // The endpoint answers the client itself.
+                    for treatment in &mut treatments {
+                        treatment.masquerade = false;
+                    }
+                }
                 local_policy_unmet |= treatments
                     .iter()
                     .any(|treatment| treatment.verdict == Verdict::Drop);
@@ -195,7 +263,7 @@ impl Forwarding<'_> {
                     scheduler: of_service.scheduler,
                     allowed_sources: allowed.clone().filter(|_| restricted),
                     keeps: Arc::clone(&endpoints.serving),
-                    forwarding_method: ForwardingMethod::Masquerade,
+                    forwarding_method: method,
                 };
                 let key = FrontendPort {
                     address: at,
@@ -206,14 +274,17 @@ impl Forwarding<'_> {
             };
             for served in own {
                 let at = FrontendAddress::Address(served.address);
-                add(at, port.port, served.exposure, served.restricted);
+                let method = self.method_at(of_service, served, port, &endpoints, &mut refused);
+                add(at, port.port, served.exposure, served.restricted, method);
             }
             if let Some(number) = node_port {
                 // NP-10: source ranges do not hold here.
                 let at = FrontendAddress::NodePort(family);
-                add(at, number, Exposure::External, false);
+                let method = ForwardingMethod::Masquerade;
+                add(at, number, Exposure::External, false, method);
             }
         }
+        plan.reasons.append(&mut refused);
         plan.endpoints += seen_endpoints;
         if local_policy_unmet {
             plan.reasons

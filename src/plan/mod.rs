@@ -60,6 +60,9 @@ pub struct Inputs {
     /// Who gives out addresses.
     #[serde(default)]
     pub address_source: AddressSource,
+    /// This node's datapath can do nothing but masquerade.
+    #[serde(default)]
+    pub masquerades_only: bool,
     /// Other hosts on the LAN that use addresses of the pools, as far as this node has heard.
     #[serde(default)]
     pub foreign: ForeignHosts,
@@ -121,7 +124,9 @@ impl Scope {
             (Self::Services(services), Dirty::Service(key)) => {
                 services.insert(key);
             }
-            (Self::Services(_), Dirty::Nodes | Dirty::Namespaces) => *self = Self::Everything,
+            (Self::Services(_), Dirty::Nodes | Dirty::Namespaces | Dirty::ServiceCidrs) => {
+                *self = Self::Everything;
+            }
             (Self::Everything, _) => {}
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use imbl::OrdSet;
 use ipnet::IpNet;
 
 use super::Inputs;
@@ -14,7 +15,7 @@ use crate::model::node_state::NodeState;
 /// What depends on the configuration, the host and the Nodes alone.
 pub(super) fn state(config: &Config, inputs: &Inputs) -> NodeState {
     let mut state = NodeState {
-        service_ranges: config.proxy.service_cidrs.iter().copied().collect(),
+        service_ranges: service_ranges(config, inputs),
         pod_interfaces: config.proxy.cluster_interfaces.iter().cloned().collect(),
         ..Default::default()
     };
@@ -57,6 +58,32 @@ pub(super) fn state(config: &Config, inputs: &Inputs) -> NodeState {
     }
     state.sysctls = sysctls(config);
     state
+}
+
+/// The ranges of `ClusterIPs`: as configured, or else as the cluster has them. A found range that
+/// holds an address of a host would cut this node off from it and is left out.
+fn service_ranges(config: &Config, inputs: &Inputs) -> OrdSet<IpNet> {
+    if !config.finds_service_cidrs() {
+        return config.proxy.service_cidrs.iter().copied().collect();
+    }
+    let hosts: Vec<IpAddr> = inputs
+        .host
+        .addresses()
+        .chain(inputs.host.infrastructure.iter().copied())
+        .chain(
+            inputs
+                .cluster
+                .nodes
+                .values()
+                .flat_map(|node| node.addresses.clone()),
+        )
+        .collect();
+    let found = inputs.cluster.service_cidrs.values();
+    found
+        .flat_map(|ranges| ranges.iter())
+        .filter(|range| !hosts.iter().any(|host| range.contains(host)))
+        .map(IpNet::trunc)
+        .collect()
 }
 
 /// The address that this node's own packets to a held address carry: the Node object's where an

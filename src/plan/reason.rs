@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::sharing::SharingRule;
 use crate::model::family::Family;
 use crate::model::foreign::MacAddress;
-use crate::model::frontend::FrontendPort;
+use crate::model::frontend::{ForwardingMethod, FrontendPort};
 use crate::model::service::ServiceKey;
 
 /// What an address belongs to that no Service may take.
@@ -107,6 +107,17 @@ pub enum Reason {
     NoEndpoints { port: u16 },
     /// No endpoint is ready on this node: a Local policy drops here.
     NoLocalEndpoints { port: u16 },
+    /// A forwarding method is asked for that does not exist.
+    ForwardingMethodUnknown { name: String },
+    /// The pool of this address does not let Services ask for this method.
+    ForwardingMethodNotAllowed {
+        method: ForwardingMethod,
+        address: IpAddr,
+    },
+    /// The method cannot change ports, and the endpoints of this port listen on another one.
+    ForwardingMethodPort { method: ForwardingMethod, port: u16 },
+    /// This node's datapath has only masquerading.
+    ForwardingMethodMissing { method: ForwardingMethod },
     /// A scheduler is asked for that IPVS does not have.
     SchedulerUnknown { name: String },
     /// Nobody may own the VIP.
@@ -209,6 +220,17 @@ impl Reason {
             Self::SourceRangesOpen { .. } => ("source_ranges_open", "SourceRangesOpen"),
             Self::NoEndpoints { .. } => ("no_endpoints", "NoEndpoints"),
             Self::NoLocalEndpoints { .. } => ("no_local_endpoints", "NoLocalEndpoints"),
+            Self::ForwardingMethodUnknown { .. } => {
+                ("forwarding_method_unknown", "ForwardingMethodUnknown")
+            }
+            Self::ForwardingMethodNotAllowed { .. } => (
+                "forwarding_method_not_allowed",
+                "ForwardingMethodNotAllowed",
+            ),
+            Self::ForwardingMethodPort { .. } => ("forwarding_method_port", "ForwardingMethodPort"),
+            Self::ForwardingMethodMissing { .. } => {
+                ("forwarding_method_missing", "ForwardingMethodMissing")
+            }
             Self::SchedulerUnknown { .. } => ("scheduler_unknown", "SchedulerUnknown"),
             Self::NoEligibleNode => ("no_eligible_node", "NoEligibleNode"),
             Self::OwnedBy { .. } => ("owned_by", "OwnedBy"),
@@ -288,6 +310,22 @@ impl fmt::Display for Reason {
             Self::NoLocalEndpoints { port } => {
                 write!(f, "port {port} has no ready endpoint on this node: the Local policy drops here")
             }
+            Self::ForwardingMethodUnknown { name } => write!(
+                f,
+                "edgelb.io/forwarding-method names {name:?}, which is none of masquerade, direct-routing, tunnel: it is masqueraded"
+            ),
+            Self::ForwardingMethodNotAllowed { method, address } => write!(
+                f,
+                "the pool of {address} does not allow {method}: add it to the pool's forwarding_methods; it is masqueraded"
+            ),
+            Self::ForwardingMethodPort { method, port } => write!(
+                f,
+                "port {port} goes to endpoints with another port, which {method} cannot change: use the same port; it is masqueraded"
+            ),
+            Self::ForwardingMethodMissing { method } => write!(
+                f,
+                "{method} needs IPVS, which this node does not use: it is masqueraded"
+            ),
             Self::SchedulerUnknown { name } => write!(
                 f,
                 "edgelb.io/scheduler names {name:?}, which is no scheduler of IPVS: proxy.scheduler counts"

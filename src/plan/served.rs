@@ -102,7 +102,17 @@ impl Forwarding<'_> {
             .filter(|ingress| ingress.mode == IpMode::Vip && !vips.contains(&ingress.address))
             .map(|ingress| (ingress.address, true));
         let externals = service.external_ips.iter().map(|address| (*address, false));
-        for (address, restricted) in foreign.chain(externals) {
+        // SEL-9: a family without a ClusterIP is no family of the Service. In manifests nobody fills
+        // ClusterIPs in: then every family is.
+        let families: Vec<Family> = service
+            .cluster_ips
+            .iter()
+            .map(|ip| Family::of(*ip))
+            .collect();
+        let has_family =
+            |address: IpAddr| families.is_empty() || families.contains(&Family::of(address));
+        let others = foreign.chain(externals);
+        for (address, restricted) in others.filter(|(address, _)| has_family(*address)) {
             if let Some(refusal) = self.external_refusal(service, address) {
                 reasons.push(refusal);
             } else {

@@ -10,9 +10,9 @@ use edgelb::api_server::client::Credentials;
 use edgelb::api_server::server::Server as ApiServer;
 use edgelb::apply::kubernetes::claims::Place;
 use edgelb::apply::kubernetes::lease::LeaseSettings;
+use edgelb::cluster_record::kinds;
 use edgelb::config::Config;
 use edgelb::model::pool::Pool;
-use edgelb::source::kubernetes::kind::Watched;
 use edgelb::source::kubernetes::{Settings as SourceSettings, run as follow};
 use edgelb::source::{SourceEvent, SourceStatus};
 use tokio::sync::{mpsc, watch};
@@ -124,11 +124,7 @@ async fn pump(
     let settings = SourceSettings {
         credentials: Credentials::new(Some(kubeconfig)),
         timing: timing(),
-        kinds: if config.borrow().selects_namespaces() {
-            Watched::ALL.to_vec()
-        } else {
-            Watched::ALWAYS.to_vec()
-        },
+        kinds: kinds(&config.borrow()),
         record: None,
     };
     let source = follow(settings, sender, status_sender, stopped);

@@ -29,6 +29,7 @@ mod rights;
 mod roles;
 mod script;
 mod server;
+mod service_cidrs;
 mod service_status;
 mod snapshot;
 mod target;

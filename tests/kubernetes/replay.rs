@@ -75,7 +75,7 @@ async fn a_streaming_list_and_its_stream_give_the_final_cluster() {
                     "spec.clusterIP!=None",
                 ),
                 Watched::EndpointSlices => ("!service.kubernetes.io/headless", ""),
-                Watched::Nodes | Watched::Namespaces => ("", ""),
+                Watched::Nodes | Watched::Namespaces | Watched::ServiceCidrs => ("", ""),
             };
             assert_eq!(request.get("labelSelector"), labels);
             assert_eq!(request.get("fieldSelector"), fields);

@@ -179,7 +179,7 @@ impl Rig {
 /// The cluster of recorded lists, read without the client.
 pub fn recorded_cluster(which: &str) -> ClusterState {
     cluster_of(|watched| {
-        if watched == Watched::Namespaces {
+        if [Watched::Namespaces, Watched::ServiceCidrs].contains(&watched) {
             return Vec::new();
         }
         recorded_list(watched, which).0.into_values().collect()
@@ -192,12 +192,22 @@ pub fn cluster_of(mut objects: impl FnMut(Watched) -> Vec<String>) -> ClusterSta
     let mut cluster = ClusterState::default();
     for watched in Watched::ALL {
         for text in objects(watched) {
-            let document = serde_json::from_str(&text).expect("an object");
+            let document: serde_json::Value = serde_json::from_str(&text).expect("an object");
             let kind = match watched {
                 Watched::Services => Kind::Service,
                 Watched::EndpointSlices => Kind::EndpointSlice,
                 Watched::Nodes => Kind::Node,
                 Watched::Namespaces => Kind::Namespace,
+                Watched::ServiceCidrs => {
+                    let name = document["metadata"]["name"].as_str().expect("name");
+                    let ranges = document["spec"]["cidrs"].as_array().expect("ranges");
+                    let ranges = ranges
+                        .iter()
+                        .map(|range| range.as_str().expect("text").parse().expect("a range"));
+                    let ranges = Arc::new(ranges.collect());
+                    cluster.apply(ClusterChange::ServiceCidr(name.to_owned(), ranges));
+                    continue;
+                }
             };
             let change = match decode(kind, &document).expect("is of its kind").0 {
                 Object::Service(converted) => converted

@@ -173,6 +173,36 @@ fn namespaces() -> Collection {
     }
 }
 
+/// `ServiceCIDRs` were not recorded: this one is made up, in the shape in which a server of this
+/// version has the one that it makes from its own flags.
+fn service_cidrs() -> Collection {
+    let object = service_cidr("kubernetes", &["10.96.0.0/16", "fd00:10:96::/112"]);
+    Collection {
+        objects: [(key(&object), object.to_string())].into(),
+        version: 228,
+        oldest: 228,
+        ..Collection::default()
+    }
+}
+
+/// A `ServiceCIDR` with these ranges.
+pub fn service_cidr(name: &str, ranges: &[&str]) -> Value {
+    json!({
+        "metadata": {
+            "name": name,
+            "uid": format!("7d1f0c4e-0000-4000-8000-{:012x}", name.len()),
+            "resourceVersion": "31",
+            "creationTimestamp": "2026-11-22T17:29:00Z",
+            "finalizers": ["networking.k8s.io/service-cidr-finalizer"],
+        },
+        "spec": {"cidrs": ranges},
+        "status": {"conditions": [{
+            "type": "Ready", "status": "True", "reason": "", "message": "Kubernetes Service CIDR is ready",
+            "lastTransitionTime": "2026-11-22T17:29:00Z",
+        }]},
+    })
+}
+
 /// A Namespace with these labels beside the one that every Namespace has.
 pub fn namespace(name: &str, labels: &[(&str, &str)]) -> Value {
     let mut object = json!({
@@ -213,9 +243,10 @@ impl Script {
             };
             (kind, collection)
         });
-        let collections = collections
-            .into_iter()
-            .chain([(Watched::Namespaces, namespaces())]);
+        let collections = collections.into_iter().chain([
+            (Watched::Namespaces, namespaces()),
+            (Watched::ServiceCidrs, service_cidrs()),
+        ]);
         Self {
             collections: collections.collect(),
             faults: BTreeMap::new(),

@@ -130,6 +130,11 @@ impl Check<'_> {
             &mut pool.share_across_namespaces,
             file.share_across_namespaces,
         );
+        self.set_list(
+            &mut pool.forwarding_methods,
+            file.forwarding_methods,
+            values::forwarding_method,
+        );
         let interfaces = self.set_list(&mut pool.interfaces, file.interfaces, values::pattern);
         self.matching_interfaces(&interfaces);
         self.set_list(&mut pool.prefer, file.prefer, values::selector);

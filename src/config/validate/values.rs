@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::super::problem::{Refusal, nearest, quoted};
 use super::super::{LeaseName, duration};
+use crate::model::frontend::ForwardingMethod;
 use crate::model::interface_pattern::InterfacePattern;
 use crate::model::scheduler::Scheduler;
 use crate::model::selector::{
@@ -39,6 +40,15 @@ pub(super) fn choice<T: Copy>(text: &str, choices: &[(&'static str, T)]) -> Resu
 pub(super) fn scheduler(text: &str) -> Result<Scheduler, Refusal> {
     text.parse().map_err(|error| {
         let names = || Scheduler::ALL.iter().map(|scheduler| scheduler.as_str());
+        let known: Vec<&str> = names().collect();
+        let refusal = Refusal::new(format!("{error} (known: {})", known.join(" ")));
+        refusal.write_maybe(nearest(text, names()).map(quoted))
+    })
+}
+
+pub(super) fn forwarding_method(text: &str) -> Result<ForwardingMethod, Refusal> {
+    text.parse().map_err(|error| {
+        let names = || ForwardingMethod::ALL.iter().map(|method| method.as_str());
         let known: Vec<&str> = names().collect();
         let refusal = Refusal::new(format!("{error} (known: {})", known.join(" ")));
         refusal.write_maybe(nearest(text, names()).map(quoted))

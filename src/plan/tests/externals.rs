@@ -5,7 +5,8 @@ use super::{
     annotated, config, inputs, ip, key, load_balancer, node, node_port, pool, reasons, service,
     slice, tcp, treatment, with_status,
 };
-use crate::config::Config;
+use crate::config::{Config, ProxyScope};
+use crate::model::cluster::ClusterChange;
 use crate::model::family::Family;
 use crate::model::frontend::SourceClass;
 use crate::model::node_state::HeldFor;
@@ -270,4 +271,51 @@ fn of_two_services_with_one_port_the_lower_key_wins() {
         "10.244.0.2:8080+"
     );
     assert_eq!(reasons(&plan, "beta"), []);
+}
+
+/// NOEP-7: what the cluster names counts where the configuration names nothing, but never with a
+/// host in it.
+#[test]
+fn ranges_of_cluster_ips_are_found_from_the_cluster() {
+    let ranges = |config: &Config, found: &str| -> Vec<String> {
+        let mut inputs = inputs();
+        inputs.put(node("edge-b", "198.51.100.12"));
+        let found = found.split_whitespace().map(|range| range.parse().unwrap());
+        let found = std::sync::Arc::new(found.collect());
+        inputs
+            .cluster
+            .apply(ClusterChange::ServiceCidr("kubernetes".to_owned(), found));
+        let plan = inputs.planned(config);
+        let ranges = plan.state.service_ranges.iter();
+        ranges.map(ToString::to_string).collect()
+    };
+    let mut config = config(vec![]);
+    let both = ["10.96.0.0/16", "fd00:10:96::/112"];
+    assert_eq!(ranges(&config, "10.96.0.0/16 fd00:10:96::/112"), both);
+    for host in ["192.0.0.0/16", "198.51.100.0/24", "0.0.0.0/0", "::/0"] {
+        assert_eq!(ranges(&config, host), [""; 0], "{host} holds a host");
+    }
+    config.proxy.scope = ProxyScope::External;
+    assert_eq!(ranges(&config, "10.96.0.0/16"), [""; 0]);
+    config.proxy.scope = ProxyScope::All;
+    config.proxy.service_cidrs = vec!["10.97.0.0/16".parse().unwrap()];
+    assert_eq!(ranges(&config, "10.96.0.0/16"), ["10.97.0.0/16"]);
+}
+
+/// SEL-9: a family without a ClusterIP is none of the Service's; where nobody fills ClusterIPs in, each is.
+#[test]
+fn external_addresses_of_a_family_that_the_service_lacks_are_not_served() {
+    for (cluster_ips, expected) in [
+        ("10.96.0.10", false),
+        ("10.96.0.10 fd00::10", true),
+        ("", true),
+    ] {
+        let mut service = with_external("web", "2001:db8::77");
+        service.cluster_ips = super::ips(cluster_ips);
+        let mut inputs = inputs();
+        inputs.put(service);
+        let plan = inputs.planned(&allowed());
+        let served = plan.state.frontends.contains_key(&tcp("2001:db8::77", 80));
+        assert_eq!(served, expected, "{cluster_ips:?}");
+    }
 }

@@ -1,6 +1,9 @@
 //! Random clusters for property tests: few names, few addresses and every term that decides, so that
 //! edits meet.
 
+use std::time::Duration;
+
+use ipnet::IpNet;
 use proptest::prelude::*;
 
 use super::{annotated, config, ips, key, namespace, node, pool, service, slice, with_status};
@@ -152,6 +155,9 @@ struct Terms {
     selector: &'static str,
     family_policy: Option<FamilyPolicy>,
     created: Option<i64>,
+    source_ranges: Vec<IpNet>,
+    session_affinity: Option<Duration>,
+    health_check_node_port: Option<u16>,
 }
 
 impl Terms {
@@ -166,6 +172,9 @@ impl Terms {
         service.selector = self.selector.to_owned();
         service.family_policy = self.family_policy;
         service.created = self.created;
+        service.source_ranges = self.source_ranges;
+        service.session_affinity = self.session_affinity;
+        service.health_check_node_port = self.health_check_node_port;
     }
 }
 
@@ -184,15 +193,39 @@ fn any_terms() -> impl Strategy<Value = Terms> {
         prop::sample::select(vec!["app=a", "app=a", "app=b"]),
         prop::sample::select(policies.to_vec()),
         prop::option::of(0_i64..3),
+        prop::collection::vec(
+            prop::sample::select(vec![
+                "192.0.2.0/28",
+                "198.51.100.0/24",
+                "::/0",
+                "2001:db8::/64",
+            ]),
+            0..3,
+        ),
+        prop::option::weighted(0.2, (1_u64..3).prop_map(Duration::from_secs)),
+        prop::option::weighted(0.3, 32_000_u16..32_002),
     )
         .prop_map(
-            |(sharing_key, protocol, port, selector, family_policy, created)| Terms {
+            |(
                 sharing_key,
                 protocol,
                 port,
                 selector,
                 family_policy,
                 created,
+                ranges,
+                session_affinity,
+                health_check_node_port,
+            )| Terms {
+                sharing_key,
+                protocol,
+                port,
+                selector,
+                family_policy,
+                created,
+                source_ranges: ranges.iter().map(|range| range.parse().unwrap()).collect(),
+                session_affinity,
+                health_check_node_port,
             },
         )
 }
@@ -204,12 +237,27 @@ fn any_slice() -> impl Strategy<Value = EndpointSlice> {
         prop::sample::select(vec!["rs", "rs", "st", "s", ""]),
     )
         .prop_map(|(address, node, marks)| format!("{address}{node}#{marks}"));
+    let hints = || {
+        let name = prop::sample::select(vec!["edge-a", "edge-b", "left", "right"]);
+        prop::collection::vec(name.prop_map(str::to_owned), 0..3)
+    };
     (
         prop::sample::select(SERVICES.to_vec()),
         prop::sample::select(vec!["one", "two"]),
-        prop::collection::vec(endpoint, 0..4),
+        prop::collection::vec((endpoint, hints(), hints()), 0..4),
     )
-        .prop_map(|(service, name, endpoints)| slice(service, name, &endpoints.join(" ")))
+        .prop_map(|(service, name, endpoints)| {
+            let texts: Vec<&str> = endpoints.iter().map(|(text, ..)| text.as_str()).collect();
+            let mut slice = slice(service, name, &texts.join(" "));
+            for (endpoint, (_, zones, nodes)) in slice.endpoints.iter_mut().zip(&endpoints) {
+                endpoint.zone_hints = zones.iter().cloned().collect();
+                endpoint.node_hints = nodes.iter().cloned().collect();
+            }
+            let mut udp = slice.ports[0].clone();
+            udp.protocol = Protocol::Udp;
+            slice.ports.push(udp);
+            slice
+        })
 }
 
 fn any_node() -> impl Strategy<Value = Node> {
@@ -219,9 +267,15 @@ fn any_node() -> impl Strategy<Value = Node> {
         any::<bool>(),
         any::<bool>(),
         any::<bool>(),
+        any::<bool>(),
+        prop::option::of(prop::sample::select(vec!["left", "right"])),
     )
-        .prop_map(|(name, address, excluded, deleting, front)| {
+        .prop_map(|(name, address, excluded, deleting, front, silent, zone)| {
             let mut node = node(name, address);
+            let label =
+                zone.map(|zone| ("topology.kubernetes.io/zone".to_owned(), zone.to_owned()));
+            node.labels.extend(label);
+            node.silent = silent;
             if front {
                 node.labels.insert("rack".to_owned(), "front".to_owned());
             }

@@ -21,13 +21,17 @@ mod generate;
 mod incremental;
 mod ipam;
 mod ipam_requests;
+mod methods;
 mod namespaces;
 mod ownership;
+mod policies;
 mod probing;
 mod recorded;
 mod sharing;
+mod source_ranges;
 mod standing;
 mod status;
+mod topology;
 mod trust;
 
 use std::net::IpAddr;
@@ -310,5 +314,12 @@ pub(super) fn pending(plan: &Plan, name: &str) -> Vec<Reason> {
 pub(super) fn labels(plan: &Plan, name: &str) -> String {
     let pending = pending(plan, name);
     let labels: Vec<&str> = pending.iter().map(Reason::label).collect();
+    labels.join(" ")
+}
+
+/// The labels of all reasons that are told of a Service, in order.
+pub(super) fn labels_of(plan: &Plan, name: &str) -> String {
+    let reasons = reasons(plan, name);
+    let labels: Vec<&str> = reasons.iter().map(Reason::label).collect();
     labels.join(" ")
 }

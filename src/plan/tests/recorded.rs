@@ -6,6 +6,7 @@ use super::generate::any_change;
 use super::{config, inputs, pool};
 use crate::model::family::Family;
 use crate::model::foreign::MacAddress;
+use crate::model::frontend::ForwardingMethod;
 use crate::plan::reason::{Infrastructure, Reason};
 use crate::plan::sharing::SharingRule;
 use crate::plan::{Inputs, plan};
@@ -32,6 +33,7 @@ fn every_reason_has_one_word_in_two_spellings() {
     let holder = super::key("web");
     let text = || "x".to_owned();
     let frontend = super::tcp("192.0.2.1", 80);
+    let method = ForwardingMethod::Tunnel;
     for reason in [
         Reason::OtherClass { class: text() },
         Reason::ServedByAnother { address },
@@ -74,6 +76,10 @@ fn every_reason_has_one_word_in_two_spellings() {
         Reason::SourceRangesOpen { family: Family::V6 },
         Reason::NoEndpoints { port: 1 },
         Reason::NoLocalEndpoints { port: 1 },
+        Reason::ForwardingMethodUnknown { name: text() },
+        Reason::ForwardingMethodNotAllowed { method, address },
+        Reason::ForwardingMethodPort { method, port: 1 },
+        Reason::ForwardingMethodMissing { method },
         Reason::SchedulerUnknown { name: text() },
         Reason::NoEligibleNode,
         Reason::OwnedBy { node: text() },

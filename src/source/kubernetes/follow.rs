@@ -170,6 +170,10 @@ impl Follower {
             tracing::debug!(%kind, "watch is silent, connecting again");
             return Ok(());
         }
+        if !kind.is_required() && failure.is_unknown() {
+            // A server without this collection has none of its objects.
+            return self.tell(News::Listed(HashSet::new())).await;
+        }
         let reason = failure.describe();
         self.tell(News::Lost { since, reason }).await
     }

@@ -4,11 +4,12 @@
 //! services ───────► follower ─┐
 //! endpointslices ─► follower ─┼─ Report ─► Gatherer ─┬─ SourceEvent ──► reconciler
 //! nodes ──────────► follower ─┤               ▲      ├─ SourceStatus ─► status, metrics
-//! namespaces ─────► follower ─┘               └──────┴─ cluster ──────► the recorded cluster
+//! namespaces ─────► follower ─┤               │      │
+//! servicecidrs ───► follower ─┘               └──────┴─ cluster ──────► the recorded cluster
 //! ```
 //!
-//! Namespaces are followed only where somebody asks for them. Nothing is passed on before the lists of
-//! all that is followed are complete, or the cluster as it was recorded has
+//! Namespaces and `ServiceCIDRs` are followed only where somebody asks for them. Nothing is passed on before the lists of
+//! all that is followed and required are complete, or the cluster as it was recorded has
 //! to do (RUN-1). An object is taken away only where the server said so.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -143,6 +144,9 @@ impl Gatherer {
                     // Recorded when they were followed: nobody would take them away again.
                     gatherer.cluster.namespaces.clear();
                 }
+                if !gatherer.kinds.contains(&Watched::ServiceCidrs) {
+                    gatherer.cluster.service_cidrs.clear();
+                }
                 gatherer.from_record = true;
             }
             Some(Err(error)) => {
@@ -198,7 +202,12 @@ impl Gatherer {
 
     /// Whether the first list of each kind is complete: what is known is no older than this start.
     fn is_complete(&self) -> bool {
-        self.listed.len() == self.kinds.len()
+        self.required().all(|kind| self.listed.contains(&kind))
+    }
+
+    fn required(&self) -> impl Iterator<Item = Watched> + '_ {
+        let kinds = self.kinds.iter().copied();
+        kinds.filter(|kind| kind.is_required())
     }
 
     fn take_in(&mut self, report: Report, changes: &mut Vec<ClusterChange>) {
@@ -255,6 +264,7 @@ impl Gatherer {
             ClusterChange::SliceGone(key) => self.cluster.slices.contains_key(&key),
             ClusterChange::NodeGone(name) => self.cluster.nodes.contains_key(&name),
             ClusterChange::NamespaceGone(name) => self.cluster.namespaces.contains_key(&name),
+            ClusterChange::ServiceCidrGone(name) => self.cluster.service_cidrs.contains_key(&name),
             _ => false,
         }
     }
@@ -328,11 +338,14 @@ impl Gatherer {
         let slices = cluster.slices.values().cloned();
         let nodes = cluster.nodes.values().cloned();
         let namespaces = cluster.namespaces.values().cloned();
+        let service_cidrs = cluster.service_cidrs.iter();
+        let service_cidrs = service_cidrs.map(|(name, ranges)| (name.clone(), Arc::clone(ranges)));
         services
             .map(ClusterChange::Service)
             .chain(slices.map(ClusterChange::Slice))
             .chain(nodes.map(ClusterChange::Node))
             .chain(namespaces.map(ClusterChange::Namespace))
+            .chain(service_cidrs.map(|(name, ranges)| ClusterChange::ServiceCidr(name, ranges)))
             .collect()
     }
 
@@ -372,8 +385,9 @@ impl Gatherer {
     }
 
     fn publish(&self) {
-        let connected = self.alive.len() == self.kinds.len();
-        let since = self.lost.values().map(|(since, _)| *since).min();
+        let connected = self.required().all(|kind| self.alive.contains(&kind));
+        let required = self.lost.iter().filter(|(kind, _)| kind.is_required());
+        let since = required.map(|(_, (since, _))| *since).min();
         let mut problems = self.problems.list();
         let problem = |file: &str, message: String| SourceProblem {
             file: file.to_owned(),

@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::api::networking::v1 as networking;
 use serde::Deserialize;
 
-use super::convert::{self, Note};
+use super::convert::{self, Note, Notes};
+use super::fields;
 use super::slice;
 use crate::api_server::{SERVICE_SELECTORS, lenient};
 use crate::model::cluster::{ClusterChange, ClusterState};
@@ -22,6 +24,7 @@ pub enum Watched {
     EndpointSlices,
     Nodes,
     Namespaces,
+    ServiceCidrs,
 }
 
 /// Namespace and name; Nodes and Namespaces have an empty namespace.
@@ -62,13 +65,20 @@ impl Watched {
     /// Those without which there is no plan.
     pub const ALWAYS: [Self; 3] = [Self::Services, Self::EndpointSlices, Self::Nodes];
     /// All there are: Namespaces only where a pool asks for their labels, so that nobody else needs
-    /// the right to read them.
-    pub const ALL: [Self; 4] = [
+    /// the right to read them; `ServiceCIDRs` only where the configuration names no range itself.
+    pub const ALL: [Self; 5] = [
         Self::Services,
         Self::EndpointSlices,
         Self::Nodes,
         Self::Namespaces,
+        Self::ServiceCidrs,
     ];
+
+    /// Whether nothing is complete without it. Servers before 1.33 have no `ServiceCIDRs`, and less
+    /// is known without them, nothing else.
+    pub fn is_required(self) -> bool {
+        self != Self::ServiceCidrs
+    }
 
     /// The path of the collection over all namespaces.
     pub fn path(self) -> &'static str {
@@ -77,6 +87,7 @@ impl Watched {
             Self::EndpointSlices => "/apis/discovery.k8s.io/v1/endpointslices",
             Self::Nodes => "/api/v1/nodes",
             Self::Namespaces => "/api/v1/namespaces",
+            Self::ServiceCidrs => "/apis/networking.k8s.io/v1/servicecidrs",
         }
     }
 
@@ -85,7 +96,7 @@ impl Watched {
         match self {
             Self::Services => SERVICE_SELECTORS,
             Self::EndpointSlices => "labelSelector=%21service.kubernetes.io%2Fheadless",
-            Self::Nodes | Self::Namespaces => "",
+            Self::Nodes | Self::Namespaces | Self::ServiceCidrs => "",
         }
     }
 
@@ -133,6 +144,15 @@ impl Watched {
                 };
                 (change, converted.notes)
             }),
+            Self::ServiceCidrs => {
+                serde_json::from_str::<networking::ServiceCIDR>(text).map(|object| {
+                    let mut notes = Notes::default();
+                    let ranges = object.spec.and_then(|spec| spec.cidrs).unwrap_or_default();
+                    let ranges = fields::ranges_of("spec.cidrs", &ranges, &mut notes);
+                    let change = ClusterChange::ServiceCidr(key.name.clone(), Arc::new(ranges));
+                    (change, notes.0)
+                })
+            }
         };
         let (change, notes) = match converted {
             Ok((change, notes)) => (Ok(change), notes),
@@ -154,6 +174,7 @@ impl Watched {
             Self::EndpointSlices => ClusterChange::SliceGone(SliceKey::new(namespace, name)),
             Self::Nodes => ClusterChange::NodeGone(name.clone()),
             Self::Namespaces => ClusterChange::NamespaceGone(name.clone()),
+            Self::ServiceCidrs => ClusterChange::ServiceCidrGone(name.clone()),
         }
     }
 
@@ -174,6 +195,9 @@ impl Watched {
             Self::Namespaces => (cluster.namespaces.keys())
                 .map(|name| key("", name))
                 .collect(),
+            Self::ServiceCidrs => (cluster.service_cidrs.keys())
+                .map(|name| key("", name))
+                .collect(),
         }
     }
 }
@@ -185,6 +209,7 @@ impl fmt::Display for Watched {
             Self::EndpointSlices => "endpointslices",
             Self::Nodes => "nodes",
             Self::Namespaces => "namespaces",
+            Self::ServiceCidrs => "servicecidrs",
         })
     }
 }

@@ -123,6 +123,7 @@ fn place(watched: Watched, key: &ObjectKey) -> String {
         Watched::EndpointSlices => "EndpointSlice",
         Watched::Nodes => "Node",
         Watched::Namespaces => "Namespace",
+        Watched::ServiceCidrs => "ServiceCIDR",
     };
     format!("{kind} {key}")
 }

@@ -41,6 +41,8 @@ impl Shared {
             ClusterChange::Node(_)
             | ClusterChange::Namespace(_)
             | ClusterChange::NamespaceGone(_)
+            | ClusterChange::ServiceCidr(..)
+            | ClusterChange::ServiceCidrGone(_)
             | ClusterChange::ServiceGone(_)
             | ClusterChange::SliceGone(_)
             | ClusterChange::NodeGone(_) => {}
@@ -55,16 +57,19 @@ impl Shared {
             slices_of: _,
             nodes,
             namespaces,
+            service_cidrs,
         } = cluster;
         let services = services.into_iter().map(|(_, it)| it);
         let slices = slices.into_iter().map(|(_, it)| it);
         let nodes = nodes.into_iter().map(|(_, it)| it);
         let namespaces = namespaces.into_iter().map(|(_, it)| it);
+        let service_cidrs = service_cidrs.into_iter();
         let changes = services
             .map(ClusterChange::Service)
             .chain(slices.map(ClusterChange::Slice))
             .chain(nodes.map(ClusterChange::Node))
-            .chain(namespaces.map(ClusterChange::Namespace));
+            .chain(namespaces.map(ClusterChange::Namespace))
+            .chain(service_cidrs.map(|(name, ranges)| ClusterChange::ServiceCidr(name, ranges)));
         let mut small = ClusterState::default();
         for mut change in changes {
             self.change(&mut change);
