@@ -233,10 +233,21 @@ impl Bench {
         }
     }
 
-    /// Deletes an object: the same one that was put.
+    /// Deletes an object: the same one that was put. A manifest that goes may come back at once under
+    /// another name, so that its object is kept for two seconds: this waits for its end, by what the
+    /// daemon lists, which is Services alone.
     pub fn delete(&self, object: &Value) {
         match &self.objects {
-            Objects::Manifests(directory) => directory.remove(&file(object)).unwrap(),
+            Objects::Manifests(directory) => {
+                assert_eq!(object["kind"], "Service");
+                directory.remove(&file(object)).unwrap();
+                eventually(Duration::from_secs(20), || {
+                    let services = self.ask("services");
+                    let mut services = services["services"].as_array().unwrap().iter();
+                    let name = &object["metadata"]["name"];
+                    services.all(|it| it["name"] != *name).then_some(())
+                });
+            }
             Objects::Server { secure, .. } => secure.server.with(|script| {
                 let version = script.next_version();
                 let collection = script.collection(watched(object));
@@ -272,7 +283,9 @@ impl Bench {
         self.settled.set(self.settled.get() + 1);
         let number = self.settled.get();
         let address = Ipv4Addr::new(10, 96, 99, number);
-        let mut marker = objects::single(&format!("marker-{number}"), address.into());
+        // The last one also in a list.
+        let name = format!("zz-marker-{number}");
+        let mut marker = objects::single(&name, address.into());
         marker["spec"]["ports"] =
             json!([{"name": "mark", "protocol": "TCP", "port": 1, "targetPort": 8080}]);
         let endpoint = self.endpoint(self.p());

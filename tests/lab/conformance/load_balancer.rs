@@ -1,7 +1,7 @@
 //! Cases 51 to 61: VIPs and external addresses.
 
 use edgelb::lab::server::{Listen, Server};
-use edgelb::lab::{DualStack, Route};
+use edgelb::lab::{DualStack, Route, tool};
 use serde_json::{Value, json};
 
 use super::bench::{Bench, EXTERNAL, VIP};
@@ -46,20 +46,16 @@ fn ip_mode(bench: &Bench) {
         };
         bench.n1().add_route(&route(address, own)).unwrap();
     }
-    // C knows P for this case, so that its answer finds the way.
-    for (pod, node) in bench
+    // C knows P for this case, so that its answer finds the way, and comes from where it was asked.
+    let ways = bench
         .p()
         .address
         .both()
         .into_iter()
-        .zip(bench.node().address.both())
-    {
-        let route = Route {
-            destination: pod.into(),
-            gateway: Some(node),
-            link: "eth0",
-        };
-        bench.c().add_route(&route).unwrap();
+        .zip(bench.node().address.both());
+    for ((pod, node), address) in ways.zip(EXTERNAL.both()) {
+        let words = format!("route add {pod} via {node} dev eth0 src {address}");
+        tool(bench.c(), "ip", &Vec::from_iter(words.split(' '))).unwrap();
     }
     let _proxy = Server::start(bench.c(), "proxy", &[Listen::tcp(80), Listen::udp(80)]).unwrap();
     for mode in [Some("Proxy"), None, Some("VIP"), Some("Proxy")] {

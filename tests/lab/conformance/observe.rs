@@ -122,7 +122,7 @@ impl<'a> Arrivals<'a> {
     /// Of what the words of an nft rule match.
     pub fn of(namespace: &'a Namespace, matches: &str) -> Self {
         let ruleset = format!(
-            "table inet arrivals {{ chain seen {{ type filter hook prerouting priority -450; {matches} counter; }} }}"
+            "table inet arrivals {{ chain seen {{ type filter hook prerouting priority -450; {matches} counter; }}; }}"
         );
         tool(namespace, "nft", &[&ruleset]).unwrap();
         Self {

@@ -73,7 +73,7 @@ fn assert_untouched(bench: &Bench, when: &str) {
 #[test]
 fn case_80_neighbors_in_the_kernel_are_left_alone() {
     let mut bench = Bench::new();
-    let foreign = "table inet kube-other { chain in { type filter hook input priority 7; tcp dport 4444 drop; } }";
+    let foreign = "table inet kube-other { chain in { type filter hook input priority 7; tcp dport 4444 drop; }; }";
     tool(bench.n1(), "nft", &[foreign]).unwrap();
     let local = "route add local 198.51.100.77 dev lo table local";
     tool(bench.n1(), "ip", &Vec::from_iter(local.split(' '))).unwrap();

@@ -6,7 +6,7 @@ use edgelb::lab::client::{RequestOptions, open_stream, request_with};
 use edgelb::lab::{Namespace, tool};
 use serde_json::json;
 
-use super::bench::{Bench, CLUSTER_IP, VIP};
+use super::bench::{Bench, CLUSTER_IP, Setup, VIP};
 use super::objects::{
     cluster_ip, load_balancer, local_load_balancer, port, slice, slice_ports, slices,
 };
@@ -72,7 +72,10 @@ fn case_124_slice_ports_without_number_or_name() {
 /// first one counts.
 #[test]
 fn case_125_a_slice_that_goes_takes_its_own() {
-    let bench = Bench::new();
+    let bench = Bench::with(&Setup {
+        api_server: true,
+        ..Setup::default()
+    });
     let service = cluster_ip();
     let ports = slice_ports(&service);
     let [a, r] = [bench.a(), bench.r()].map(|it| bench.endpoint(it));

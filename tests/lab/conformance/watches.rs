@@ -71,7 +71,7 @@ fn case_77_a_restart_without_the_server_keeps_forwarding() {
     let mut stream = open_stream(bench.c(), to).unwrap();
     stream.send("before").unwrap();
     bench.script(|script| script.down = true);
-    for kill in [true, false] {
+    for kill in [false, true] {
         if kill {
             bench.daemons[0].kill().unwrap();
         } else {
@@ -89,6 +89,22 @@ fn case_77_a_restart_without_the_server_keeps_forwarding() {
     bench.serve(&node_port(), &[bench.endpoint(bench.r())]);
     reaches(bench.c(), to, TCP, &[bench.r()]);
     assert_eq!(stream.send("after").unwrap().workload, bench.a().name);
+}
+
+/// The same after a crash, a moment after a change.
+#[test]
+fn case_77c_nor_does_a_crash_right_after_a_change() {
+    let mut bench = bench("");
+    bench.serve(&node_port(), &[bench.endpoint(bench.a())]);
+    let to = socket(bench.node().address.ipv4, NODE_PORT);
+    answered(bench.c(), to, TCP);
+    bench.script(|script| script.down = true);
+    bench.daemons[0].kill().unwrap();
+    answered(bench.c(), to, TCP);
+    bench.start_again();
+    for _ in 0..10 {
+        answered(bench.c(), to, TCP);
+    }
 }
 
 /// RUN-1: before the lists are complete nothing is written, and what the kernel holds stays.
