@@ -45,7 +45,7 @@ pub const EXTERNAL: DualStack = DualStack {
 };
 /// The node port of a Service port, TCP or UDP.
 pub const NODE_PORT: u16 = 30_080;
-/// B's address, outside of 192.0.2.48/28 and fd00:2::40/122, in which C is.
+/// B's address, outside of `192.0.2.48/28` and `fd00:2::40/122`, in which C is.
 pub const B: DualStack = DualStack {
     ipv4: Ipv4Addr::new(192, 0, 2, 99),
     ipv6: Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 0x99),

@@ -55,7 +55,7 @@ fn ip_mode(bench: &Bench) {
         .zip(bench.node().address.both());
     for ((pod, node), address) in ways.zip(EXTERNAL.both()) {
         let words = format!("route add {pod} via {node} dev eth0 src {address}");
-        tool(bench.c(), "ip", &Vec::from_iter(words.split(' '))).unwrap();
+        tool(bench.c(), "ip", &words.split(' ').collect::<Vec<_>>()).unwrap();
     }
     let _proxy = Server::start(bench.c(), "proxy", &[Listen::tcp(80), Listen::udp(80)]).unwrap();
     for mode in [Some("Proxy"), None, Some("VIP"), Some("Proxy")] {

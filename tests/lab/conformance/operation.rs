@@ -60,7 +60,7 @@ fn assert_untouched(bench: &Bench, when: &str) {
             .lines()
             .filter(|line| line.contains("198.51.100.77"));
         assert_eq!(
-            Vec::from_iter(foreign.map(str::trim_end)),
+            foreign.map(str::trim_end).collect::<Vec<_>>(),
             [
                 "-A -t 198.51.100.77:80 -s wrr",
                 "-a -t 198.51.100.77:80 -r 192.0.2.50:80 -m -w 3"
@@ -76,13 +76,13 @@ fn case_80_neighbors_in_the_kernel_are_left_alone() {
     let foreign = "table inet kube-other { chain in { type filter hook input priority 7; tcp dport 4444 drop; }; }";
     tool(bench.n1(), "nft", &[foreign]).unwrap();
     let local = "route add local 198.51.100.77 dev lo table local";
-    tool(bench.n1(), "ip", &Vec::from_iter(local.split(' '))).unwrap();
+    tool(bench.n1(), "ip", &local.split(' ').collect::<Vec<_>>()).unwrap();
     if ipvs() {
         for words in [
             "-A -t 198.51.100.77:80 -s wrr",
             "-a -t 198.51.100.77:80 -r 192.0.2.50:80 -m -w 3",
         ] {
-            tool(bench.n1(), "ipvsadm", &Vec::from_iter(words.split(' '))).unwrap();
+            tool(bench.n1(), "ipvsadm", &words.split(' ').collect::<Vec<_>>()).unwrap();
         }
     }
     let endpoints = [bench.endpoint(bench.a())];
