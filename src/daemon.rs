@@ -5,6 +5,7 @@
 //! interfaces, routes ─► host ──── Host ───────┤          ┌─► kernel
 //! foreign edits ──────► monitor ─ Foreign ────┼► reconcile ─ AnnouncedSet ─► announcer ─► LAN
 //! other hosts ─► probing ─ ForeignHosts ──────┤          ├─ Snapshot ─► socket, metrics, health, probing
+//! health ─ ports that cannot be opened ───────┤          │
 //! SIGHUP, timers ─────────────────────────────┘          │
 //!                                                        └─ View ─► allocator ─► API server
 //! ```
@@ -37,6 +38,7 @@ use crate::reconcile::Reconciler;
 use crate::source::host::HostSource;
 use crate::sources::{self, Sources};
 use crate::tasks::Tasks;
+use crate::unopened::Unopened;
 
 /// How long tasks may take to stop.
 const STOP_PATIENCE: Duration = Duration::from_millis(1500);
@@ -85,6 +87,7 @@ pub async fn run(
         events: mut source_events,
         status: mut source,
         mut allocator,
+        recorder,
     } = sources::start(&config, &state, &mut tasks, &stopped);
 
     let first_host = host.borrow_and_update().clone();
@@ -114,8 +117,10 @@ pub async fn run(
         health: config.observability.health_listen,
     };
     let health_metrics = Arc::clone(&metrics);
+    let (bind_failures, failures) = watch::channel(Vec::new());
+    let mut unopened = Unopened::new(failures, recorder);
     tasks.spawn("health", async move {
-        health::serve(addresses, snapshot, health_metrics, stopped).await;
+        health::serve(addresses, snapshot, health_metrics, bind_failures, stopped).await;
         Ok(())
     });
 
@@ -137,7 +142,7 @@ pub async fn run(
             let before = Arc::clone(&snapshots.borrow());
             reconciler.run(now).await;
             loop_state.pass_ended(Instant::now());
-            publish(&reconciler, &snapshots, &metrics, &before);
+            publish(&reconciler, &unopened, &snapshots, &metrics, &before);
             allocator.show(&reconciler);
         }
         loop_state.tell_ready(&reconciler);
@@ -150,7 +155,7 @@ pub async fn run(
             _ = hangup.recv() => {
                 loop_state.reload(&mut reconciler);
                 resync = resync_timer(reconciler.config());
-                publish_only(&reconciler, &snapshots);
+                publish_only(&reconciler, &unopened, &snapshots);
             }
             event = source_events.recv(), if !source_gone => match event {
                 Some(event) => {
@@ -170,14 +175,14 @@ pub async fn run(
                 if changed.is_ok() {
                     reconciler.source_status(source.borrow_and_update().clone());
                     allocator.show(&reconciler);
-                    publish_only(&reconciler, &snapshots);
+                    publish_only(&reconciler, &unopened, &snapshots);
                 } else {
                     break Err(anyhow::anyhow!("the source ended"));
                 }
             }
             status = allocator.status() => {
                 reconciler.allocator_status(status);
-                publish_only(&reconciler, &snapshots);
+                publish_only(&reconciler, &unopened, &snapshots);
             }
             changed = host.changed() => {
                 if changed.is_ok() {
@@ -189,7 +194,7 @@ pub async fn run(
                 if changed.is_ok() {
                     reconciler.foreign_hosts(&foreign_hosts.borrow_and_update(), Instant::now());
                     allocator.show(&reconciler);
-                    publish_only(&reconciler, &snapshots);
+                    publish_only(&reconciler, &unopened, &snapshots);
                 }
             }
             changed = foreign_edits.changed() => {
@@ -199,7 +204,15 @@ pub async fn run(
                     reconciler.distrust_kernel();
                 }
             }
-            _ = resync.tick() => reconciler.distrust_kernel(),
+            () = unopened.changed() => {
+                unopened.tell(&snapshots.borrow());
+                publish_only(&reconciler, &unopened, &snapshots);
+            }
+            _ = resync.tick() => {
+                reconciler.distrust_kernel();
+                // Also where no pass can be made yet: health hears that this loop lives.
+                publish_only(&reconciler, &unopened, &snapshots);
+            }
             () = watchdog.tick() => {
                 let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
             }
@@ -340,11 +353,12 @@ fn keep_fixed(old: &Config, mut new: Config) -> (Config, Vec<&'static str>) {
 
 fn publish(
     reconciler: &Reconciler,
+    unopened: &Unopened,
     snapshots: &watch::Sender<Arc<Snapshot>>,
     metrics: &Metrics,
     before: &Arc<Snapshot>,
 ) {
-    let snapshot = Arc::new(reconciler.snapshot());
+    let snapshot = snapshot(reconciler, unopened);
     if snapshot.pass.number != before.pass.number {
         // Before the first pass there was no plan, and what it finds is no transition.
         let previous = (before.pass.number > 0).then_some(&*before.plan);
@@ -353,8 +367,18 @@ fn publish(
     snapshots.send_replace(snapshot);
 }
 
-fn publish_only(reconciler: &Reconciler, snapshots: &watch::Sender<Arc<Snapshot>>) {
-    snapshots.send_replace(Arc::new(reconciler.snapshot()));
+fn publish_only(
+    reconciler: &Reconciler,
+    unopened: &Unopened,
+    snapshots: &watch::Sender<Arc<Snapshot>>,
+) {
+    snapshots.send_replace(snapshot(reconciler, unopened));
+}
+
+fn snapshot(reconciler: &Reconciler, unopened: &Unopened) -> Arc<Snapshot> {
+    let mut snapshot = reconciler.snapshot();
+    unopened.show(&mut snapshot);
+    Arc::new(snapshot)
 }
 
 fn resync_timer(config: &Config) -> tokio::time::Interval {

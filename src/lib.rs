@@ -21,3 +21,4 @@ pub mod reconcile;
 pub mod source;
 pub mod sources;
 pub mod tasks;
+pub mod unopened;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::admin::applied::Applied;
 use crate::admin::snapshot::{Failure, PassSummary, Snapshot};
 use crate::allocator::{AllocatorStatus, View};
 use crate::apply::kernel::{Kernel, Report};
@@ -68,7 +69,7 @@ pub struct Reconciler {
     drained: BTreeMap<(&'static str, &'static str), usize>,
     started: SystemTime,
     pass: PassSummary,
-    ready: bool,
+    applied: Applied,
 }
 
 impl Reconciler {
@@ -111,7 +112,7 @@ impl Reconciler {
             drained: BTreeMap::new(),
             started: SystemTime::now(),
             pass: PassSummary::default(),
-            ready: false,
+            applied: Applied::default(),
         }
     }
 
@@ -286,13 +287,13 @@ impl Reconciler {
         if report.forwards {
             self.publisher.publish(plan.state.announced.clone());
         }
+        (self.applied).pass_ended(&plan.state, report.forwards, waiting_since.unwrap_or(now));
         self.plan = plan;
         self.trust = if report.forwards {
             Trust::Known
         } else {
             Trust::Unknown
         };
-        self.ready = report.forwards;
         if repair || !failures.is_empty() {
             self.retry = self.next_retry(!failures.is_empty());
         } else if self.retry.is_some() {
@@ -381,18 +382,14 @@ impl Reconciler {
             source: self.source.clone(),
             allocator: self.allocator.clone(),
             pass: self.pass.clone(),
-            ready: self.ready,
+            applied: self.applied.clone(),
+            ready: self.is_ready(),
         }
-    }
-
-    /// The last pass.
-    pub fn last_pass(&self) -> &PassSummary {
-        &self.pass
     }
 
     /// Whether the kernel forwards by the plan.
     pub fn is_ready(&self) -> bool {
-        self.ready
+        self.applied.in_force()
     }
 }
 

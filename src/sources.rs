@@ -9,6 +9,7 @@ use crate::allocator::{self, AllocatorStatus, View};
 use crate::api_server::client::Credentials;
 use crate::api_server::server::Server;
 use crate::apply::kubernetes::claims::Place;
+use crate::apply::kubernetes::events::{self, Recorder};
 use crate::apply::kubernetes::lease::LeaseSettings;
 use crate::apply::state_directory::StateDirectory;
 use crate::cluster_record;
@@ -25,6 +26,8 @@ pub struct Sources {
     pub events: mpsc::Receiver<SourceEvent>,
     pub status: watch::Receiver<SourceStatus>,
     pub allocator: AllocatorEnds,
+    /// For Events about what this node does; absent where there is no API server.
+    pub recorder: Option<Recorder>,
 }
 
 /// The daemon's ends of the allocator; without one they do nothing.
@@ -61,6 +64,7 @@ pub fn start(
     let (status_sender, status) = watch::channel(SourceStatus::default());
     let stop = stopped.clone();
     let mut allocator = AllocatorEnds(None);
+    let mut recorder = None;
     match config.source.kind {
         SourceKind::Manifests => {
             let directory = config.source.manifests.dir.clone();
@@ -76,13 +80,32 @@ pub fn start(
                 Ok(())
             });
             allocator = start_allocator(config, tasks, stopped);
+            recorder = Some(start_events(config, tasks, stopped));
         }
     }
     Sources {
         events,
         status,
         allocator,
+        recorder,
     }
+}
+
+/// What every node may tell, also one that never allocates; each has a pace of its own.
+fn start_events(
+    config: &Arc<Config>,
+    tasks: &mut Tasks,
+    stopped: &watch::Receiver<bool>,
+) -> Recorder {
+    let (recorder, queue) = Recorder::with_queue();
+    let credentials = Credentials::new(config.source.kubernetes.kubeconfig.clone());
+    let server = Arc::new(Server::new(credentials));
+    let (node, stop) = (config.node.name.clone(), stopped.clone());
+    tasks.spawn("events", async move {
+        events::run(node, server, queue, stop).await;
+        Ok(())
+    });
+    recorder
 }
 
 fn start_allocator(

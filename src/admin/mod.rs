@@ -1,6 +1,7 @@
 //! What a person or a scraper sees of the running daemon: socket, metrics, health. Reads snapshots;
 //! changes nothing.
 
+pub mod applied;
 pub mod client;
 pub mod health;
 pub mod metrics;

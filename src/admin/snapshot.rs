@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
+use super::applied::Applied;
 use crate::allocator::AllocatorStatus;
 pub use crate::apply::Failure;
 use crate::config::Config;
@@ -52,6 +53,8 @@ pub struct Snapshot {
     pub allocator: Option<AllocatorStatus>,
     /// What the last pass did.
     pub pass: PassSummary,
+    /// What the kernel holds, whatever became of the last pass.
+    pub applied: Applied,
     /// Whether the kernel forwards by the plan, but for single items that `pass.failures` names.
     pub ready: bool,
 }

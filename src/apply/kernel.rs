@@ -8,27 +8,32 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Failure;
+use super::conntrack::{self, Conntrack};
 use super::ipvs::types::Timeouts;
 use super::ipvs::{self, Ipvs};
 use super::nftables::{self, Nftables};
+pub use super::report::Report;
 use super::route::{self, Routes};
 use super::state_directory::{Journal, StateDirectory};
 use super::sysctl::{self, Sysctls};
-use super::virtual_servers::{self, SYSCTLS, VirtualServers};
+use super::virtual_servers::{SYSCTLS, VirtualServers};
+use super::{Failure, module};
 use crate::config::{Config, Datapath};
 use crate::model::node_state::NodeState;
+use crate::model::sysctl::Sysctl;
 
 /// Why the kernel cannot be used at all.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// `proxy.datapath` says IPVS, and there is none.
-    #[error("proxy.datapath is \"ipvs\": {0}")]
+    #[error("proxy.datapath is \"ipvs\": {0}{remedy}", remedy = ipvs_remedy(.0))]
     Ipvs(#[source] ipvs::Error),
     #[error(transparent)]
     Nftables(#[from] nftables::Error),
     #[error(transparent)]
     Routes(#[from] route::Error),
+    #[error(transparent)]
+    Conntrack(#[from] conntrack::Error),
     #[error(transparent)]
     State(#[from] super::state_directory::Error),
 }
@@ -42,15 +47,23 @@ pub enum TimeoutsError {
     State(#[from] super::state_directory::Error),
 }
 
-/// What one call did.
-#[derive(Debug, Default)]
-pub struct Report {
-    /// Edits by object and operation.
-    pub changes: BTreeMap<(&'static str, &'static str), usize>,
-    /// What could not be applied.
-    pub failures: Vec<Failure>,
-    /// Whether filter and forwarding of everything new are in place: only then may it be announced.
-    pub forwards: bool,
+/// In which families it was edgelb that made this node a router: what else than Services passes
+/// through it then was not passed on before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RouterByUs {
+    pub ipv4: bool,
+    pub ipv6: bool,
+}
+
+impl RouterByUs {
+    /// From what the settings were before us. Where IPv6 stays as it is, saying so does no harm.
+    fn of(sysctls: &Sysctls) -> Self {
+        let off = |path| sysctls.previous(path).as_deref() == Some("0");
+        Self {
+            ipv4: off("net/ipv4/ip_forward"),
+            ipv6: off("net/ipv6/conf/all/forwarding"),
+        }
+    }
 }
 
 /// Our part of the kernel in this network namespace.
@@ -60,7 +73,9 @@ pub struct Kernel {
     /// What an earlier run on the IPVS datapath left, until it is removed.
     leftover: Option<VirtualServers>,
     routes: Routes,
+    conntrack: Conntrack,
     sysctls: Sysctls,
+    router_by_us: RouterByUs,
     state: Arc<StateDirectory>,
 }
 
@@ -100,6 +115,8 @@ impl Kernel {
             virtual_servers,
             leftover,
             routes: Routes::open()?,
+            conntrack: Conntrack::open()?,
+            router_by_us: RouterByUs::of(&sysctls),
             sysctls,
             state,
         })
@@ -114,6 +131,11 @@ impl Kernel {
         }
     }
 
+    /// In which families it was edgelb that made this node a router.
+    pub fn router_by_us(&self) -> RouterByUs {
+        self.router_by_us
+    }
+
     /// The netlink ports of our sockets: notifications that carry one are about our own changes.
     pub fn ports(&self) -> Vec<u32> {
         vec![self.nftables.port(), self.routes.port()]
@@ -123,6 +145,7 @@ impl Kernel {
     pub fn messages(&self) -> u64 {
         self.nftables.counters().messages
             + self.routes.counters().messages
+            + self.conntrack.counters().messages
             + self
                 .virtual_servers
                 .as_ref()
@@ -138,6 +161,15 @@ impl Kernel {
 
     /// Sends the difference between two states, at the price of what differs.
     pub fn apply(&mut self, old: &NodeState, new: &NodeState, now: Instant) -> Report {
+        self.send(old, new, now).telling_once()
+    }
+
+    /// Compares everything with the state and repairs what differs.
+    pub fn repair(&mut self, state: &NodeState, now: Instant) -> Report {
+        self.compare(state, now).telling_once()
+    }
+
+    fn send(&mut self, old: &NodeState, new: &NodeState, now: Instant) -> Report {
         let mut report = Report::default();
         if old.sysctls != new.sysctls {
             self.set_sysctls(new, &mut report);
@@ -169,14 +201,14 @@ impl Kernel {
             report.virtual_servers(virtual_servers.apply(old, new, now));
         }
         report.routes(self.routes.apply(&between, new));
+        report.conntrack(self.conntrack.settle(new, false));
         report.forwards = true;
         report
     }
 
-    /// Compares everything with the state and repairs what differs.
-    pub fn repair(&mut self, state: &NodeState, now: Instant) -> Report {
+    fn compare(&mut self, state: &NodeState, now: Instant) -> Report {
         let mut report = Report::default();
-        self.set_sysctls(state, &mut report);
+        let waits = self.set_sysctls(state, &mut report);
         report.routes(self.routes.prune(state));
         let table = self.nftables.repair(state);
         if !report.table(table) {
@@ -194,14 +226,25 @@ impl Kernel {
             }
         }
         report.routes(self.routes.repair(state));
+        if waits {
+            // The table may have brought connection tracking along.
+            self.set_sysctls(state, &mut report);
+        }
+        // What had to be repaired may have let flows begin that lead elsewhere.
+        let repaired = !report.changes.is_empty();
+        report.conntrack(self.conntrack.settle(state, repaired));
         report.forwards = true;
         report
     }
 
-    fn set_sysctls(&mut self, state: &NodeState, report: &mut Report) {
+    /// Returns whether some wait for their module.
+    fn set_sysctls(&mut self, state: &NodeState, report: &mut Report) -> bool {
         let mut wanted = state.sysctls.clone();
+        let known = |(path, sysctl): (&str, Sysctl)| (path.to_owned(), sysctl);
+        wanted.extend(conntrack::sysctls().map(known));
         if self.virtual_servers.is_some() {
-            wanted.extend(SYSCTLS.map(|(path, value)| (path.to_owned(), value.to_owned())));
+            let exactly = |(path, value)| (path, Sysctl::exactly(value));
+            wanted.extend(SYSCTLS.map(exactly).map(known));
         }
         // What an earlier configuration or datapath set, and this one does not want.
         // One that somebody else has changed since is theirs, and no failure of ours.
@@ -210,7 +253,10 @@ impl Kernel {
             failures: Vec::new(),
             ..outcome
         }));
-        report.sysctls(self.sysctls.repair(&self.state, &wanted));
+        let repaired = self.sysctls.repair(&self.state, &wanted);
+        let waits = matches!(&repaired, Ok(outcome) if !outcome.absent.is_empty());
+        report.sysctls(repaired);
+        waits
     }
 
     /// Sets the timeouts of idle connections in IPVS; the ones found are recorded before.
@@ -307,73 +353,10 @@ impl Kernel {
     }
 }
 
-impl Report {
-    fn count(&mut self, object: &'static str, operation: &'static str, number: usize) {
-        if number > 0 {
-            *self.changes.entry((object, operation)).or_default() += number;
-        }
-    }
-
-    /// Takes in what the table did; false where it failed.
-    fn table(&mut self, result: Result<nftables::Changes, nftables::Error>) -> bool {
-        match result {
-            Ok(changes) => {
-                self.count("element", "add", changes.added);
-                self.count("element", "remove", changes.removed);
-                self.count("table", "add", usize::from(changes.rebuilt));
-                true
-            }
-            Err(error) => {
-                self.failures
-                    .push(Failure::new("table", "inet edgelb", &error));
-                false
-            }
-        }
-    }
-
-    fn virtual_servers(&mut self, outcome: virtual_servers::Outcome) {
-        self.count("virtual_server", "add", outcome.virtual_servers_added);
-        self.count("virtual_server", "change", outcome.virtual_servers_changed);
-        self.count("virtual_server", "remove", outcome.virtual_servers_removed);
-        self.count("real_server", "add", outcome.real_servers_added);
-        self.count("real_server", "change", outcome.real_servers_changed);
-        self.count("real_server", "remove", outcome.real_servers_removed);
-        self.failures.extend(outcome.failures);
-    }
-
-    fn routes(&mut self, result: Result<route::Outcome, route::Error>) {
-        match result {
-            Ok(outcome) => {
-                self.count("route", "add", outcome.added);
-                self.count("route", "change", outcome.replaced);
-                self.count("route", "remove", outcome.removed);
-                self.failures.extend(
-                    outcome.failures.iter().map(|failure| {
-                        Failure::new("route", &failure.prefix().to_string(), failure)
-                    }),
-                );
-            }
-            Err(error) => self
-                .failures
-                .push(Failure::new("route", "table local", &error)),
-        }
-    }
-
-    fn sysctls(&mut self, result: Result<sysctl::Outcome, super::state_directory::Error>) {
-        match result {
-            Ok(outcome) => {
-                self.count("sysctl", "change", outcome.written.len());
-                self.failures.extend(
-                    outcome
-                        .failures
-                        .iter()
-                        .map(|failure| Failure::new("sysctl", failure.path(), failure)),
-                );
-            }
-            Err(error) => {
-                self.failures
-                    .push(Failure::new("state_directory", "sysctls.json", &error));
-            }
-        }
+/// How to get IPVS, where the kernel has none.
+fn ipvs_remedy(error: &ipvs::Error) -> String {
+    match error {
+        ipvs::Error::NotAvailable => format!("; {}", module::remedy("ip_vs")),
+        _ => String::new(),
     }
 }

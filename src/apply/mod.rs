@@ -1,19 +1,23 @@
 //! Makes the kernel and the LAN equal to the plan; observes, compares, changes.
 
 pub mod announcer;
+pub mod conntrack;
 pub mod ipvs;
 mod jitter;
 pub mod kernel;
 pub mod kubernetes;
+mod module;
 pub mod monitor;
 pub mod netlink;
 pub mod nftables;
 pub mod prober;
+mod report;
 pub mod route;
 pub mod state_directory;
 pub mod sysctl;
 pub mod virtual_servers;
 
+use std::collections::HashMap;
 use std::error::Error;
 
 use serde::Serialize;
@@ -22,7 +26,7 @@ use serde::Serialize;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Failure {
     /// What kind of object: `table`, `route`, `virtual_server`, `sysctl`, `state_directory`,
-    /// `announcement`. The metric label.
+    /// `announcement`, `conntrack`. The metric label.
     pub kind: &'static str,
     /// Which one, in the words of `nft`, `ip` or `ipvsadm`.
     pub object: String,
@@ -54,5 +58,54 @@ impl Failure {
             object,
             message: message.to_owned(),
         }
+    }
+}
+
+/// Tells failures of the same cause once, with how many objects it concerns.
+pub fn told_once(failures: Vec<Failure>) -> Vec<Failure> {
+    let mut told: Vec<(Failure, usize)> = Vec::new();
+    let mut known: HashMap<(&'static str, String), usize> = HashMap::new();
+    for failure in failures {
+        let cause = (failure.kind, failure.message.clone());
+        match known.get(&cause).and_then(|at| told.get_mut(*at)) {
+            Some((_, more)) => *more += 1,
+            None => {
+                known.insert(cause, told.len());
+                told.push((failure, 0));
+            }
+        }
+    }
+    told.into_iter()
+        .map(|(mut failure, more)| {
+            if more > 0 {
+                failure.object = format!("{} and {more} more", failure.object);
+            }
+            failure
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Failure, told_once};
+
+    #[test]
+    fn one_cause_is_told_once_with_a_count() {
+        let failure = |kind, object: &str, message| Failure::told(kind, object.to_owned(), message);
+        let failures = vec![
+            failure("virtual_server", "-A a", "no scheduler"),
+            failure("route", "a", "no scheduler"),
+            failure("virtual_server", "-A b", "another"),
+            failure("virtual_server", "-A c", "no scheduler"),
+            failure("virtual_server", "-A d", "no scheduler"),
+        ];
+        assert_eq!(
+            told_once(failures),
+            [
+                failure("virtual_server", "-A a and 2 more", "no scheduler"),
+                failure("route", "a", "no scheduler"),
+                failure("virtual_server", "-A b", "another"),
+            ]
+        );
     }
 }

@@ -6,7 +6,8 @@
 //!
 //! Order: writing `net/ipv4/ip_forward` (or `forwarding` of `conf/all`) makes the kernel reset other
 //! settings of every interface (Documentation/networking/ip-sysctl), so these go first, then what
-//! holds for all interfaces, then the rest; all previous values are read before the first write.
+//! holds for all interfaces, then the rest; all previous values are read before the first write. Only
+//! `accept_ra` goes before `forwarding`, which makes the kernel drop routes that it learned.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,6 +16,7 @@ use std::path::{Component, Path, PathBuf};
 use nix::errno::Errno;
 
 use super::state_directory::{self, StateDirectory, SysctlRecord, SysctlRecords, Warning};
+use crate::model::sysctl::{Rule, Sysctl};
 
 /// Where the settings are.
 const ROOT: &str = "/proc/sys";
@@ -85,6 +87,8 @@ impl Failure {
 pub struct Outcome {
     /// Paths that were written, in this order.
     pub written: Vec<String>,
+    /// Optional ones that are not there.
+    pub absent: Vec<String>,
     pub failures: Vec<Failure>,
 }
 
@@ -108,24 +112,39 @@ impl Sysctls {
     pub fn repair(
         &mut self,
         state: &StateDirectory,
-        desired: &BTreeMap<String, String>,
+        desired: &BTreeMap<String, Sysctl>,
     ) -> Result<Outcome, state_directory::Error> {
         let mut outcome = Outcome::default();
-        let mut records = self.records.clone();
-        let mut present: Vec<(&str, &str)> = Vec::new();
-        for (path, value) in desired {
+        let mut observed: BTreeMap<&str, String> = BTreeMap::new();
+        for (path, sysctl) in desired {
             match self.read(path) {
-                Ok(observed) => {
-                    // Recorded although it may fit: the write of another one can change it.
-                    let record = records.entry(path.clone()).or_insert_with(|| SysctlRecord {
-                        previous: observed,
-                        ..SysctlRecord::default()
-                    });
-                    record.ours.insert(value.clone());
-                    present.push((path, value));
+                Ok(value) => {
+                    observed.insert(path, value);
                 }
+                Err(Failure::Missing { path }) if sysctl.optional => outcome.absent.push(path),
                 Err(failure) => outcome.failures.push(failure),
             }
+        }
+        let mut records = self.records.clone();
+        let mut present: Vec<(&str, String)> = Vec::new();
+        for (path, found) in &observed {
+            let Some(sysctl) = desired.get(*path) else {
+                continue;
+            };
+            let record = self.records.get(*path);
+            let changed = |because: &str| self.changes(because, desired, &observed);
+            let Some(value) = wanted(&sysctl.rule, found, record, changed) else {
+                continue;
+            };
+            // Recorded although it may fit: the write of another one can change it.
+            let record = records
+                .entry((*path).to_owned())
+                .or_insert_with(|| SysctlRecord {
+                    previous: found.clone(),
+                    ..SysctlRecord::default()
+                });
+            record.ours.insert(value.clone());
+            present.push((path, value));
         }
         if records != self.records {
             state.write_sysctls(&records)?;
@@ -133,9 +152,39 @@ impl Sysctls {
         }
         present.sort_by_key(|(path, _)| order(path));
         for (path, value) in present {
-            self.put(path, value, &mut outcome);
+            self.put(path, &value, &mut outcome);
         }
+        // Where another network namespace has the say, or the kernel, it stays as it is.
+        outcome.failures.retain(|failure| {
+            let optional = desired
+                .get(failure.path())
+                .is_some_and(|sysctl| sysctl.optional);
+            !(optional && matches!(failure, Failure::NotPermitted { .. }))
+        });
         Ok(outcome)
+    }
+
+    /// What a setting was before us: as recorded, or else as it is now.
+    pub fn previous(&self, path: &str) -> Option<String> {
+        match self.records.get(path) {
+            Some(record) => Some(record.previous.clone()),
+            None => self.read(path).ok(),
+        }
+    }
+
+    /// Whether a setting is to be other than it was before us.
+    fn changes(
+        &self,
+        path: &str,
+        desired: &BTreeMap<String, Sysctl>,
+        observed: &BTreeMap<&str, String>,
+    ) -> bool {
+        let record = self.records.get(path).map(|record| &record.previous);
+        let previous = record.or_else(|| observed.get(path));
+        match (desired.get(path).map(|sysctl| &sysctl.rule), previous) {
+            (Some(Rule::Exactly(value)), Some(previous)) => !same(previous, value),
+            _ => false,
+        }
     }
 
     /// Puts back the previous value of every setting that has a value of ours and is not in `keep`,
@@ -143,7 +192,7 @@ impl Sysctls {
     pub fn restore(
         &mut self,
         state: &StateDirectory,
-        keep: &BTreeMap<String, String>,
+        keep: &BTreeMap<String, Sysctl>,
     ) -> Result<Outcome, state_directory::Error> {
         let mut outcome = Outcome::default();
         let mut put_back: Vec<(&String, &SysctlRecord)> = Vec::new();
@@ -170,7 +219,7 @@ impl Sysctls {
                 Err(failure) => outcome.failures.push(failure),
             }
         }
-        put_back.sort_by_key(|(path, _)| order(path));
+        put_back.sort_by_key(|(path, _)| (path.ends_with("/accept_ra"), order(path)));
         for (path, record) in put_back {
             self.put(path, &record.previous, &mut outcome);
         }
@@ -250,16 +299,41 @@ fn same(left: &str, right: &str) -> bool {
     left.split_whitespace().eq(right.split_whitespace())
 }
 
+/// The value that a rule asks for where one is found; none where that is to be left alone.
+fn wanted(
+    rule: &Rule,
+    found: &str,
+    record: Option<&SysctlRecord>,
+    changed: impl FnOnce(&str) -> bool,
+) -> Option<String> {
+    match rule {
+        Rule::Exactly(value) => Some(value.clone()),
+        Rule::AtLeast(least) => {
+            let enough = found.trim().parse::<u64>().ok()? >= *least;
+            (!enough).then(|| least.to_string())
+        }
+        Rule::Instead {
+            found: replaced,
+            value,
+            because,
+        } => {
+            let ours = record.is_some() && same(found, value);
+            (ours || (same(found, replaced) && changed(because))).then(|| value.clone())
+        }
+    }
+}
+
 /// Earlier settings must not undo later ones.
 fn order(path: &str) -> u8 {
     let components: Vec<&str> = path.split('/').collect();
     match components.as_slice() {
-        [.., "ip_forward"] | [.., "conf", "all", "forwarding"] => 0,
-        [.., "conf", "default", "forwarding"] => 1,
-        [.., "conf", _, "forwarding"] => 2,
-        [.., "all", _] => 3,
-        [.., "default", _] => 4,
-        _ => 5,
+        [.., "accept_ra"] => 0,
+        [.., "ip_forward"] | [.., "conf", "all", "forwarding"] => 1,
+        [.., "conf", "default", "forwarding"] => 2,
+        [.., "conf", _, "forwarding"] => 3,
+        [.., "all", _] => 4,
+        [.., "default", _] => 5,
+        _ => 6,
     }
 }
 

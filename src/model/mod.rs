@@ -19,4 +19,5 @@ pub mod scheduler;
 pub mod selector;
 pub mod service;
 pub mod standing;
+pub mod sysctl;
 pub mod text;

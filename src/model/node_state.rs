@@ -13,6 +13,7 @@ use super::family::Family;
 use super::frontend::{Frontend, FrontendPort};
 use super::interface_pattern::InterfacePattern;
 use super::service::ServiceKey;
+use super::sysctl::Sysctl;
 
 /// Why an address is held as a local route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,6 +62,6 @@ pub struct NodeState {
     pub preferred_source: BTreeMap<Family, IpAddr>,
     /// What is announced where, by interface index.
     pub announced: BTreeMap<u32, AnnouncedInterface>,
-    /// Sysctls and the values that they must have, by path below `/proc/sys`.
-    pub sysctls: BTreeMap<String, String>,
+    /// What sysctls must be, by path below `/proc/sys`.
+    pub sysctls: BTreeMap<String, Sysctl>,
 }

@@ -10,7 +10,11 @@ use super::Inputs;
 use super::address::KUBE_PROXY_INTERFACE;
 use crate::config::Config;
 use crate::model::family::Family;
+use crate::model::host::Interface;
 use crate::model::node_state::NodeState;
+use crate::model::sysctl::{Rule, Sysctl};
+
+const IPV6_FORWARDING: &str = "net/ipv6/conf/all/forwarding";
 
 /// What depends on the configuration, the host and the Nodes alone.
 pub(super) fn state(config: &Config, inputs: &Inputs) -> NodeState {
@@ -56,7 +60,7 @@ pub(super) fn state(config: &Config, inputs: &Inputs) -> NodeState {
             state.preferred_source.insert(family, address);
         }
     }
-    state.sysctls = sysctls(config);
+    state.sysctls = sysctls(config, inputs, &state);
     state
 }
 
@@ -109,12 +113,73 @@ fn preferred_source(inputs: &Inputs, family: Family) -> Option<IpAddr> {
 }
 
 /// The sysctls that both datapaths need. The IPVS ones are the IPVS datapath's own business.
-fn sysctls(config: &Config) -> BTreeMap<String, String> {
-    let mut sysctls = BTreeMap::from([("net/ipv4/ip_forward".to_owned(), "1".to_owned())]);
+fn sysctls(config: &Config, inputs: &Inputs, state: &NodeState) -> BTreeMap<String, Sysctl> {
+    let exactly = |path: &str, value: &str| (path.to_owned(), Sysctl::exactly(value));
+    let mut sysctls = BTreeMap::from([exactly("net/ipv4/ip_forward", "1")]);
     if config.proxy.strict_arp {
         // SYS-5: otherwise every node answers for every held address.
-        sysctls.insert("net/ipv4/conf/all/arp_ignore".to_owned(), "1".to_owned());
-        sysctls.insert("net/ipv4/conf/all/arp_announce".to_owned(), "2".to_owned());
+        sysctls.extend([
+            exactly("net/ipv4/conf/all/arp_ignore", "1"),
+            exactly("net/ipv4/conf/all/arp_announce", "2"),
+        ]);
+    }
+    if forwards_ipv6(config, inputs, state) {
+        sysctls.extend([exactly(IPV6_FORWARDING, "1")]);
+        sysctls.extend(uplinks(config, inputs, state).map(|name| {
+            (
+                format!("net/ipv6/conf/{name}/accept_ra"),
+                router_advertisements(),
+            )
+        }));
     }
     sysctls
+}
+
+/// D-11: whether IPv6 is used here at all, and this node could forward it.
+fn forwards_ipv6(config: &Config, inputs: &Inputs, state: &NodeState) -> bool {
+    let is_ipv6 = |address: IpAddr| Family::of(address) == Family::V6;
+    let mut ranges = state
+        .pod_ranges
+        .iter()
+        .chain(&state.service_ranges)
+        .chain(&config.proxy.node_port_addresses);
+    let mut pools = config.pools.iter().flat_map(|pool| &pool.ranges);
+    (ranges.any(|range| is_ipv6(range.addr())) || pools.any(|range| range.family() == Family::V6))
+        && preferred_source(inputs, Family::V6).is_some()
+}
+
+/// A router ignores router advertisements, and with the default route that it learned from them a
+/// node would lose its way out: 2 says to take them all the same (Documentation/networking/ip-sysctl).
+/// Only where it is us who make it a router.
+fn router_advertisements() -> Sysctl {
+    Sysctl::optionally(Rule::Instead {
+        found: "1".to_owned(),
+        value: "2".to_owned(),
+        because: IPV6_FORWARDING.to_owned(),
+    })
+}
+
+/// Interfaces that may lead to a router. Not those to pods: what a pod advertises is not believed.
+fn uplinks<'a>(
+    config: &'a Config,
+    inputs: &'a Inputs,
+    state: &'a NodeState,
+) -> impl Iterator<Item = &'a str> {
+    let is_of_pods = |interface: &Interface| {
+        let mut patterns = config.proxy.cluster_interfaces.iter();
+        let is_pod = |address: &IpNet| {
+            let mut ranges = state.pod_ranges.iter();
+            ranges.any(|range| range.contains(&address.addr()))
+        };
+        patterns.any(|pattern| pattern.matches(&interface.name))
+            || (!interface.addresses.is_empty() && interface.addresses.iter().all(is_pod))
+    };
+    inputs
+        .host
+        .interfaces
+        .values()
+        .filter(move |interface| {
+            !interface.loopback && interface.name != KUBE_PROXY_INTERFACE && !is_of_pods(interface)
+        })
+        .map(|interface| interface.name.as_str())
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use edgelb::admin::health::{Addresses, Health, Paths, serve, serve_on};
 use edgelb::admin::metrics::Metrics;
 use edgelb::admin::snapshot::Snapshot;
+use edgelb::config::SourceKind;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -197,8 +198,15 @@ async fn a_node_that_the_cluster_never_knew_is_not_eligible() {
     });
     let unknown = served(Paths::Health, unknown).await;
     assert_eq!(get(unknown.address, "/healthz").await.status, 503);
-    // Without any Node this node is alone and serves everything.
-    let alone = served(Paths::Health, world::empty()).await;
+    let early = served(Paths::Health, world::empty()).await;
+    assert_eq!(get(early.address, "/healthz").await.status, 503);
+    assert_eq!(get(early.address, "/livez").await.status, 200, "HZ-4");
+    // Without any Node this node is alone and serves everything, where nobody knows of Nodes.
+    let alone = world::with(|config, inputs| {
+        config.source.kind = SourceKind::Manifests;
+        inputs.cluster.nodes.clear();
+    });
+    let alone = served(Paths::Health, alone).await;
     assert_eq!(get(alone.address, "/healthz").await.status, 200);
 }
 
@@ -222,13 +230,13 @@ async fn a_loop_that_is_silent_for_two_resyncs_is_not_alive() {
         async move { health.follow().await }
     });
     tokio::time::advance(Duration::from_secs(59)).await;
-    assert!(health.liveness().alive);
+    assert!(health.liveness().alive());
     snapshots.send_replace(Arc::new(world::snapshot()));
     tokio::task::yield_now().await;
     tokio::time::advance(Duration::from_secs(59)).await;
-    assert!(health.liveness().alive, "the last one came later");
+    assert!(health.liveness().alive(), "the last one came later");
     tokio::time::advance(Duration::from_secs(2)).await;
-    assert!(!health.liveness().alive);
+    assert!(!health.liveness().alive());
     drop(snapshots);
     follower.await.unwrap();
 }
@@ -276,7 +284,13 @@ async fn a_taken_address_is_tried_again_until_it_is_free() {
         observability: "127.0.0.1:0".parse().unwrap(),
         health: address,
     };
-    let task = tokio::spawn(serve(addresses, seen, metrics, stopping));
+    let task = tokio::spawn(serve(
+        addresses,
+        seen,
+        metrics,
+        watch::channel(Vec::new()).0,
+        stopping,
+    ));
     let waiting = TcpStream::connect(address).await.unwrap();
     drop(waiting);
     let _ = occupied.accept().await.unwrap();

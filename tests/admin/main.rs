@@ -14,6 +14,7 @@
 mod cli;
 mod health;
 mod metrics;
+mod node_port;
 mod openmetrics;
 #[path = "../schemas/validator.rs"]
 mod schema_validator;

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use edgelb::admin::applied::Applied;
 use edgelb::admin::snapshot::{Failure, PassSummary, Snapshot};
 use edgelb::allocator::{AllocatorStatus, Role};
 use edgelb::config::Config;
@@ -179,6 +180,10 @@ pub fn snapshot() -> Snapshot {
                 message: "no permission".to_owned(),
             }],
         },
+        applied: Applied {
+            at: Some(started() + Duration::from_secs(2)),
+            ..Applied::default()
+        },
         ready: false,
     }
 }
@@ -200,6 +205,7 @@ pub fn empty() -> Snapshot {
         source: SourceStatus::default(),
         allocator: None,
         pass: PassSummary::default(),
+        applied: Applied::default(),
         ready: false,
     }
 }

@@ -12,7 +12,9 @@ mod announcing;
 mod cluster;
 mod conformance;
 mod demo;
+mod draining;
 mod foreign;
+mod health_checks;
 mod host;
 mod incremental;
 mod ipvs;
@@ -25,6 +27,7 @@ mod rig;
 mod routes;
 mod sysctls;
 mod traffic;
+mod udp_flows;
 
 // The scripted API server, of which these tests use a part.
 #[allow(dead_code)]

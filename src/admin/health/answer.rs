@@ -43,13 +43,13 @@ pub(super) fn router(paths: Paths, health: Health, metrics: Arc<Metrics>) -> Rou
 
 /// One answer a connection, whatever the path, so that idle clients hold no place.
 #[allow(clippy::unused_async, reason = "axum's middleware is async")]
-async fn last_answer(mut response: Response) -> Response {
+pub(super) async fn last_answer(mut response: Response) -> Response {
     let close = HeaderValue::from_static("close");
     response.headers_mut().insert(header::CONNECTION, close);
     response
 }
 
-/// HZ-5: the daemon's loop alone.
+/// HZ-5: the daemon alone, whatever becomes of its node.
 async fn livez(State(told): State<Told>) -> Response {
     health_answer(&told.health, false)
 }
@@ -61,16 +61,21 @@ async fn healthz(State(told): State<Told>) -> Response {
 
 fn health_answer(health: &Health, with_node: bool) -> Response {
     let liveness = health.liveness();
-    let good = liveness.alive && (liveness.eligible || !with_node);
+    let healthy = liveness.alive();
+    let good = healthy && (liveness.eligible || !with_node);
     let now = SystemTime::now();
     // HZ-8: a good answer is about now, a bad one tells since when there is nothing newer.
-    let last_updated = timestamp(if good { now } else { liveness.last_updated });
-    let family = json!({ "lastUpdated": last_updated, "healthy": liveness.alive });
+    let last_updated = |good| timestamp(if good { now } else { liveness.last_updated });
+    let family = |family: Family| {
+        let healthy = !liveness.stuck.contains(&family);
+        let state = json!({ "lastUpdated": last_updated(good || healthy), "healthy": healthy });
+        (family.as_str().to_owned(), state)
+    };
     let mut body = json!({
-        "lastUpdated": last_updated,
+        "lastUpdated": last_updated(good),
         "currentTime": timestamp(now),
-        "healthy": liveness.alive,
-        "status": Family::BOTH.map(|name| (name.as_str().to_owned(), family.clone()))
+        "healthy": healthy,
+        "status": Family::BOTH.map(family)
             .into_iter()
             .collect::<serde_json::Map<String, Value>>(),
     });
@@ -119,7 +124,7 @@ fn failed() -> Response {
     )
 }
 
-fn json_answer(good: bool, body: &impl Serialize) -> Response {
+pub(super) fn json_answer(good: bool, body: &impl Serialize) -> Response {
     let status = if good {
         StatusCode::OK
     } else {

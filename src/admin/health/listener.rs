@@ -1,6 +1,7 @@
 //! A TCP listener that a hostile LAN cannot make eat file descriptors or memory: so many connections
 //! at once, and each for so long.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -11,11 +12,8 @@ use std::time::Duration;
 use axum::serve::Listener;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Sleep, sleep};
-
-/// Connections at once; more wait in the kernel's queue.
-const MOST_CONNECTIONS: usize = 64;
 
 /// How long a connection lives. It carries one request.
 const LONGEST_LIFE: Duration = Duration::from_secs(5);
@@ -23,13 +21,36 @@ const LONGEST_LIFE: Duration = Duration::from_secs(5);
 pub(super) struct BoundedListener {
     listener: TcpListener,
     places: Arc<Semaphore>,
+    /// Places that it shares with others.
+    shared: Option<Arc<Semaphore>>,
+    /// Dropped with the socket.
+    _open: Option<oneshot::Sender<Infallible>>,
 }
 
 impl BoundedListener {
-    pub(super) fn new(listener: TcpListener) -> Self {
+    /// For so many connections at once; more wait in the kernel's queue.
+    pub(super) fn new(listener: TcpListener, most: usize) -> Self {
         Self {
             listener,
-            places: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
+            places: Arc::new(Semaphore::new(most)),
+            shared: None,
+            _open: None,
+        }
+    }
+
+    /// And for no more than there are places here, with all others that share them.
+    pub(super) fn sharing(self, places: Arc<Semaphore>) -> Self {
+        Self {
+            shared: Some(places),
+            ..self
+        }
+    }
+
+    /// The receiver learns when the socket is closed.
+    pub(super) fn telling(self, open: oneshot::Sender<Infallible>) -> Self {
+        Self {
+            _open: Some(open),
+            ..self
         }
     }
 }
@@ -39,13 +60,18 @@ impl Listener for BoundedListener {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        // The semaphore is never closed, so there always is a place in the end.
+        // The semaphores are never closed, so there always is a place in the end.
         let place = Arc::clone(&self.places).acquire_owned().await.ok();
         let (stream, address) = Listener::accept(&mut self.listener).await;
+        // Taken last: a listener that nobody asks must not keep a place from the others.
+        let shared = match &self.shared {
+            Some(places) => Arc::clone(places).acquire_owned().await.ok(),
+            None => None,
+        };
         let bounded = BoundedStream {
             stream,
             end: Box::pin(sleep(LONGEST_LIFE)),
-            _place: place,
+            _places: [place, shared],
         };
         (bounded, address)
     }
@@ -59,7 +85,7 @@ impl Listener for BoundedListener {
 pub(super) struct BoundedStream {
     stream: TcpStream,
     end: Pin<Box<Sleep>>,
-    _place: Option<OwnedSemaphorePermit>,
+    _places: [Option<OwnedSemaphorePermit>; 2],
 }
 
 impl BoundedStream {

@@ -1,5 +1,7 @@
-//! Whether the daemon's loop is alive, and whether this node should get traffic from outside.
+//! Whether the daemon's loop is alive and the kernel holds what it should, by family, and whether
+//! this node should get traffic from outside.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
@@ -7,7 +9,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::admin::snapshot::Snapshot;
+use crate::config::SourceKind;
 use crate::model::cluster::Node;
+use crate::model::family::Family;
 
 /// The taint of a node that the cluster autoscaler is about to remove (HZ-6).
 const SCALE_DOWN_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
@@ -18,12 +22,20 @@ const LEAST_RESYNC: Duration = Duration::from_secs(30);
 /// The daemon's health at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Liveness {
-    /// The loop ended a pass within twice the resync interval (HZ-3), and still runs.
-    pub alive: bool,
+    /// The families for which a change waits for twice the resync interval (HZ-3): both where the
+    /// loop is silent for as long, or does not run any more.
+    pub stuck: BTreeSet<Family>,
     /// The node should get traffic from outside (HZ-6).
     pub eligible: bool,
-    /// When the last pass ended, or the daemon started.
+    /// When the last pass ended that put its forwarding in place, or the daemon started.
     pub last_updated: SystemTime,
+}
+
+impl Liveness {
+    /// Whether all families are well.
+    pub fn alive(&self) -> bool {
+        self.stuck.is_empty()
+    }
 }
 
 /// Watches the snapshots. Cheap to clone; all clones know the same.
@@ -67,6 +79,11 @@ impl Health {
         }
     }
 
+    /// The snapshots as they come.
+    pub(super) fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.snapshots.clone()
+    }
+
     /// The newest snapshot.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.snapshots.borrow())
@@ -78,16 +95,23 @@ impl Health {
         let seen = self.seen.read().unwrap_or_else(PoisonError::into_inner);
         let longest = snapshot.config.proxy.resync_interval.max(LEAST_RESYNC) * 2;
         let running = self.snapshots.has_changed().is_ok();
+        let silent = !running || seen.at.elapsed() > longest;
+        let waits = |family: &Family| {
+            let since = snapshot.applied.waiting.get(family);
+            since.is_some_and(|since| Instant::from_std(*since).elapsed() > longest)
+        };
+        let stuck = Family::BOTH.into_iter();
         Liveness {
-            alive: running && seen.at.elapsed() <= longest,
-            eligible: match &seen.node {
-                Some(node) => {
+            stuck: stuck.filter(|family| silent || waits(family)).collect(),
+            eligible: match (&seen.node, snapshot.config.source.kind) {
+                (Some(node), _) => {
                     !node.deleting && !node.taints.iter().any(|taint| taint == SCALE_DOWN_TAINT)
                 }
+                (None, SourceKind::Kubernetes) => false,
                 // Without any Node object this node is alone and serves everything.
-                None => snapshot.inputs.cluster.nodes.is_empty(),
+                (None, SourceKind::Manifests) => snapshot.inputs.cluster.nodes.is_empty(),
             },
-            last_updated: snapshot.pass.finished.unwrap_or(snapshot.started),
+            last_updated: snapshot.applied.at.unwrap_or(snapshot.started),
         }
     }
 }

@@ -1,5 +1,6 @@
-//! Health and metrics by HTTP: `/metrics /livez /readyz /healthz` for the operator, and `/livez
-//! /healthz` alone for load balancers and probes outside. It tells and never changes anything.
+//! Health and metrics by HTTP: `/metrics /livez /readyz /healthz` for the operator, `/livez /healthz`
+//! alone for load balancers and probes outside, and the health-check node ports of Services. It
+//! tells and never changes anything.
 //!
 //! Each connection carries one request and lives a few seconds, and their number is bounded, because
 //! anybody on the LAN may open them. An address that cannot be bound is tried again for ever (HZ-10):
@@ -8,8 +9,10 @@
 mod answer;
 mod listener;
 mod liveness;
+mod node_port;
 
 pub use liveness::{Health, Liveness};
+pub use node_port::{BindFailure, Listener};
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -33,6 +36,9 @@ const BIND_RETRY: Duration = Duration::from_secs(5);
 
 /// The time that open connections have to end when the daemon stops.
 const STOP_GRACE: Duration = Duration::from_millis(500);
+
+/// Connections at once to one listener.
+const MOST_CONNECTIONS: usize = 64;
 
 /// Which paths a listener has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,11 +65,13 @@ pub struct Addresses {
     pub health: SocketAddr,
 }
 
-/// Serves both addresses until `stop` is true or its sender is gone.
+/// Serves both addresses and the health-check node ports until `stop` is true or its sender is
+/// gone. Health-check ports that cannot be bound are published.
 pub async fn serve(
     addresses: Addresses,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     metrics: Arc<Metrics>,
+    failures: watch::Sender<Vec<BindFailure>>,
     stop: watch::Receiver<bool>,
 ) {
     let health = Health::new(snapshots);
@@ -77,6 +85,7 @@ pub async fn serve(
             }
         }
     });
+    tasks.spawn(node_port::serve(health.clone(), failures, stop.clone()));
     for (address, paths) in [
         (addresses.observability, Paths::Observability),
         (addresses.health, Paths::Health),
@@ -106,22 +115,41 @@ pub async fn serve_on(
     metrics: Arc<Metrics>,
     stop: watch::Receiver<bool>,
 ) {
-    let router: Router = answer::router(paths, health, metrics);
+    let router = answer::router(paths, health, metrics);
+    let listener = BoundedListener::new(listener, MOST_CONNECTIONS);
+    serve_router(listener, router, paths.name(), stop).await;
+}
+
+/// Serves the health-check node ports alone, as [`serve`] does. Somebody must run [`Health::follow`]
+/// beside it.
+pub async fn serve_node_ports(
+    health: Health,
+    failures: watch::Sender<Vec<BindFailure>>,
+    stop: watch::Receiver<bool>,
+) {
+    node_port::serve(health, failures, stop).await;
+}
+
+async fn serve_router(
+    listener: BoundedListener,
+    router: Router,
+    name: &'static str,
+    mut stop: watch::Receiver<bool>,
+) {
     let graceful = {
         let mut stop = stop.clone();
         async move { stopped(&mut stop).await }
     };
-    let serving = axum::serve(BoundedListener::new(listener), router)
+    let serving = axum::serve(listener, router)
         .with_graceful_shutdown(graceful)
         .into_future();
     tokio::pin!(serving);
-    let mut stop = stop;
     let ended = tokio::select! {
         ended = &mut serving => Some(ended),
         () = stopped(&mut stop) => timeout(STOP_GRACE, &mut serving).await.ok(),
     };
     if let Some(Err(error)) = ended {
-        warn!(listener = paths.name(), %error, "a listener ended");
+        warn!(listener = name, %error, "a listener ended");
     }
 }
 

@@ -6,11 +6,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::apply::ipvs::types::{
     Family as IpvsFamily, ForwardingMethod, Granularity, Persistence, Protocol as IpvsProtocol,
-    RealServer as RealServerAttributes, RealServerKey, SCHEDULER_FLAG_PORT, VirtualServer,
-    VirtualServerKey,
+    RealServerKey, SCHEDULER_FLAG_PORT, Tunnel, VirtualServer, VirtualServerKey,
 };
 use crate::model::family::{Family, Protocol};
-use crate::model::frontend::{Frontend, FrontendAddress, FrontendPort, SourceClass};
+use crate::model::frontend::{
+    ForwardingMethod as Method, Frontend, FrontendAddress, FrontendPort, SourceClass,
+};
 use crate::model::node_state::NodeState;
 use crate::model::scheduler::Scheduler;
 
@@ -20,8 +21,27 @@ pub(super) const SERVING: u32 = 1;
 /// What a frontend wants: attributes and real servers.
 pub(super) type Wanted = (VirtualServer, BTreeSet<RealServerKey>);
 
-pub(super) fn attributes_of(weight: u32) -> RealServerAttributes {
-    RealServerAttributes::new(ForwardingMethod::Masquerade, weight)
+/// How a frontend's packets get to its real servers. Direct routing and tunnels leave the packet as
+/// it is: they need the frontend's own port at the real server, and no address that is this node's.
+pub(super) fn method(port: FrontendPort, frontend: &Frontend) -> ForwardingMethod {
+    let lists = SourceClass::ALL.map(|class| frontend.real_servers(class));
+    let mut real_servers = lists.into_iter().flatten();
+    let same_port = real_servers.all(|real_server| real_server.port == port.port);
+    let unchanged = same_port && matches!(port.address, FrontendAddress::Address(_));
+    match frontend.forwarding_method {
+        Method::DirectRouting if unchanged => ForwardingMethod::DirectRouting,
+        Method::Tunnel if unchanged => ForwardingMethod::Tunnel(Tunnel::IPIP),
+        Method::Masquerade | Method::DirectRouting | Method::Tunnel => ForwardingMethod::Masquerade,
+    }
+}
+
+/// Real servers whose UDP flows go on though no new ones come (CT-3).
+pub(super) fn keeps(frontend: &Frontend) -> BTreeSet<RealServerKey> {
+    let key = |real_server: &crate::model::frontend::RealServer| RealServerKey {
+        address: real_server.address,
+        port: real_server.port,
+    };
+    frontend.keeps.iter().map(key).collect()
 }
 
 /// The virtual servers of a frontend: one, or one for each node address.
@@ -86,15 +106,20 @@ pub(super) fn of_frontend(port: FrontendPort, frontend: &Frontend) -> Wanted {
 /// What IPVS would hold for a state, as `ipvsadm --save --numeric` (`-Sn`) writes it. A frontend
 /// without real servers has no virtual server: the table refuses or drops its packets.
 pub fn describe(state: &NodeState) -> String {
-    let mut servers: BTreeMap<VirtualServerKey, Wanted> = BTreeMap::new();
+    let mut servers: BTreeMap<VirtualServerKey, (Wanted, &str)> = BTreeMap::new();
     for (port, frontend) in &state.frontends {
         let wanted = of_frontend(*port, frontend);
+        let method = match method(*port, frontend) {
+            ForwardingMethod::DirectRouting => "-g",
+            ForwardingMethod::Tunnel(_) => "-i",
+            _ => "-m",
+        };
         if !wanted.1.is_empty() {
-            servers.extend(keys(*port, state).map(|key| (key, wanted.clone())));
+            servers.extend(keys(*port, state).map(|key| (key, (wanted.clone(), method))));
         }
     }
     let mut text = String::new();
-    for (key, (attributes, real_servers)) in &servers {
+    for (key, ((attributes, real_servers), method)) in &servers {
         let VirtualServerKey::Address {
             protocol,
             address,
@@ -119,7 +144,7 @@ pub fn describe(state: &NodeState) -> String {
         }
         text.push('\n');
         for real_server in real_servers {
-            let _ = writeln!(text, "-a {at} -r {real_server} -m -w {SERVING}");
+            let _ = writeln!(text, "-a {at} -r {real_server} {method} -w {SERVING}");
         }
     }
     text

@@ -1,29 +1,38 @@
 //! The IPVS datapath: makes the virtual servers of IPVS equal to the frontends of a state.
 //!
 //! Touches only virtual servers that its journal names; a foreign one in the way is reported. A TCP
-//! real server that is no longer wanted gets weight 0 and goes when its connections have gone.
+//! real server that is no longer wanted gets weight 0 and goes when its connections have gone, a UDP one
+//! when it no longer serves.
 
 pub mod desired;
+mod drain;
+mod names;
 mod outcome;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Instant;
 
+use imbl::OrdSet;
 use imbl::ordmap::DiffItem;
+use nix::errno::Errno;
 
 use super::Failure;
 use super::ipvs::types::{
-    Change, Protocol as IpvsProtocol, RealServerKey, Timeouts, VirtualServer, VirtualServerKey,
+    Change, ForwardingMethod, Protocol, RealServer, RealServerKey, Timeouts, VirtualServer,
+    VirtualServerKey,
 };
 use super::ipvs::{Error, Ipvs};
 use super::netlink::Counters;
 use super::state_directory::{Journal, VirtualServerName};
-use crate::model::family::Protocol;
-use crate::model::frontend::FrontendAddress;
+use crate::model::frontend::{Frontend, FrontendAddress, FrontendPort};
 use crate::model::node_state::NodeState;
-use desired::{SERVING, Wanted, attributes_of, keys, of_frontend};
+use desired::{SERVING, keeps, keys, method, of_frontend};
+use drain::is_of;
+use names::{describe, missing_scheduler, name, real_server_of, scheduler_of};
 
+pub use drain::Draining;
 pub use outcome::Outcome;
 
 /// The kind of object in failures.
@@ -43,19 +52,34 @@ pub const SYSCTLS: [(&str, &str); 3] = [
 #[derive(Debug, Clone, PartialEq)]
 struct Server {
     attributes: VirtualServer,
+    method: ForwardingMethod,
     /// Since when a real server has weight 0; `None` for one that takes connections.
     real_servers: BTreeMap<RealServerKey, Option<Instant>>,
     /// Whether a frontend wants it; else it only drains.
     wanted: bool,
 }
 
-/// A real server with weight 0 and what it still has.
-#[derive(Debug, Clone, Copy)]
-pub struct Draining {
-    pub virtual_server: VirtualServerKey,
-    pub real_server: RealServerKey,
-    pub since: Instant,
-    pub connections: u32,
+/// What a frontend wants of IPVS.
+#[derive(Debug, Clone)]
+struct Intent {
+    attributes: VirtualServer,
+    method: ForwardingMethod,
+    /// Those that take connections.
+    real_servers: BTreeSet<RealServerKey>,
+    /// Those whose UDP flows go on.
+    keeps: BTreeSet<RealServerKey>,
+}
+
+impl Intent {
+    fn of(port: FrontendPort, frontend: &Frontend) -> Self {
+        let (attributes, real_servers) = of_frontend(port, frontend);
+        Self {
+            attributes,
+            method: method(port, frontend),
+            real_servers,
+            keeps: keeps(frontend),
+        }
+    }
 }
 
 /// The virtual servers of this network namespace that are ours.
@@ -103,7 +127,7 @@ impl VirtualServers {
 
     /// Sends the difference between two states.
     pub fn apply(&mut self, old: &NodeState, new: &NodeState, now: Instant) -> Outcome {
-        let mut wanted: BTreeMap<VirtualServerKey, Option<Wanted>> = BTreeMap::new();
+        let mut wanted: BTreeMap<VirtualServerKey, Option<Intent>> = BTreeMap::new();
         for difference in old.frontends.diff(&new.frontends) {
             let (before, after) = match difference {
                 DiffItem::Add(port, frontend) => (None, Some((port, frontend))),
@@ -114,8 +138,7 @@ impl VirtualServers {
                 wanted.entry(key).or_insert(None);
             }
             if let Some((port, frontend)) = after {
-                wanted
-                    .extend(keys(*port, new).map(|key| (key, Some(of_frontend(*port, frontend)))));
+                wanted.extend(keys(*port, new).map(|key| (key, Some(Intent::of(*port, frontend)))));
             }
         }
         if old.node_addresses != new.node_addresses {
@@ -125,22 +148,26 @@ impl VirtualServers {
                         wanted.entry(key).or_insert(None);
                     }
                     wanted.extend(
-                        keys(*port, new).map(|key| (key, Some(of_frontend(*port, frontend)))),
+                        keys(*port, new).map(|key| (key, Some(Intent::of(*port, frontend)))),
                     );
                 }
             }
         }
         let mut outcome = Outcome::default();
-        self.change(wanted, now, &mut outcome);
+        self.change(wanted, &new.dead, now, &mut outcome);
+        if old.dead != new.dead {
+            let newly = new.dead.iter().filter(|dead| !old.dead.contains(*dead));
+            self.bury(&newly.copied().collect(), &mut outcome);
+        }
         outcome
     }
 
     /// Compares IPVS with the state and repairs whatever differs, leaving what is right untouched.
     pub fn repair(&mut self, state: &NodeState, now: Instant) -> Outcome {
         let mut outcome = Outcome::default();
-        let mut wanted: BTreeMap<VirtualServerKey, Option<Wanted>> = BTreeMap::new();
+        let mut wanted: BTreeMap<VirtualServerKey, Option<Intent>> = BTreeMap::new();
         for (port, frontend) in &state.frontends {
-            wanted.extend(keys(*port, state).map(|key| (key, Some(of_frontend(*port, frontend)))));
+            wanted.extend(keys(*port, state).map(|key| (key, Some(Intent::of(*port, frontend)))));
         }
         let inventory = match self.ipvs.inventory() {
             Ok(inventory) => inventory,
@@ -167,17 +194,18 @@ impl VirtualServers {
                 continue;
             }
             let known = before.get(&key);
+            let method = match wanted.get(&key) {
+                Some(Some(intent)) => intent.method,
+                _ => known.map_or(ForwardingMethod::Masquerade, |known| known.method),
+            };
             let real_servers = real_servers
                 .iter()
                 .map(|real_server| {
                     // Whatever is neither serving nor draining in our way is set again from weight 0.
-                    let serving = real_server.real_server == attributes_of(SERVING);
-                    if !serving && real_server.real_server != attributes_of(0) {
-                        odd.push(Change::SetRealServer(
-                            key,
-                            real_server.key,
-                            attributes_of(0),
-                        ));
+                    let serving = real_server.real_server == RealServer::new(method, SERVING);
+                    let quiet = RealServer::new(method, 0);
+                    if !serving && real_server.real_server != quiet {
+                        odd.push(Change::SetRealServer(key, real_server.key, quiet));
                     }
                     let draining = (!serving).then(|| {
                         known
@@ -189,6 +217,7 @@ impl VirtualServers {
                 .collect();
             let server = Server {
                 attributes: observed.virtual_server,
+                method,
                 real_servers,
                 wanted: known.is_some_and(|known| known.wanted),
             };
@@ -196,7 +225,8 @@ impl VirtualServers {
             wanted.entry(key).or_insert(None);
         }
         self.send(&odd, &mut outcome);
-        self.change(wanted, now, &mut outcome);
+        self.change(wanted, &state.dead, now, &mut outcome);
+        self.bury(&state.dead.iter().copied().collect(), &mut outcome);
         let live: BTreeSet<VirtualServerName> = self.servers.keys().filter_map(name).collect();
         let gone: Vec<VirtualServerName> = self
             .journal
@@ -212,63 +242,6 @@ impl VirtualServers {
         outcome
     }
 
-    /// What drains now, with its connections.
-    pub fn draining(&mut self) -> Result<Vec<Draining>, Error> {
-        let mut draining = Vec::new();
-        for (key, server) in &self.servers {
-            if server.real_servers.values().all(Option::is_none) {
-                continue;
-            }
-            let observed = self.ipvs.real_servers(key)?;
-            for (real_server, since) in &server.real_servers {
-                let Some(since) = since else { continue };
-                let connections = observed
-                    .iter()
-                    .find(|observed| observed.key == *real_server)
-                    .map_or(0, |observed| {
-                        observed
-                            .connections
-                            .active
-                            .saturating_add(observed.connections.inactive)
-                    });
-                draining.push(Draining {
-                    virtual_server: *key,
-                    real_server: *real_server,
-                    since: *since,
-                    connections,
-                });
-            }
-        }
-        Ok(draining)
-    }
-
-    /// Whether anything drains.
-    pub fn drains(&self) -> bool {
-        self.servers
-            .values()
-            .any(|server| server.real_servers.values().any(Option::is_some))
-    }
-
-    /// Removes real servers that have drained, and virtual servers that only waited for them.
-    pub fn remove_drained(&mut self, drained: &[Draining]) -> Outcome {
-        let mut outcome = Outcome::default();
-        let mut changes: Vec<Change> = drained
-            .iter()
-            .map(|drained| Change::DeleteRealServer(drained.virtual_server, drained.real_server))
-            .collect();
-        for drained in drained {
-            if let Some(server) = self.servers.get_mut(&drained.virtual_server) {
-                server.real_servers.remove(&drained.real_server);
-                if server.real_servers.is_empty() && !server.wanted {
-                    self.servers.remove(&drained.virtual_server);
-                    changes.push(Change::DeleteVirtualServer(drained.virtual_server));
-                }
-            }
-        }
-        self.send(&changes, &mut outcome);
-        outcome
-    }
-
     /// Removes every virtual server that is ours.
     pub fn remove_all(&mut self) -> Outcome {
         let empty = NodeState::default();
@@ -278,7 +251,8 @@ impl VirtualServers {
     /// Takes these virtual servers to what is wanted; `None` for one that no frontend has any more.
     fn change(
         &mut self,
-        mut wanted: BTreeMap<VirtualServerKey, Option<Wanted>>,
+        mut wanted: BTreeMap<VirtualServerKey, Option<Intent>>,
+        dead: &OrdSet<IpAddr>,
         now: Instant,
         outcome: &mut Outcome,
     ) {
@@ -287,7 +261,7 @@ impl VirtualServers {
             .filter(|(key, wanted)| {
                 wanted
                     .as_ref()
-                    .is_some_and(|(_, real_servers)| !real_servers.is_empty())
+                    .is_some_and(|intent| !intent.real_servers.is_empty())
                     && !self.servers.contains_key(key)
             })
             .filter_map(|(key, _)| name(key))
@@ -304,7 +278,7 @@ impl VirtualServers {
         }
         let mut changes = Vec::new();
         for (key, wanted) in wanted {
-            self.change_one(key, wanted, now, &mut changes);
+            self.change_one(key, wanted, dead, now, &mut changes);
         }
         self.send(&changes, outcome);
     }
@@ -312,11 +286,12 @@ impl VirtualServers {
     fn change_one(
         &mut self,
         key: VirtualServerKey,
-        wanted: Option<Wanted>,
+        intent: Option<Intent>,
+        dead: &OrdSet<IpAddr>,
         now: Instant,
         changes: &mut Vec<Change>,
     ) {
-        let Some((attributes, real_servers)) = wanted else {
+        let Some(intent) = intent else {
             // GT-8: with the frontend go its connections.
             if self.servers.remove(&key).is_some() {
                 changes.push(Change::DeleteVirtualServer(key));
@@ -325,57 +300,50 @@ impl VirtualServers {
         };
         let server = match self.servers.entry(key) {
             Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(_) if real_servers.is_empty() => return,
+            Entry::Vacant(_) if intent.real_servers.is_empty() => return,
             Entry::Vacant(entry) => {
-                changes.push(Change::NewVirtualServer(key, attributes.clone()));
+                changes.push(Change::NewVirtualServer(key, intent.attributes.clone()));
                 entry.insert(Server {
-                    attributes: attributes.clone(),
+                    attributes: intent.attributes.clone(),
+                    method: intent.method,
                     real_servers: BTreeMap::new(),
                     wanted: true,
                 })
             }
         };
-        server.wanted = !real_servers.is_empty();
-        if server.attributes != attributes {
-            changes.push(Change::SetVirtualServer(key, attributes.clone()));
-            server.attributes = attributes;
+        server.wanted = !intent.real_servers.is_empty();
+        if server.attributes != intent.attributes {
+            changes.push(Change::SetVirtualServer(key, intent.attributes.clone()));
+            server.attributes = intent.attributes;
         }
-        for real_server in &real_servers {
-            match server.real_servers.get(real_server) {
-                Some(None) => continue,
-                Some(Some(_)) => changes.push(Change::SetRealServer(
-                    key,
-                    *real_server,
-                    attributes_of(SERVING),
-                )),
-                None => changes.push(Change::NewRealServer(
-                    key,
-                    *real_server,
-                    attributes_of(SERVING),
-                )),
-            }
-            server.real_servers.insert(*real_server, None);
+        let same_method = server.method == intent.method;
+        server.method = intent.method;
+        let serving = RealServer::new(intent.method, SERVING);
+        let quiet = RealServer::new(intent.method, 0);
+        for real_server in &intent.real_servers {
+            changes.push(match server.real_servers.insert(*real_server, None) {
+                Some(None) if same_method => continue,
+                Some(_) => Change::SetRealServer(key, *real_server, serving),
+                None => Change::NewRealServer(key, *real_server, serving),
+            });
         }
-        let drains = matches!(
-            key,
-            VirtualServerKey::Address {
-                protocol: IpvsProtocol::Tcp,
-                ..
-            }
-        );
-        let unwanted: Vec<RealServerKey> = server
+        let drains = is_of(&key, Protocol::Tcp);
+        let unwanted: Vec<(RealServerKey, Option<Instant>)> = server
             .real_servers
-            .keys()
-            .filter(|present| !real_servers.contains(present))
-            .copied()
+            .iter()
+            .filter(|(present, _)| !intent.real_servers.contains(present))
+            .map(|(present, since)| (*present, *since))
             .collect();
-        for real_server in unwanted {
-            if !drains {
+        for (real_server, since) in unwanted {
+            let stays = drains || intent.keeps.contains(&real_server);
+            if !stays || dead.contains(&real_server.address) {
                 changes.push(Change::DeleteRealServer(key, real_server));
                 server.real_servers.remove(&real_server);
-            } else if server.real_servers.get(&real_server) == Some(&None) {
-                changes.push(Change::SetRealServer(key, real_server, attributes_of(0)));
-                server.real_servers.insert(real_server, Some(now));
+            } else if since.is_none() || !same_method {
+                changes.push(Change::SetRealServer(key, real_server, quiet));
+                server
+                    .real_servers
+                    .insert(real_server, Some(since.unwrap_or(now)));
             }
         }
         if server.real_servers.is_empty() && !server.wanted {
@@ -389,55 +357,35 @@ impl VirtualServers {
         if changes.is_empty() {
             return;
         }
-        match self.ipvs.apply(changes) {
-            Err(error) => outcome.failures.push(Failure::new(KIND, "batch", &error)),
-            Ok(results) => {
-                for (change, result) in changes.iter().zip(results) {
-                    match result {
-                        Ok(()) => outcome.count(change),
-                        Err(error) => {
-                            outcome
-                                .failures
-                                .push(Failure::new(KIND, &describe(change), &error));
-                        }
-                    }
-                }
+        let results = match self.ipvs.apply(changes) {
+            Ok(results) => results,
+            Err(error) => {
+                outcome.failures.push(Failure::new(KIND, "batch", &error));
+                return;
             }
+        };
+        // Without the virtual server there is no place for its real servers: one cause, told once.
+        let mut missing = BTreeSet::new();
+        for (change, result) in changes.iter().zip(results) {
+            let refusal = match result {
+                Ok(()) => {
+                    outcome.count(change);
+                    continue;
+                }
+                Err(refusal) => refusal,
+            };
+            if let Change::NewVirtualServer(key, _) = change {
+                missing.insert(*key);
+            } else if real_server_of(change).is_some_and(|key| missing.contains(&key)) {
+                continue;
+            }
+            let object = describe(change);
+            outcome.failures.push(match scheduler_of(change) {
+                Some(scheduler) if refusal.errno == Errno::ENOENT as i32 => {
+                    Failure::told(KIND, object, &missing_scheduler(scheduler))
+                }
+                _ => Failure::new(KIND, &object, &refusal),
+            });
         }
-    }
-}
-
-/// In the words of ipvsadm.
-fn describe(change: &Change) -> String {
-    match change {
-        Change::NewVirtualServer(key, server) => format!("-A {key} -s {}", server.scheduler),
-        Change::SetVirtualServer(key, server) => format!("-E {key} -s {}", server.scheduler),
-        Change::DeleteVirtualServer(key) => format!("-D {key}"),
-        Change::NewRealServer(key, real_server, _) => format!("-a {key} -r {real_server}"),
-        Change::SetRealServer(key, real_server, attributes) => {
-            format!("-e {key} -r {real_server} -w {}", attributes.weight)
-        }
-        Change::DeleteRealServer(key, real_server) => format!("-d {key} -r {real_server}"),
-        Change::ZeroStatistics(_) => "-Z".to_owned(),
-    }
-}
-
-/// The journal's name of a virtual server; none for marks, which we do not use.
-fn name(key: &VirtualServerKey) -> Option<VirtualServerName> {
-    match key {
-        VirtualServerKey::Address {
-            protocol,
-            address,
-            port,
-        } => Some(VirtualServerName {
-            protocol: match protocol {
-                IpvsProtocol::Tcp => Protocol::Tcp,
-                IpvsProtocol::Udp => Protocol::Udp,
-                IpvsProtocol::Sctp => Protocol::Sctp,
-            },
-            address: *address,
-            port: *port,
-        }),
-        VirtualServerKey::FirewallMark { .. } => None,
     }
 }

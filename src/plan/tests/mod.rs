@@ -23,6 +23,7 @@ mod ipam;
 mod ipam_requests;
 mod methods;
 mod namespaces;
+mod node;
 mod ownership;
 mod policies;
 mod probing;

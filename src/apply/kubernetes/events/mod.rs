@@ -58,6 +58,8 @@ pub enum EventReason {
     NodeAssigned,
     /// A node does so no longer.
     NodeUnassigned,
+    /// A node cannot open the Service's `healthCheckNodePort` (HC-10).
+    FailedToStartServiceHealthcheck,
 }
 
 impl EventReason {
@@ -73,6 +75,7 @@ impl EventReason {
             Self::RequestRefused => "RequestRefused",
             Self::NodeAssigned => "NodeAssigned",
             Self::NodeUnassigned => "NodeUnassigned",
+            Self::FailedToStartServiceHealthcheck => "FailedToStartServiceHealthcheck",
         }
     }
 
@@ -86,7 +89,8 @@ impl EventReason {
             | Self::IPConflict
             | Self::PoolRemoved
             | Self::RequestsDisagree
-            | Self::RequestRefused => true,
+            | Self::RequestRefused
+            | Self::FailedToStartServiceHealthcheck => true,
         }
     }
 
@@ -102,6 +106,7 @@ impl EventReason {
             Self::IPReleased => "Release",
             Self::NodeAssigned => "Announce",
             Self::NodeUnassigned => "Withdraw",
+            Self::FailedToStartServiceHealthcheck => "Listen",
         }
     }
 }

@@ -1,0 +1,181 @@
+//! Which entries of the connection tracking table lead where no packet may go any more. Pure.
+//!
+//! A UDP flow has no end that anybody sees: its entry keeps sending packets to an endpoint that is
+//! gone, or past a Service that had no endpoint when the flow began (CT-3, CT-4). TCP ends by itself
+//! and is left alone (CT-7), but for endpoints on nodes that are gone: these will never answer (D-5).
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use imbl::ordmap::DiffItem;
+use imbl::{OrdMap, OrdSet};
+
+use super::message::Flow;
+use crate::model::family::{Family, Protocol};
+use crate::model::frontend::{
+    ForwardingMethod, Frontend, FrontendAddress, FrontendPort, SourceClass,
+};
+use crate::model::node_state::NodeState;
+
+/// What the table was last made to fit.
+#[derive(Debug, Clone, Default)]
+pub struct Settled {
+    frontends: OrdMap<FrontendPort, Arc<Frontend>>,
+    node_addresses: OrdSet<IpAddr>,
+    dead: OrdSet<IpAddr>,
+    /// Dead endpoints that no frontend lists: their entries are gone.
+    buried: BTreeSet<IpAddr>,
+}
+
+/// What is to be looked for in the table.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Concern {
+    /// UDP frontends that changed, are new or gone.
+    ports: BTreeSet<FrontendPort>,
+    /// Addresses that were this node's, where node ports changed.
+    former_addresses: BTreeSet<IpAddr>,
+    /// Endpoints whose entries go, whatever their protocol.
+    dead: BTreeSet<IpAddr>,
+}
+
+impl Settled {
+    /// What it is after the table was made to fit a state.
+    pub fn after(&self, state: &NodeState) -> Self {
+        Self {
+            frontends: state.frontends.clone(),
+            node_addresses: state.node_addresses.clone(),
+            dead: state.dead.clone(),
+            buried: self.buried_in(state),
+        }
+    }
+
+    /// Dead endpoints that no frontend lists.
+    fn buried_in(&self, state: &NodeState) -> BTreeSet<IpAddr> {
+        if state.dead.is_empty() {
+            return BTreeSet::new();
+        }
+        if self.frontends.ptr_eq(&state.frontends) && self.dead == state.dead {
+            return self.buried.clone();
+        }
+        let mut buried: BTreeSet<IpAddr> = state.dead.iter().copied().collect();
+        for frontend in state.frontends.values() {
+            for class in SourceClass::ALL {
+                for real_server in frontend.real_servers(class) {
+                    buried.remove(&real_server.address);
+                }
+            }
+        }
+        buried
+    }
+}
+
+impl Concern {
+    /// What changed since the table was made to fit.
+    pub fn between(settled: &Settled, state: &NodeState) -> Self {
+        let mut concern = Self::default();
+        for difference in settled.frontends.diff(&state.frontends) {
+            match difference {
+                DiffItem::Add(port, _) | DiffItem::Remove(port, _) => concern.add(*port),
+                DiffItem::Update { old, new } => {
+                    if old.1.keeps != new.1.keeps
+                        || old.1.forwarding_method != new.1.forwarding_method
+                    {
+                        concern.add(*new.0);
+                    }
+                }
+            }
+        }
+        if settled.node_addresses != state.node_addresses {
+            for port in settled.frontends.keys().chain(state.frontends.keys()) {
+                if matches!(port.address, FrontendAddress::NodePort(_)) {
+                    concern.add(*port);
+                }
+            }
+        }
+        concern.former_addresses = settled
+            .node_addresses
+            .iter()
+            .filter(|address| !state.node_addresses.contains(*address))
+            .copied()
+            .collect();
+        let buried = settled.buried_in(state);
+        concern.dead = buried.difference(&settled.buried).copied().collect();
+        concern
+    }
+
+    /// The same, and every UDP frontend there is: for a state of the kernel that nobody watched.
+    pub fn everything(settled: &Settled, state: &NodeState) -> Self {
+        let mut concern = Self::between(settled, state);
+        for port in state.frontends.keys() {
+            concern.add(*port);
+        }
+        concern
+    }
+
+    fn add(&mut self, port: FrontendPort) {
+        if port.protocol == Protocol::Udp {
+            self.ports.insert(port);
+        }
+    }
+
+    /// Whether the table need not be looked at.
+    pub fn is_empty(&self) -> bool {
+        self.ports.is_empty() && self.dead.is_empty()
+    }
+
+    /// The families to look through, and whether UDP is enough in them.
+    pub fn families(&self) -> impl Iterator<Item = (Family, bool)> + '_ {
+        Family::BOTH.into_iter().filter_map(|family| {
+            let dead = self.dead.iter().any(|dead| Family::of(*dead) == family);
+            let mut ports = self.ports.iter();
+            let udp = ports.any(|port| port.address.family() == family);
+            (dead || udp).then_some((family, !dead))
+        })
+    }
+
+    /// Whether an entry is to go.
+    pub fn is_stale(&self, flow: &Flow, state: &NodeState) -> bool {
+        let translated = flow.original_destination != flow.reply_source;
+        // What nothing translated was no Service's.
+        if translated && self.dead.contains(&flow.reply_source.0) {
+            return true;
+        }
+        if flow.protocol != Protocol::Udp.number() {
+            return false;
+        }
+        let (address, port) = flow.original_destination;
+        let at = |address| FrontendPort {
+            address,
+            protocol: Protocol::Udp,
+            port,
+        };
+        let exact = at(FrontendAddress::Address(address));
+        let node_port = at(FrontendAddress::NodePort(Family::of(address)));
+        // CT-5, better: the same port of another machine is another matter.
+        let own = state.node_addresses.contains(&address);
+        let former = self.former_addresses.contains(&address);
+        let concerned =
+            self.ports.contains(&exact) || ((own || former) && self.ports.contains(&node_port));
+        if !concerned {
+            return false;
+        }
+        let frontend = state
+            .frontends
+            .get(&exact)
+            .or_else(|| state.frontends.get(&node_port).filter(|_| own));
+        match frontend {
+            // Nothing was translated and nothing will be: not ours any more, and right as it is.
+            None => translated,
+            // Such packets are not rewritten: the entry does not say where they go.
+            Some(frontend) if frontend.forwarding_method != ForwardingMethod::Masquerade => false,
+            Some(frontend) => {
+                let (address, port) = flow.reply_source;
+                let kept = |kept: &crate::model::frontend::RealServer| {
+                    (kept.address, kept.port) == (address, port)
+                };
+                !frontend.keeps.iter().any(kept)
+            }
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Connections to endpoints that take no new ones: as long as their node lives they go on, on a node
+//! that is gone they end at once. The same on both datapaths.
+
+use edgelb::lab::client::{Protocol, RequestError, RequestOptions, Stream, open_stream_with};
+use edgelb::lab::manifests::ServiceManifest;
+use edgelb::lab::tool;
+
+use super::rig::{PATIENCE, Rig, cluster_ips, eventually, ipvs, socket, web};
+
+/// The slices with the first workload ready and the second one gone from every list.
+fn second_unready(rig: &Rig, service: &ServiceManifest) {
+    let (first, second) = (rig.workload("web-1"), rig.workload("web-2"));
+    let text = [("IPv4", 0), ("IPv6", 1)]
+        .map(|(family, index)| {
+            let [first, second] = [first, second].map(|it| it.address.both()[index]);
+            format!(
+                "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: {name}-{suffix}\n  \
+                 namespace: default\n  labels:\n    kubernetes.io/service-name: {name}\naddressType: {family}\n\
+                 endpoints:\n- addresses: [\"{first}\"]\n  conditions: {{ready: true, serving: true}}\n  nodeName: edge-a\n\
+                 - addresses: [\"{second}\"]\n  conditions: {{ready: false, serving: false}}\n  nodeName: edge-b\n\
+                 ports:\n- {{name: http, protocol: TCP, port: 8080}}\n",
+                name = service.name,
+                suffix = family.to_lowercase(),
+            )
+        })
+        .join("---\n");
+    let file = format!("endpoints-{}.yaml", service.name);
+    rig.manifests.write(&file, &text).unwrap();
+}
+
+/// A Node that nobody has heard of for a while.
+fn silence(rig: &Rig, index: usize) {
+    let node = rig.lab.node(index).unwrap();
+    let [v4, v6] = node.pod_ranges;
+    let text = format!(
+        "apiVersion: v1\nkind: Node\nmetadata:\n  name: {name}\nspec:\n  podCIDR: {v4}\n  podCIDRs: [\"{v4}\", \"{v6}\"]\n\
+         status:\n  addresses:\n  - {{type: InternalIP, address: {address}}}\n  conditions:\n  - {{type: Ready, status: Unknown}}\n",
+        name = node.name,
+        address = node.address.ipv4,
+    );
+    let file = format!("node-{}.yaml", node.name);
+    rig.manifests.write(&file, &text).unwrap();
+}
+
+/// #77903, D-5: a drained endpoint keeps its connections until its node is gone; then nothing is
+/// waited for, and the client learns at once. Connections to others do not notice.
+#[test]
+fn connections_to_a_node_that_is_gone_end() {
+    let rig = Rig::new(2, 2);
+    let service = web("web", 30);
+    rig.serve(&service, &rig.workloads());
+    let node = rig.lab.node(0).unwrap().address;
+    let ways = [
+        socket(node.ipv4, 30_030),
+        socket(node.ipv6, 30_030),
+        socket(cluster_ips(30).ipv4, 80),
+    ];
+    rig.wait_served(rig.client(), ways[0], Protocol::Tcp);
+    let options = RequestOptions::default();
+    let mut port = 51_000;
+    let mut open = |name: &str, to| -> (Stream, u16) {
+        eventually(PATIENCE, || {
+            port += 1;
+            let from = if to == ways[2] {
+                rig.node(0)
+            } else {
+                rig.client()
+            };
+            let options = RequestOptions {
+                source_port: port,
+                ..options.clone()
+            };
+            let mut stream = open_stream_with(from, to, &options).ok()?;
+            let answer = stream.send("hello").ok()?;
+            (answer.workload == name).then_some((stream, port))
+        })
+    };
+    let mut doomed: Vec<_> = ways.iter().map(|to| open("web-2", *to)).collect();
+    let mut staying: Vec<_> = ways.iter().map(|to| open("web-1", *to)).collect();
+    let entries = |port: u16| -> usize {
+        ["ipv4", "ipv6"]
+            .map(|family| {
+                let list = ["-L", "-p", "tcp", "-f", family];
+                let all = tool(rig.node(0), "conntrack", &list).unwrap();
+                let established = all.lines().filter(|line| {
+                    line.contains("ESTABLISHED") && line.contains(&format!(" sport={port} "))
+                });
+                established.count()
+            })
+            .iter()
+            .sum()
+    };
+    let addresses = rig.workload("web-2").address.both();
+    let virtual_servers = || tool(rig.node(0), "ipvsadm", &["-Ln"]).unwrap();
+    let listed = || {
+        let text = virtual_servers();
+        addresses
+            .iter()
+            .any(|address| text.contains(&socket(*address, 8080).to_string()))
+    };
+
+    // Its readiness is lost, its node lives: everything goes on.
+    second_unready(&rig, &service);
+    for to in &ways[..2] {
+        eventually(PATIENCE, || {
+            let new = (0..6).map(|_| super::rig::request(rig.client(), *to, Protocol::Tcp));
+            let by: Vec<_> = new.filter_map(Result::ok).map(|it| it.workload).collect();
+            (by == ["web-1"; 6]).then_some(())
+        });
+    }
+    for (stream, port) in doomed.iter_mut().chain(&mut staying) {
+        stream.send("still here").unwrap();
+        assert_eq!(entries(*port), 1);
+    }
+    if ipvs() {
+        assert!(listed(), "{}", virtual_servers());
+    }
+
+    silence(&rig, 1);
+    for (stream, port) in &mut doomed {
+        eventually(PATIENCE, || (entries(*port) == 0).then_some(()));
+        // The first packet may be lost in the change; its repetition is answered.
+        let told = eventually(PATIENCE, || match stream.send("anybody?") {
+            Ok(answer) => panic!("{answer:?}"),
+            Err(RequestError::TimedOut) => None,
+            Err(error) => Some(error),
+        });
+        assert!(
+            matches!(told, RequestError::Reset | RequestError::Closed),
+            "{told}"
+        );
+    }
+    if ipvs() {
+        assert!(!listed(), "{}", virtual_servers());
+    }
+    for (stream, port) in &mut staying {
+        assert_eq!(stream.send("still here").unwrap().workload, "web-1");
+        assert_eq!(entries(*port), 1);
+    }
+    let status = rig.ask(0, "status");
+    let failures = &status["last_pass"]["failures"];
+    assert_eq!(failures.as_array().unwrap().len(), 0, "{failures}");
+}
