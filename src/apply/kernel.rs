@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::conntrack::{self, Conntrack};
+use super::forwarder::Forwarder;
 use super::ipvs::types::Timeouts;
 use super::ipvs::{self, Ipvs};
-use super::nftables::{self, Nftables};
+use super::nftables::{self, Layout, Nftables};
 pub use super::report::Report;
 use super::route::{self, Routes};
 use super::state_directory::{Journal, StateDirectory};
@@ -111,7 +112,11 @@ impl Kernel {
             tracing::warn!(error = %warning, "previous values of sysctls are lost");
         }
         Ok(Self {
-            nftables: Nftables::open(virtual_servers.is_none())?,
+            nftables: Nftables::open(Layout::new(if virtual_servers.is_some() {
+                Forwarder::Ipvs
+            } else {
+                Forwarder::Nftables
+            }))?,
             virtual_servers,
             leftover,
             routes: Routes::open()?,

@@ -2,6 +2,7 @@
 
 pub mod announcer;
 pub mod conntrack;
+pub mod forwarder;
 pub mod ipvs;
 mod jitter;
 pub mod kernel;

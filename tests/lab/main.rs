@@ -7,8 +7,10 @@
     clippy::indexing_slicing
 )]
 
+mod affinity;
 mod announcer;
 mod announcing;
+mod classes;
 mod cluster;
 mod conformance;
 mod demo;
@@ -25,6 +27,7 @@ mod operation;
 mod ranges;
 mod rig;
 mod routes;
+mod source_ranges;
 mod sysctls;
 mod traffic;
 mod udp_flows;
