@@ -12,6 +12,7 @@ mod announcer;
 mod announcing;
 mod classes;
 mod cluster;
+mod conformance;
 mod demo;
 mod doctor;
 mod draining;
