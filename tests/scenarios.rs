@@ -19,10 +19,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use difference::difference;
-use edgelb::apply::nftables::{describe, describe_chains};
+use edgelb::apply::forwarder::Forwarder;
+use edgelb::apply::nftables::{Layout, describe, describe_chains};
 use edgelb::apply::route;
 use edgelb::apply::virtual_servers::desired;
 use edgelb::config::{Config, Environment, parse};
+use edgelb::model::family::Family;
 use edgelb::plan::{Inputs, plan};
 use edgelb::source::manifest::read_directory;
 
@@ -105,9 +107,10 @@ fn check(name: &str) {
         inputs.cluster.apply(change);
     }
     let plan = plan(&config, &inputs);
+    let nftables = Layout::new(Forwarder::Nftables);
     let expected = [
         ("ipvs.save", desired::describe(&plan.state)),
-        ("ruleset.nft", describe(&plan.state, true)),
+        ("ruleset.nft", describe(&plan.state, nftables)),
         ("routes.txt", route::describe(&plan.state)),
         ("announcements.txt", render::announcements(&plan)),
         ("status.yaml", render::status(&inputs, &plan, &problems)),
@@ -151,9 +154,13 @@ fn every_directory_is_a_case() {
 
 #[test]
 fn the_chains_are_the_same_for_every_case() {
+    let layout = Layout::new(Forwarder::Nftables);
     let files = [
-        ("chains.nft", describe_chains(true)),
-        ("chains-beside-ipvs.nft", describe_chains(false)),
+        ("chains.nft", describe_chains(layout)),
+        (
+            "chains-restricted-forwarding.nft",
+            describe_chains(layout.restrict_forwarding(&Family::BOTH)),
+        ),
     ];
     for (file, found) in files {
         if let Some(wrong) = compare(&scenarios().join(file), &found) {

@@ -2,6 +2,8 @@
 
 pub mod announcer;
 pub mod conntrack;
+mod departures;
+pub mod forwarder;
 pub mod ipvs;
 mod jitter;
 pub mod kernel;

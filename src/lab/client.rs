@@ -9,7 +9,7 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 use thiserror::Error;
 
 use super::{LabError, Namespace};
@@ -196,6 +196,13 @@ impl Stream {
             return Err(RequestError::Closed);
         }
         parse_answer(&line, start.elapsed())
+    }
+
+    /// Ends the connection with a reset, after which nobody waits for stray packets of it.
+    pub fn reset(self) -> Result<(), RequestError> {
+        // A socket that lingers for no time at all is reset when it is closed (socket(7)).
+        let socket = SockRef::from(self.reader.get_ref());
+        Ok(socket.set_linger(Some(Duration::ZERO))?)
     }
 
     /// This end's address and port.

@@ -31,6 +31,14 @@ impl InterfacePattern {
         &self.0
     }
 
+    /// What all names begin with that fit, and whether that is the whole name; `None` where more
+    /// than the beginning counts.
+    pub fn prefix(&self) -> Option<(&str, bool)> {
+        let begins = self.0.trim_end_matches('*');
+        let whole = begins.len() == self.0.len();
+        (!begins.contains(['*', '?'])).then_some((begins, whole))
+    }
+
     /// Whether the whole of `name` fits.
     pub fn matches(&self, name: &str) -> bool {
         let pattern: Vec<char> = self.0.chars().collect();
@@ -139,6 +147,22 @@ mod tests {
                 fits,
                 "{pattern} {name}"
             );
+        }
+    }
+
+    #[test]
+    fn a_beginning_is_told_where_it_says_all() {
+        for (pattern, prefix) in [
+            ("cni0", Some(("cni0", true))),
+            ("veth*", Some(("veth", false))),
+            ("*", Some(("", false))),
+            ("veth**", Some(("veth", false))),
+            ("eth?", None),
+            ("*.100", None),
+            ("a*b*", None),
+        ] {
+            let parsed = pattern.parse::<InterfacePattern>().unwrap();
+            assert_eq!(parsed.prefix(), prefix, "{pattern}");
         }
     }
 

@@ -186,10 +186,9 @@ pub fn replan(config: &Config, inputs: &Inputs, previous: &Plan, scope: &Scope) 
     let pods_known: Vec<Family> = Family::BOTH
         .into_iter()
         .filter(|family| {
-            state
-                .pod_ranges
-                .iter()
-                .any(|range| Family::of(range.addr()) == *family)
+            let mut ranges = state.pod_ranges.iter();
+            !state.pod_interfaces.is_empty()
+                || ranges.any(|range| Family::of(range.addr()) == *family)
         })
         .collect();
     let node_addresses = state.preferred_source.clone();

@@ -7,10 +7,14 @@
     clippy::indexing_slicing
 )]
 
+mod affinity;
 mod announcer;
 mod announcing;
+mod classes;
 mod cluster;
+mod conformance;
 mod demo;
+mod doctor;
 mod draining;
 mod foreign;
 mod health_checks;
@@ -24,6 +28,7 @@ mod operation;
 mod ranges;
 mod rig;
 mod routes;
+mod source_ranges;
 mod sysctls;
 mod traffic;
 mod udp_flows;

@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use edgelb::apply::forwarder::Forwarder;
 use edgelb::apply::monitor::{ForeignEdits, Monitor};
-use edgelb::apply::nftables::Nftables;
+use edgelb::apply::nftables::{Layout, Nftables};
 use edgelb::apply::route::Routes;
 use edgelb::lab::{Namespace, tool};
 use edgelb::model::family::Family;
@@ -111,8 +112,10 @@ fn watched<F: Future<Output = ()>>(held: usize, test: impl FnOnce(Watched) -> F 
             .build()
             .unwrap();
         runtime.block_on(async {
-            let (mut nftables, mut routes) =
-                (Nftables::open(true).unwrap(), Routes::open().unwrap());
+            let (mut nftables, mut routes) = (
+                Nftables::open(Layout::new(Forwarder::Nftables)).unwrap(),
+                Routes::open().unwrap(),
+            );
             let (monitor, receiver) = Monitor::open(&[nftables.port(), routes.port()]).unwrap();
             let task = tokio::spawn(monitor.run());
             nftables.repair(&state).unwrap();

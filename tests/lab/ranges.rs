@@ -3,7 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use edgelb::apply::nftables::Nftables;
+use edgelb::apply::forwarder::Forwarder;
+use edgelb::apply::nftables::{Layout, Nftables};
 use edgelb::lab::{Namespace, tool};
 use edgelb::model::node_state::NodeState;
 use ipnet::IpNet;
@@ -38,7 +39,7 @@ fn ranges_change_into_any_others() {
     let node = namespace.clone();
     namespace
         .run(move || {
-            let mut nftables = Nftables::open(true).unwrap();
+            let mut nftables = Nftables::open(Layout::new(Forwarder::Nftables)).unwrap();
             let mut current = state(0);
             nftables.repair(&current).unwrap();
             let mut number: usize = 1;
@@ -91,7 +92,7 @@ fn damaged_chains_and_tables_are_made_anew() {
     let node = namespace.clone();
     namespace
         .run(move || {
-            let mut nftables = Nftables::open(true).unwrap();
+            let mut nftables = Nftables::open(Layout::new(Forwarder::Nftables)).unwrap();
             let wanted = state(1);
             nftables.repair(&wanted).unwrap();
             for edit in [

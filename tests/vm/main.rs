@@ -7,6 +7,7 @@
     clippy::indexing_slicing
 )]
 
+mod conformance;
 mod datapath;
 mod ipvs;
 mod methods;

@@ -12,6 +12,7 @@ use imbl::ordmap::DiffItem;
 use imbl::{OrdMap, OrdSet};
 
 use super::message::Flow;
+use crate::apply::departures::Departed;
 use crate::model::family::{Family, Protocol};
 use crate::model::frontend::{
     ForwardingMethod, Frontend, FrontendAddress, FrontendPort, RealServer, SourceClass,
@@ -179,4 +180,27 @@ impl Concern {
             }
         }
     }
+}
+
+/// Whether an entry is of a connection from one of these frontends to an endpoint that left it.
+pub fn is_departed(
+    flow: &Flow,
+    departed: &BTreeSet<Departed>,
+    node_addresses: &OrdSet<IpAddr>,
+) -> bool {
+    let (address, port) = flow.original_destination;
+    let real_server = RealServer {
+        address: flow.reply_source.0,
+        port: flow.reply_source.1,
+    };
+    let at = |address| FrontendPort {
+        address,
+        protocol: Protocol::Tcp,
+        port,
+    };
+    let left = |at| departed.contains(&(at, real_server));
+    flow.protocol == Protocol::Tcp.number()
+        && (left(at(FrontendAddress::Address(address)))
+            || (node_addresses.contains(&address)
+                && left(at(FrontendAddress::NodePort(Family::of(address))))))
 }

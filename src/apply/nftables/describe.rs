@@ -5,21 +5,21 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::TABLE;
 use super::element::{self, Bytes, ElementKey, Elements, Value};
-use super::expression::{Load, Step, Verdict};
+use super::expression::{Choice, Load, Step, Stickiness, Verdict};
+use super::layout::Layout;
 use super::rules::{Chain, chains};
 use super::sets::{Part, Table};
 use crate::model::address_range::AddressRange;
 use crate::model::family::{Family, Protocol};
 use crate::model::node_state::NodeState;
 
-/// Every element that a state needs, one command of nft a line, sorted within each set. With
-/// `translation` as nftables forwards, without it as it stands beside IPVS.
-pub fn describe(state: &NodeState, translation: bool) -> String {
-    let elements: Elements = element::of_state(state, translation);
+/// Every element that a state needs, one command of nft a line, sorted within each set.
+pub fn describe(state: &NodeState, layout: Layout) -> String {
+    let elements: Elements = element::of_state(state, layout);
     let mut text = String::new();
     for table in Table::ALL {
         for family in Family::BOTH {
-            let lines = if table.shape().interval {
+            let lines = if table.interval() {
                 ranges(&elements, table, family)
             } else {
                 singles(&elements, table, family)
@@ -35,8 +35,8 @@ pub fn describe(state: &NodeState, translation: bool) -> String {
 }
 
 /// The chains and rules, which are the same whatever the state is, and their order.
-pub fn describe_chains(translation: bool) -> String {
-    chains(translation).iter().map(chain).collect()
+pub fn describe_chains(layout: Layout) -> String {
+    chains(layout).iter().map(chain).collect()
 }
 
 fn of(
@@ -62,28 +62,68 @@ fn singles(elements: &Elements, table: Table, family: Family) -> Vec<String> {
                         parts(data, &[Part::Address, Part::Port], family)
                     )
                 }
+                Value::Scope(data) => {
+                    format!(
+                        "{key} : {}",
+                        parts(data, &[Part::Index, Part::Index], family)
+                    )
+                }
+                Value::Last(data) => {
+                    let last = parts(data, &[Part::Address], family);
+                    format!("{key}-{last}")
+                }
             }
         })
         .collect()
 }
 
-/// A range begins with its first address and ends where the next element begins.
+/// A range begins with its first key and ends where the next element begins.
 fn ranges(elements: &Elements, table: Table, family: Family) -> Vec<String> {
-    let marks: Vec<(Option<IpAddr>, bool)> = of(elements, table, family)
-        .map(|(key, _)| (address(key.key.as_slice()), !key.end))
+    let marks: Vec<(&[u8], bool)> = of(elements, table, family)
+        .map(|(key, _)| (key.key.as_slice(), !key.end))
         .collect();
     let mut lines = Vec::new();
     for (index, (first, begins)) in marks.iter().enumerate() {
-        if let (Some(first), true) = (first, begins) {
-            let next = marks.get(index + 1).and_then(|(next, _)| before((*next)?));
-            let last = next.unwrap_or(match family {
-                Family::V4 => Ipv4Addr::BROADCAST.into(),
-                Family::V6 => Ipv6Addr::from_bits(u128::MAX).into(),
+        let end = marks.get(index + 1).map(|(end, _)| *end);
+        if *begins {
+            lines.extend(match table.shape().key {
+                [Part::Interface] => interfaces(first, end),
+                _ => addresses(address(first), end.and_then(address), family),
             });
-            lines.extend(AddressRange::new(*first, last).map(|range| range.to_string()));
         }
     }
     lines
+}
+
+fn addresses(first: Option<IpAddr>, end: Option<IpAddr>, family: Family) -> Option<String> {
+    let last = end.and_then(before).unwrap_or(match family {
+        Family::V4 => Ipv4Addr::BROADCAST.into(),
+        Family::V6 => Ipv6Addr::from_bits(u128::MAX).into(),
+    });
+    let range = AddressRange::new(first?, last).ok()?;
+    Some(range.to_string())
+}
+
+/// A name, or what names begin with and a star; several prefixes in a row are one range.
+fn interfaces(first: &[u8], end: Option<&[u8]>) -> Option<String> {
+    let name = |bytes: &[u8]| -> Option<String> {
+        let name: Vec<u8> = bytes
+            .iter()
+            .copied()
+            .take_while(|byte| *byte != 0)
+            .collect();
+        String::from_utf8(name).ok()
+    };
+    let start = name(first)?;
+    let single = end.is_some_and(|end| end.last() == Some(&1));
+    Some(match end {
+        _ if single => format!("\"{start}\""),
+        _ if start.is_empty() => "\"*\"".to_owned(),
+        Some(end) if end.iter().rposition(|byte| *byte != 0) != start.len().checked_sub(1) => {
+            format!("\"{start}\"-\"{}\"", name(end)?)
+        }
+        _ => format!("\"{start}*\""),
+    })
 }
 
 fn before(address: IpAddr) -> Option<IpAddr> {
@@ -179,6 +219,7 @@ fn words(step: &Step, family: Option<Family>) -> String {
         Step::NewConnection(true) => "ct state new".to_owned(),
         Step::NewConnection(false) => "ct state != new".to_owned(),
         Step::Related => "ct state related".to_owned(),
+        Step::Established => "ct state established,related".to_owned(),
         Step::Reply => "ct direction reply".to_owned(),
         Step::IcmpType(kind) => format!("@th,0,8 {kind}"),
         Step::LocalSource => "fib saddr type local".to_owned(),
@@ -193,6 +234,39 @@ fn words(step: &Step, family: Option<Family>) -> String {
         ),
         Step::VerdictMap { key: loads, map } => format!("{} vmap @{map}", key(loads)),
         Step::DestinationNat { key: loads, map } => format!("dnat to {} map @{map}", key(loads)),
+        Step::Stay(stickiness) => {
+            let Stickiness {
+                frontend,
+                scopes,
+                members,
+                affinity,
+                timeout,
+            } = stickiness;
+            let frontend = key(frontend);
+            let client = format!("{} . {frontend} map @{scopes}", key(&[Load::SourceAddress]));
+            format!(
+                "{client} map @{affinity} . {frontend} @{members} \
+                 update @{affinity} {{ {client} timeout {timeout}s : that }} dnat to that"
+            )
+        }
+        Step::Settle {
+            stickiness,
+            choice,
+            endpoints,
+        } => {
+            let frontend = key(&stickiness.frontend);
+            let client = format!(
+                "{} . {frontend} map @{}",
+                key(&[Load::SourceAddress]),
+                stickiness.scopes
+            );
+            let (affinity, timeout) = (stickiness.affinity, stickiness.timeout);
+            format!(
+                "{frontend} . {} map @{endpoints} delete @{affinity} {{ {client} }} \
+                 update @{affinity} {{ {client} timeout {timeout}s : that }} dnat to that",
+                load_words(*choice, family)
+            )
+        }
         Step::Masquerade => "masquerade".to_owned(),
         Step::Verdict(verdict) => self::verdict(verdict),
         Step::RejectWithReset => "reject with tcp reset".to_owned(),
@@ -212,6 +286,19 @@ fn load_words(load: Load, family: Option<Family>) -> String {
         Load::DestinationPort => "th dport".to_owned(),
         Load::OriginalDestination => format!("ct original {ip} daddr"),
         Load::OriginalPort => "ct original proto-dst".to_owned(),
-        Load::Random { modulus, offset } => format!("numgen random mod {modulus} offset {offset}"),
+        Load::InputInterface => "meta iifname".to_owned(),
+        Load::OutputInterface => "meta oifname".to_owned(),
+        Load::Choice {
+            by,
+            modulus,
+            offset,
+        } => {
+            let number = match by {
+                Choice::Random => "numgen random".to_owned(),
+                Choice::Source => format!("jhash {ip} saddr"),
+                Choice::Flow => format!("jhash {ip} saddr . th sport"),
+            };
+            format!("{number} mod {modulus} offset {offset}")
+        }
     }
 }

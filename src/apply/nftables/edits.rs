@@ -7,6 +7,8 @@ use imbl::ordmap::DiffItem as MapDiff;
 use imbl::ordset::DiffItem as SetDiff;
 
 use super::element::{self, ElementKey, Elements, List, Value};
+use super::frontend::of_frontend;
+use super::layout::Layout;
 use super::sets::Table;
 use crate::model::family::Family;
 use crate::model::node_state::NodeState;
@@ -42,20 +44,20 @@ impl Edits {
 }
 
 /// The edits between two states, at the price of what differs.
-pub(super) fn between(old: &NodeState, new: &NodeState, translation: bool) -> Edits {
+pub(super) fn between(old: &NodeState, new: &NodeState, layout: Layout) -> Edits {
     let mut edits = Edits::default();
     for difference in old.frontends.diff(&new.frontends) {
         let (mut before, mut after) = (Elements::new(), Elements::new());
         match difference {
             MapDiff::Add(port, frontend) => {
-                element::of_frontend(*port, frontend, translation, &mut after);
+                of_frontend(*port, frontend, layout.datapath, &mut after);
             }
             MapDiff::Update { old, new } => {
-                element::of_frontend(*old.0, old.1, translation, &mut before);
-                element::of_frontend(*new.0, new.1, translation, &mut after);
+                of_frontend(*old.0, old.1, layout.datapath, &mut before);
+                of_frontend(*new.0, new.1, layout.datapath, &mut after);
             }
             MapDiff::Remove(port, frontend) => {
-                element::of_frontend(*port, frontend, translation, &mut before);
+                of_frontend(*port, frontend, layout.datapath, &mut before);
             }
         }
         compare(&before, &after, &mut edits);
@@ -127,13 +129,19 @@ pub(super) fn between(old: &NodeState, new: &NodeState, translation: bool) -> Ed
             compare(&before, &after, &mut edits);
         }
     }
+    if old.pod_interfaces != new.pod_interfaces {
+        let (mut before, mut after) = (Elements::new(), Elements::new());
+        element::of_interfaces(old.pod_interfaces.iter(), &mut before);
+        element::of_interfaces(new.pod_interfaces.iter(), &mut after);
+        compare(&before, &after, &mut edits);
+    }
     edits
 }
 
 /// The edits from one set of elements to another.
 pub(super) fn compare(before: &Elements, after: &Elements, edits: &mut Edits) {
     let mut edit = |key: &ElementKey, old: Option<&Value>, new: Option<&Value>| {
-        if key.table.shape().interval {
+        if key.table.interval() {
             edits.ranges.entry((key.table, key.family)).or_default();
         } else {
             edits.single.push(Edit {
@@ -166,7 +174,7 @@ pub(super) fn differences(
     mut wanted: List,
 ) -> (Ranges, impl Iterator<Item = Edit>) {
     let ranges = |list: &List| -> Elements {
-        let ranges = list.iter().filter(|(key, _)| key.table.shape().interval);
+        let ranges = list.iter().filter(|(key, _)| key.table.interval());
         ranges.cloned().collect()
     };
     let mut edits = Edits::default();
@@ -176,7 +184,7 @@ pub(super) fn differences(
         list.dedup_by_key(|(key, _)| *key);
         std::mem::take(list)
             .into_iter()
-            .filter(|(key, _)| !key.table.shape().interval)
+            .filter(|(key, _)| !key.table.interval())
             .peekable()
     };
     let (mut present, mut wanted) = (single(&mut present), single(&mut wanted));

@@ -1,4 +1,4 @@
-//! Set and map elements, and what a frontend or a host needs of them. Pure.
+//! Set and map elements, and what a host needs of them. Pure.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -7,18 +7,15 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::expression::Verdict;
-use super::rules::{
-    MASQUERADE_ALL, MASQUERADE_NODE, MASQUERADE_UNLESS_POD, OUTSIDE_INDEX, Pick, REFUSE,
-};
+use super::frontend::of_frontend;
+use super::layout::Layout;
 use super::sets::Table;
 use crate::model::family::Family;
-use crate::model::frontend::{
-    Frontend, FrontendAddress, FrontendPort, RealServer, SourceClass, Verdict as Decision,
-};
+use crate::model::interface_pattern::InterfacePattern;
 use crate::model::node_state::NodeState;
 
-/// Bytes of a key, at most the longest one: two IPv6 addresses.
-pub type Key = Bytes<32>;
+/// Bytes of a key, at most the longest one: an IPv6 endpoint and the key of a frontend.
+pub type Key = Bytes<44>;
 /// Bytes of data, at most an endpoint's: IPv6 address and port. There are very many of them.
 pub type Data = Bytes<20>;
 
@@ -30,7 +27,7 @@ pub struct Bytes<const LONGEST: usize> {
 }
 
 impl<const LONGEST: usize> Bytes<LONGEST> {
-    fn empty() -> Self {
+    pub(super) fn empty() -> Self {
         Self {
             bytes: [0; LONGEST],
             length: 0,
@@ -52,7 +49,7 @@ impl<const LONGEST: usize> Bytes<LONGEST> {
     }
 
     /// Appends one part, in whole words.
-    fn push(mut self, part: &[u8]) -> Self {
+    pub(super) fn push(mut self, part: &[u8]) -> Self {
         let start = usize::from(self.length);
         if let Some(slot) = self.bytes.get_mut(start..start + part.len()) {
             slot.copy_from_slice(part);
@@ -61,14 +58,14 @@ impl<const LONGEST: usize> Bytes<LONGEST> {
         self
     }
 
-    fn address(self, address: IpAddr) -> Self {
+    pub(super) fn address(self, address: IpAddr) -> Self {
         match address {
             IpAddr::V4(address) => self.push(&address.octets()),
             IpAddr::V6(address) => self.push(&address.octets()),
         }
     }
 
-    fn port(self, port: u16) -> Self {
+    pub(super) fn port(self, port: u16) -> Self {
         self.push(&port.to_be_bytes())
     }
 }
@@ -89,6 +86,10 @@ pub(super) enum Value {
     Nothing,
     Verdict(Verdict),
     Endpoint(Data),
+    /// The number of a Service port.
+    Scope(Data),
+    /// The last address of a range that the last part of the key begins.
+    Last(Data),
 }
 
 /// Elements by key.
@@ -140,120 +141,6 @@ impl Collection for Digest {
     }
 }
 
-/// Everything that one frontend needs. `translation` says whether nftables does the forwarding.
-pub(super) fn of_frontend(
-    port: FrontendPort,
-    frontend: &Frontend,
-    translation: bool,
-    elements: &mut impl Extend<(ElementKey, Value)>,
-) {
-    let family = port.address.family();
-    let protocol = [port.protocol.number()];
-    let (base, node_port) = match port.address {
-        FrontendAddress::Address(address) => (Key::empty().address(address).push(&protocol), false),
-        FrontendAddress::NodePort(_) => (Key::empty().push(&protocol), true),
-    };
-    let base = base.port(port.port);
-    let table = |vip: Table, node: Table| if node_port { node } else { vip };
-    let mut put = |table: Table, key: Key, value: Value| {
-        let end = false;
-        let key = ElementKey {
-            table,
-            family,
-            key,
-            end,
-        };
-        elements.extend([(key, value)]);
-    };
-
-    let inside = frontend.real_servers(SourceClass::Pod);
-    let outside = frontend.real_servers(SourceClass::Outside);
-    if translation {
-        let mut list = |real_servers: &[RealServer], outside: bool, table_of_choice: Table| {
-            let count = real_servers.len().min(OUTSIDE_INDEX as usize - 1);
-            let first = if outside { OUTSIDE_INDEX } else { 0 };
-            for (index, real_server) in (first..).zip(real_servers.iter().take(count)) {
-                let data = Data::empty()
-                    .address(real_server.address)
-                    .port(real_server.port);
-                let key = base.push(&index.to_ne_bytes());
-                put(
-                    table(Table::Endpoints, Table::NodePortEndpoints),
-                    key,
-                    Value::Endpoint(data),
-                );
-            }
-            if let Some(count) = u32::try_from(count).ok().filter(|count| *count > 0) {
-                let pick = Pick {
-                    family,
-                    node_port,
-                    outside,
-                    count,
-                };
-                put(
-                    table_of_choice,
-                    base,
-                    Value::Verdict(Verdict::Goto(pick.name().into())),
-                );
-            }
-        };
-        list(inside, false, table(Table::Frontends, Table::NodePorts));
-        // Where outside clients get nothing at all, the guard ends it before any translation.
-        if outside != inside && !outside.is_empty() {
-            list(
-                outside,
-                true,
-                table(Table::Outside, Table::NodePortsOutside),
-            );
-        }
-    }
-    let closing = |class: SourceClass| match frontend.treatment(class).verdict {
-        Decision::Forward(_) => None,
-        Decision::Refuse => Some(Verdict::Goto(REFUSE.into())),
-        Decision::Drop => Some(Verdict::Drop),
-    };
-    let (inside_closed, outside_closed) =
-        (closing(SourceClass::Pod), closing(SourceClass::Outside));
-    if let Some(verdict) = &inside_closed {
-        put(
-            table(Table::Closed, Table::NodePortsClosed),
-            base,
-            Value::Verdict(verdict.clone()),
-        );
-    }
-    if let Some(verdict) = outside_closed.filter(|verdict| inside_closed.as_ref() != Some(verdict))
-    {
-        put(
-            table(Table::OutsideClosed, Table::NodePortsOutsideClosed),
-            base,
-            Value::Verdict(verdict),
-        );
-    }
-    if let Some(chain) = masquerade_chain(frontend) {
-        let verdict = Value::Verdict(Verdict::Goto(chain.into()));
-        put(
-            table(Table::Masquerade, Table::NodePortMasquerade),
-            base,
-            verdict,
-        );
-    }
-}
-
-/// The narrowest chain that replaces the source of every class that needs it.
-fn masquerade_chain(frontend: &Frontend) -> Option<&'static str> {
-    let masquerade = |class| frontend.treatment(class).masquerade;
-    match (
-        masquerade(SourceClass::Outside),
-        masquerade(SourceClass::Pod),
-        masquerade(SourceClass::Node),
-    ) {
-        (false, false, false) => None,
-        (false, false, true) => Some(MASQUERADE_NODE),
-        (true, false, _) => Some(MASQUERADE_UNLESS_POD),
-        (_, true, _) => Some(MASQUERADE_ALL),
-    }
-}
-
 /// Single-address sets of a node.
 pub(super) fn of_address(table: Table, address: IpAddr) -> ElementKey {
     ElementKey {
@@ -272,38 +159,91 @@ pub(super) fn of_hairpin(address: IpAddr) -> ElementKey {
     }
 }
 
-/// Ranges, merged so that none overlaps another or begins where one ends: the kernel refuses both
-/// (SR-8), because the end of a range is an element too, the first address that is not in it.
+/// Ranges of addresses, as [`put_ranges`] does.
 pub(super) fn of_ranges<'a>(
     table: Table,
-    ranges: impl Iterator<Item = &'a IpNet>,
+    ranges: impl Iterator<Item = &'a IpNet> + Clone,
     elements: &mut impl Extend<(ElementKey, Value)>,
 ) {
-    let mut spans: Vec<(IpAddr, Option<IpAddr>)> = ranges
-        .map(|range| (range.network(), after(range.broadcast())))
+    for family in Family::BOTH {
+        let spans = ranges
+            .clone()
+            .filter(|range| Family::of(range.addr()) == family)
+            .map(|range| {
+                let key = |address| Key::empty().address(address);
+                (key(range.network()), after(range.broadcast()).map(key))
+            });
+        put_ranges(table, family, spans.collect(), elements);
+    }
+}
+
+/// Names of interfaces: a range holds all that begin alike. Patterns that are none are left out,
+/// which only means that they tell nobody to be a pod.
+pub(super) fn of_interfaces<'a>(
+    patterns: impl Iterator<Item = &'a InterfacePattern>,
+    elements: &mut impl Extend<(ElementKey, Value)>,
+) {
+    let spans: Vec<(Key, Option<Key>)> = patterns
+        .filter_map(|pattern| {
+            let (prefix, whole) = pattern.prefix()?;
+            let mut first = [0; 16];
+            first
+                .get_mut(..prefix.len())?
+                .copy_from_slice(prefix.as_bytes());
+            if prefix.is_empty() {
+                // Not the empty name: a packet of this node's own came in by no interface.
+                first = 1_u128.to_be_bytes();
+            }
+            let step = if whole {
+                1
+            } else {
+                // One more in the last byte of the prefix; none behind what begins with nothing.
+                1_u128
+                    .checked_shl(8 * (16 - u32::try_from(prefix.len()).ok()?))
+                    .unwrap_or(0)
+            };
+            let end = u128::from_be_bytes(first).checked_add(step);
+            let end = end.filter(|_| step > 0);
+            let key = |bytes: [u8; 16]| Key::empty().push(&bytes);
+            Some((key(first), end.map(|end| key(end.to_be_bytes()))))
+        })
         .collect();
+    for family in Family::BOTH {
+        put_ranges(Table::PodInterfaces, family, spans.clone(), elements);
+    }
+}
+
+/// Ranges by first key and the one behind the last, merged so that none overlaps another or begins
+/// where one ends: the kernel refuses both (SR-8), because the end of a range is an element too, the
+/// first key that is not in it.
+fn put_ranges(
+    table: Table,
+    family: Family,
+    mut spans: Vec<(Key, Option<Key>)>,
+    elements: &mut impl Extend<(ElementKey, Value)>,
+) {
     spans.sort_unstable();
-    let mut merged: Vec<(IpAddr, Option<IpAddr>)> = Vec::new();
+    let mut merged: Vec<(Key, Option<Key>)> = Vec::new();
     for (start, end) in spans {
         match merged.last_mut() {
-            Some((first, last))
-                if Family::of(*first) == Family::of(start)
-                    && last.is_none_or(|last| start <= last) =>
-            {
-                // No end at all is the greatest.
+            // No end at all is the greatest.
+            Some((_, last)) if last.is_none_or(|last| start <= last) => {
                 *last = last.zip(end).map(|(last, end)| last.max(end));
             }
             _ => merged.push((start, end)),
         }
     }
     for (start, end) in merged {
-        elements.extend([(of_address(table, start), Value::Nothing)]);
-        if let Some(end) = end {
-            let key = ElementKey {
-                end: true,
-                ..of_address(table, end)
-            };
-            elements.extend([(key, Value::Nothing)]);
+        for (key, end) in [(Some(start), false), (end, true)] {
+            elements.extend(key.map(|key| {
+                let key = ElementKey {
+                    table,
+                    family,
+                    key,
+                    end,
+                };
+                (key, Value::Nothing)
+            }));
         }
     }
 }
@@ -349,16 +289,17 @@ pub(super) fn of_node(state: &NodeState, elements: &mut impl Extend<(ElementKey,
     );
     of_ranges(Table::PodRanges, state.pod_ranges.iter(), elements);
     of_ranges(Table::ServiceRanges, state.service_ranges.iter(), elements);
+    of_interfaces(state.pod_interfaces.iter(), elements);
 }
 
 /// The whole content of every set.
-pub(super) fn of_state<T>(state: &NodeState, translation: bool) -> T
+pub(super) fn of_state<T>(state: &NodeState, layout: Layout) -> T
 where
     T: Default + Extend<(ElementKey, Value)>,
 {
     let mut elements = T::default();
     for (port, frontend) in &state.frontends {
-        of_frontend(*port, frontend, translation, &mut elements);
+        of_frontend(*port, frontend, layout.datapath, &mut elements);
     }
     of_node(state, &mut elements);
     elements

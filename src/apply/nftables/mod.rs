@@ -8,7 +8,10 @@ mod edits;
 mod element;
 mod encode;
 mod expression;
+mod frontend;
+mod layout;
 mod observe;
+pub mod others;
 mod requests;
 mod rules;
 mod schema;
@@ -27,6 +30,7 @@ use element::{Digest, List};
 use encode::{Request, message};
 
 pub use describe::{describe, describe_chains};
+pub use layout::Layout;
 pub use observe::Observed;
 
 /// The name of our table.
@@ -67,21 +71,30 @@ pub struct Changes {
 /// Our table in the kernel of this network namespace.
 pub struct Nftables {
     socket: NetlinkSocket,
-    /// Whether nftables does the forwarding, and not IPVS.
-    translation: bool,
+    layout: Layout,
     /// Chains that choose an endpoint and are there.
     picks: BTreeSet<String>,
 }
 
 impl Nftables {
     /// Opens a socket; changes nothing yet.
-    pub fn open(translation: bool) -> Result<Self, Error> {
+    pub fn open(layout: Layout) -> Result<Self, Error> {
         let socket = NetlinkSocket::open(NETLINK_NETFILTER).map_err(Error::NotAvailable)?;
         Ok(Self {
             socket,
-            translation,
+            layout,
             picks: BTreeSet::new(),
         })
+    }
+
+    /// Changes the parameters of the table; the next repair makes it accordingly.
+    pub fn set_layout(&mut self, layout: Layout) {
+        self.layout = layout;
+    }
+
+    /// The parameters of the table.
+    pub fn layout(&self) -> Layout {
+        self.layout
     }
 
     /// Sends, messages and bytes so far.
@@ -96,7 +109,7 @@ impl Nftables {
 
     /// Sends the difference between two states.
     pub fn apply(&mut self, old: &NodeState, new: &NodeState) -> Result<Changes, Error> {
-        self.send(edits::between(old, new, self.translation))
+        self.send(edits::between(old, new, self.layout))
     }
 
     /// Compares the kernel with the state and repairs whatever differs; makes the table where it is
@@ -114,13 +127,13 @@ impl Nftables {
         let observed = observe::observe(&mut self.socket)?;
         let fits = observed
             .as_ref()
-            .is_some_and(|observed| !anew && schema::fits(observed, self.translation));
+            .is_some_and(|observed| !anew && schema::fits(observed, self.layout));
         let (mut requests, present) = match observed {
             Some(observed) if fits => {
                 self.picks = observed.picks();
                 // Almost always: found without holding either side.
                 let present: Digest = observe::elements(&mut self.socket, &observed)?;
-                if present == element::of_state(state, self.translation) {
+                if present == element::of_state(state, self.layout) {
                     return Ok(Changes::default());
                 }
                 let present = observe::elements(&mut self.socket, &observed)?;
@@ -128,10 +141,10 @@ impl Nftables {
             }
             Some(_) | None => {
                 self.picks.clear();
-                (schema::requests(self.translation), List::new())
+                (schema::requests(self.layout), List::new())
             }
         };
-        let wanted: List = element::of_state(state, self.translation);
+        let wanted: List = element::of_state(state, self.layout);
         let (ranges, single) = edits::differences(present, wanted);
         let rebuilt = !requests.is_empty();
         let mut changes = Changes {

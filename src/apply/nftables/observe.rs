@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::element::{Collection, Data, ElementKey, Key, Value};
 use super::encode::{Request, message};
 use super::expression::Verdict;
-use super::schema::parse_pick;
-use super::sets::{Maps, ObservedSet, Table};
+use super::rules::Pick;
+use super::sets::{Keys, Maps, ObservedSet, Table};
 use super::{Error, TABLE};
 use crate::apply::netlink::{self, NetlinkSocket};
 use crate::model::family::Family;
@@ -41,7 +41,7 @@ impl Observed {
     pub(super) fn picks(&self) -> BTreeSet<String> {
         self.chains
             .keys()
-            .filter(|name| parse_pick(name).is_some())
+            .filter(|name| Pick::parse(name).is_some())
             .cloned()
             .collect()
     }
@@ -116,6 +116,9 @@ pub(super) fn observe(socket: &mut NetlinkSocket) -> Result<Option<Observed>, Er
                 key_type: attributes.number(4).unwrap_or_default(),
                 key_length: attributes.number(5).unwrap_or_default(),
                 data_type: attributes.number(6),
+                size: attributes
+                    .nested(9)
+                    .and_then(|description| description.number(1)),
             };
             observed.sets.insert(name.to_owned(), set);
         }
@@ -123,13 +126,13 @@ pub(super) fn observe(socket: &mut NetlinkSocket) -> Result<Option<Observed>, Er
     Ok(Some(observed))
 }
 
-/// The elements of all sets that are there.
+/// The elements of all sets that are there, but for those that the kernel fills.
 pub(super) fn elements<T: Collection>(
     socket: &mut NetlinkSocket,
     observed: &Observed,
 ) -> Result<T, Error> {
     let mut all = T::default();
-    for table in Table::ALL {
+    for table in Table::ALL.into_iter().filter(|table| !table.dynamic()) {
         for family in Family::BOTH {
             if observed.sets.contains_key(table.name(family)) {
                 all.join(set_elements(socket, table, family)?);
@@ -186,16 +189,23 @@ fn message_elements(
         let end = element
             .get(3)
             .is_some_and(|flags| flags == 1u32.to_be_bytes());
-        let value = match table.shape().maps {
+        let shape = table.shape();
+        let bytes = |attribute| {
+            let data = element.nested(attribute)?;
+            Data::from_slice(data.get(1)?)
+        };
+        let value = match shape.maps {
+            Maps::Nothing if shape.keys == Keys::LastPartRanges => {
+                Value::Last(last_part(&element, family)?)
+            }
             Maps::Nothing => Value::Nothing,
             Maps::Verdict => Value::Verdict(verdict(&element, chains)?),
-            Maps::Endpoint => Value::Endpoint(
-                element
-                    .nested(2)
-                    .and_then(|data| data.get(1))
-                    .and_then(Data::from_slice)
-                    .ok_or(Error::Malformed("an endpoint without data"))?,
-            ),
+            Maps::Endpoint => {
+                Value::Endpoint(bytes(2).ok_or(Error::Malformed("an endpoint without data"))?)
+            }
+            Maps::Scope => {
+                Value::Scope(bytes(2).ok_or(Error::Malformed("a Service port without data"))?)
+            }
         };
         let key = ElementKey {
             table,
@@ -206,6 +216,19 @@ fn message_elements(
         into.extend([(key, value)]);
     }
     Ok(())
+}
+
+/// The last address of a range: one that holds a single address has no end of its own.
+fn last_part(element: &Attributes<'_>, family: Family) -> Result<Data, Error> {
+    let length = match family {
+        Family::V4 => 4,
+        Family::V6 => 16,
+    };
+    [10, 1]
+        .into_iter()
+        .find_map(|attribute| element.nested(attribute)?.get(1))
+        .and_then(|key| Data::from_slice(key.get(key.len().checked_sub(length)?..)?))
+        .ok_or(Error::Malformed("a range without an end"))
 }
 
 fn verdict(element: &Attributes<'_>, chains: &mut Texts) -> Result<Verdict, Error> {
@@ -253,8 +276,13 @@ impl<'a> Attributes<'a> {
             .ok_or(Error::Malformed("a message shorter than its header"))
     }
 
+    /// Of a nest.
+    pub(super) fn nest(value: &'a [u8]) -> Self {
+        Self(value)
+    }
+
     /// The value of the first attribute of this kind.
-    fn get(&self, kind: u16) -> Option<&'a [u8]> {
+    pub(super) fn get(&self, kind: u16) -> Option<&'a [u8]> {
         self.iter()
             .find(|(found, _)| *found == kind)
             .map(|(_, value)| value)
@@ -262,7 +290,7 @@ impl<'a> Attributes<'a> {
 
     /// Kind and value of each attribute; ends where one does not fit. `NlasIterator` of
     /// netlink-packet-core lends values that do not outlive an item.
-    fn iter(&self) -> impl Iterator<Item = (u16, &'a [u8])> + use<'a> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u16, &'a [u8])> + use<'a> {
         let mut rest = self.0;
         std::iter::from_fn(move || {
             let (head, _) = rest.split_first_chunk::<4>()?;
@@ -275,11 +303,11 @@ impl<'a> Attributes<'a> {
         })
     }
 
-    fn number(&self, kind: u16) -> Option<u32> {
+    pub(super) fn number(&self, kind: u16) -> Option<u32> {
         Some(u32::from_be_bytes(self.get(kind)?.try_into().ok()?))
     }
 
-    fn nested(&self, kind: u16) -> Option<Self> {
+    pub(super) fn nested(&self, kind: u16) -> Option<Self> {
         self.get(kind).map(Self)
     }
 

@@ -7,8 +7,8 @@ use super::edits::{ELEMENT_BYTES, Edits};
 use super::element::{ElementKey, Value};
 use super::encode::{CREATE, CREATE_NEW, LONGEST_NEST, Request, message};
 use super::expression::{self, Verdict};
-use super::rules::{Chain, Rule};
-use super::schema::{comment, parse_pick};
+use super::rules::{Chain, Pick, Rule};
+use super::schema::comment;
 use super::sets::{ObservedSet, Table};
 use crate::model::family::Family;
 
@@ -53,9 +53,9 @@ fn add_pick(name: &str, picks: &mut BTreeSet<String>, requests: &mut Vec<Request
     if picks.contains(name) {
         return;
     }
-    if let Some(pick) = parse_pick(name) {
+    if let Some(pick) = Pick::parse(name) {
         requests.push(chain_request(name, None));
-        requests.push(rule_request(name, &pick.rule()));
+        requests.extend(pick.rules().iter().map(|rule| rule_request(name, rule)));
         picks.insert(name.to_owned());
     }
 }
@@ -74,9 +74,7 @@ fn elements_requests(
         let list = request.open(3);
         for (key, value) in chunk {
             let element = request.open(1);
-            let nest = request.open(1);
-            request.bytes(1, key.key.as_slice());
-            request.close(nest);
+            data(&mut request, 1, key.key.as_slice());
             if key.end {
                 request.number(3, 1); // NFT_SET_ELEM_INTERVAL_END
             }
@@ -87,10 +85,15 @@ fn elements_requests(
                     verdict.encode(&mut request);
                     request.close(data);
                 }
-                Value::Endpoint(bytes) => {
-                    let data = request.open(2);
-                    request.bytes(1, bytes.as_slice());
-                    request.close(data);
+                Value::Endpoint(bytes) | Value::Scope(bytes) => {
+                    data(&mut request, 2, bytes.as_slice());
+                }
+                Value::Last(last) => {
+                    // The key again, but for the part that is a range.
+                    let (first, last) = (key.key.as_slice(), last.as_slice());
+                    let same = first.len().saturating_sub(last.len());
+                    let end = [first.get(..same).unwrap_or_default(), last].concat();
+                    data(&mut request, 10, &end); // NFTA_SET_ELEM_KEY_END
                 }
             }
             request.close(element);
@@ -98,6 +101,12 @@ fn elements_requests(
         request.close(list);
         requests.push(request);
     }
+}
+
+fn data(request: &mut Request, kind: u16, bytes: &[u8]) {
+    let nest = request.open(kind);
+    request.bytes(1, bytes);
+    request.close(nest);
 }
 
 /// Makes a set of one family; the identifier is the transaction's own.
@@ -110,6 +119,7 @@ pub(super) fn set_request(set: Table, family: Family, identifier: u32) -> Reques
         key_type,
         key_length,
         data_type,
+        size,
     } = set.as_observed(family);
     request.number(3, flags);
     request.number(4, key_type);
@@ -117,6 +127,23 @@ pub(super) fn set_request(set: Table, family: Family, identifier: u32) -> Reques
     if let Some(data_type) = data_type {
         request.number(6, data_type);
         request.number(7, set.data_length(family));
+    }
+    let fields = set.fields(family);
+    if size.is_some() || !fields.is_empty() {
+        let description = request.open(9);
+        if let Some(size) = size {
+            request.number(1, size);
+        }
+        if !fields.is_empty() {
+            let list = request.open(2); // NFTA_SET_DESC_CONCAT
+            for length in fields {
+                let field = request.open(1);
+                request.number(1, length);
+                request.close(field);
+            }
+            request.close(list);
+        }
+        request.close(description);
     }
     request.number(10, identifier);
     request

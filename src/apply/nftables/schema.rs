@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::encode::{CREATE, Request, message};
+use super::layout::Layout;
 use super::observe::ObservedChain;
 use super::requests::{chain_request, rule_request, set_request};
 use super::rules::{Hook, Pick, Rule};
@@ -11,7 +12,7 @@ use super::{Observed, TABLE, expression, rules};
 use crate::model::family::Family;
 
 /// The whole table with its sets and chains, in the place of whatever stands there.
-pub(super) fn requests(translation: bool) -> Vec<Request> {
+pub(super) fn requests(layout: Layout) -> Vec<Request> {
     let table = |kind, flags| {
         let mut request = Request::new(kind, flags);
         request.string(1, TABLE);
@@ -24,16 +25,13 @@ pub(super) fn requests(translation: bool) -> Vec<Request> {
         table(message::NEW_TABLE, CREATE),
     ];
     let mut identifier = 0;
-    for set in Table::ALL
-        .into_iter()
-        .filter(|set| translation || !set.shape().translation)
-    {
+    for set in Table::ALL {
         for family in Family::BOTH {
             identifier += 1;
             requests.push(set_request(set, family, identifier));
         }
     }
-    let chains = rules::chains(translation);
+    let chains = rules::chains(layout);
     requests.extend(
         chains
             .iter()
@@ -51,11 +49,10 @@ pub(super) fn requests(translation: bool) -> Vec<Request> {
 }
 
 /// Whether the table, its chains and its sets are the ones that this version makes.
-pub(super) fn fits(observed: &Observed, translation: bool) -> bool {
-    let chains = rules::chains(translation);
+pub(super) fn fits(observed: &Observed, layout: Layout) -> bool {
+    let chains = rules::chains(layout);
     let sets: BTreeMap<String, ObservedSet> = Table::ALL
         .into_iter()
-        .filter(|set| translation || !set.shape().translation)
         .flat_map(|set| {
             Family::BOTH.map(|family| (set.name(family).to_owned(), set.as_observed(family)))
         })
@@ -67,7 +64,7 @@ pub(super) fn fits(observed: &Observed, translation: bool) -> bool {
     let chains_fit = observed.chains.iter().all(|(name, chain)| {
         let expected = fixed.get(name.as_str());
         expected.is_some_and(|expected| expected == chain)
-            || parse_pick(name).is_some_and(|pick| *chain == as_observed(None, &[pick.rule()]))
+            || Pick::parse(name).is_some_and(|pick| *chain == as_observed(None, &pick.rules()))
     });
     let all_there = fixed.keys().all(|name| observed.chains.contains_key(*name));
     observed.flags == 0 && chains_fit && all_there && observed.sets == sets
@@ -90,30 +87,4 @@ pub(super) fn comment(rule: &Rule) -> String {
         (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
     });
     format!("{} [{digest:08x}]", rule.comment)
-}
-
-/// The inverse of [`Pick::name`].
-pub(super) fn parse_pick(name: &str) -> Option<Pick> {
-    let (node_port, rest) = match name.strip_prefix("pick_node_port") {
-        Some(rest) => (true, rest),
-        None => (false, name.strip_prefix("pick")?),
-    };
-    let (family, rest) = match rest.strip_prefix("4_") {
-        Some(rest) => (Family::V4, rest),
-        None => (Family::V6, rest.strip_prefix("6_")?),
-    };
-    let (outside, rest) = match rest.strip_prefix("outside_") {
-        Some(rest) => (true, rest),
-        None => (false, rest),
-    };
-    let count = rest
-        .parse()
-        .ok()
-        .filter(|count| (1..rules::OUTSIDE_INDEX).contains(count))?;
-    Some(Pick {
-        family,
-        node_port,
-        outside,
-        count,
-    })
 }

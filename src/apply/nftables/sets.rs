@@ -9,10 +9,16 @@ use crate::model::family::Family;
 pub enum Table {
     /// Ranges whose addresses are pods.
     PodRanges,
+    /// Names of interfaces by which only pods come in.
+    PodInterfaces,
     /// Ranges of `ClusterIPs`.
     ServiceRanges,
     /// Addresses that this node takes packets for.
     Held,
+    /// Frontend and range of sources that may open connections to it.
+    Allowed,
+    /// Frontends that only some sources may open connections to.
+    Restricted,
     /// Frontends that refuse or drop whoever comes this far.
     Closed,
     /// Frontends that refuse or drop outside clients.
@@ -35,6 +41,20 @@ pub enum Table {
     Endpoints,
     /// Node port and index → endpoint.
     NodePortEndpoints,
+    /// Endpoint and frontend, where clients stay with their endpoint.
+    Members,
+    /// The same for outside clients.
+    OutsideMembers,
+    /// Endpoint and node port, where clients stay with their endpoint.
+    NodePortMembers,
+    /// The same for outside clients.
+    NodePortOutsideMembers,
+    /// Frontend → Service port in which clients stay with their endpoint.
+    Scopes,
+    /// Node port → Service port in which clients stay with their endpoint.
+    NodePortScopes,
+    /// Client and Service port → its endpoint. The kernel fills it, with a timeout.
+    Affinity,
     /// Address, protocol and port of a frontend → how it is translated.
     Frontends,
     /// Protocol and node port → how it is translated.
@@ -43,6 +63,10 @@ pub enum Table {
     Outside,
     /// The same for outside clients, where they are treated differently.
     NodePortsOutside,
+    /// The same for pods and this node, where IPVS forwards for outside clients.
+    Inside,
+    /// The same for pods and this node, where IPVS forwards for outside clients.
+    NodePortsInside,
 }
 
 /// What a set maps to.
@@ -54,6 +78,8 @@ pub(super) enum Maps {
     Verdict,
     /// Address and port.
     Endpoint,
+    /// A number of 64 bits that stands for a Service port.
+    Scope,
 }
 
 /// `enum nft_datatypes` of the nft program: what `nft list` shows.
@@ -63,6 +89,7 @@ pub(super) enum Part {
     Protocol,
     Port,
     Index,
+    Interface,
 }
 
 impl Part {
@@ -74,12 +101,13 @@ impl Part {
             (Self::Port, _) => 13,
             // "mark": a number of 32 bits in host order.
             (Self::Index, _) => 19,
+            (Self::Interface, _) => 41,
         }
     }
 
     fn length(self, family: Family) -> u32 {
         match (self, family) {
-            (Self::Address, Family::V6) => 16,
+            (Self::Address, Family::V6) | (Self::Interface, _) => 16,
             (Self::Address, Family::V4) | (Self::Index, _) => 4,
             (Self::Protocol, _) => 1,
             (Self::Port, _) => 2,
@@ -104,14 +132,43 @@ pub(super) fn data_type(parts: &[Part], family: Family) -> (u32, u32) {
 }
 
 const ENDPOINT: [Part; 2] = [Part::Address, Part::Port];
+const SCOPE: [Part; 2] = [Part::Index, Part::Index];
 
-/// What the kernel knows of a set: `NFTA_SET_FLAGS`, `_KEY_TYPE`, `_KEY_LEN`, `_DATA_TYPE`.
+/// The most clients that are remembered, in each family: 20 MB of the kernel's memory. Further ones
+/// are served as if there were no affinity, until others are forgotten.
+const MOST_CLIENTS: u32 = 1 << 17;
+
+/// `enum nft_set_flags`
+mod flag {
+    pub(super) const INTERVAL: u32 = 4;
+    pub(super) const MAP: u32 = 8;
+    pub(super) const TIMEOUT: u32 = 0x10;
+    pub(super) const EVAL: u32 = 0x20;
+    pub(super) const CONCAT: u32 = 0x80;
+}
+
+/// What the kernel knows of a set: `NFTA_SET_FLAGS`, `_KEY_TYPE`, `_KEY_LEN`, `_DATA_TYPE`, `_DESC_SIZE`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ObservedSet {
     pub(super) flags: u32,
     pub(super) key_type: u32,
     pub(super) key_length: u32,
     pub(super) data_type: Option<u32>,
+    /// The most elements; none for any number.
+    pub(super) size: Option<u32>,
+}
+
+/// How the keys of a set stand for packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keys {
+    /// Each for itself.
+    Single,
+    /// Two of them are the ends of a range; the set is replaced whole.
+    Ranges,
+    /// The last part of each is a range, and its end is the element's value.
+    LastPartRanges,
+    /// Each for itself, made and forgotten by the kernel.
+    Dynamic,
 }
 
 /// What a set is.
@@ -120,19 +177,19 @@ pub(super) struct Shape {
     pub(super) ipv4_name: &'static str,
     pub(super) ipv6_name: &'static str,
     pub(super) key: &'static [Part],
+    pub(super) keys: Keys,
     pub(super) maps: Maps,
-    /// Holds ranges.
-    pub(super) interval: bool,
-    /// Needed on the nftables datapath only.
-    pub(super) translation: bool,
 }
 
 impl Table {
     /// Every set, in the order in which they are made.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 30] = [
         Self::PodRanges,
+        Self::PodInterfaces,
         Self::ServiceRanges,
         Self::Held,
+        Self::Allowed,
+        Self::Restricted,
         Self::Closed,
         Self::OutsideClosed,
         Self::NodePortsClosed,
@@ -144,86 +201,114 @@ impl Table {
         Self::NodePortMasquerade,
         Self::Endpoints,
         Self::NodePortEndpoints,
+        Self::Members,
+        Self::OutsideMembers,
+        Self::NodePortMembers,
+        Self::NodePortOutsideMembers,
+        Self::Scopes,
+        Self::NodePortScopes,
+        Self::Affinity,
         Self::Frontends,
         Self::NodePorts,
         Self::Outside,
         Self::NodePortsOutside,
+        Self::Inside,
+        Self::NodePortsInside,
     ];
 
     pub(super) fn shape(self) -> Shape {
-        use Part::{Address, Index, Port, Protocol};
-        let frontend = |ipv4_name, ipv6_name, maps, translation| Shape {
+        use Maps::{Endpoint, Nothing, Scope, Verdict};
+        use Part::{Address, Index, Interface, Port, Protocol};
+        let of = |ipv4_name, ipv6_name, key, maps| Shape {
             ipv4_name,
             ipv6_name,
-            key: &[Address, Protocol, Port],
+            key,
+            keys: Keys::Single,
             maps,
-            interval: false,
-            translation,
         };
-        let node_port = |ipv4_name, ipv6_name, maps, translation| Shape {
-            key: &[Protocol, Port],
-            ..frontend(ipv4_name, ipv6_name, maps, translation)
+        let frontend = |four, six, maps| of(four, six, &[Address, Protocol, Port], maps);
+        let node_port = |four, six, maps| of(four, six, &[Protocol, Port], maps);
+        let addresses = |four, six| of(four, six, &[Address], Nothing);
+        let members = |four, six| {
+            let key = &[Address, Port, Address, Protocol, Port];
+            of(four, six, key, Nothing)
         };
-        let addresses = |ipv4_name, ipv6_name, interval| Shape {
-            key: &[Address],
-            interval,
-            ..frontend(ipv4_name, ipv6_name, Maps::Nothing, false)
+        let node_port_members = |four, six| {
+            let key = &[Address, Port, Protocol, Port];
+            of(four, six, key, Nothing)
+        };
+        let ranges = |shape| Shape {
+            keys: Keys::Ranges,
+            ..shape
         };
         match self {
-            Self::Frontends => frontend("frontends4", "frontends6", Maps::Verdict, true),
-            Self::Outside => frontend("outside4", "outside6", Maps::Verdict, true),
-            Self::NodePorts => node_port("node_ports4", "node_ports6", Maps::Verdict, true),
-            Self::NodePortsOutside => node_port(
-                "node_ports_outside4",
-                "node_ports_outside6",
-                Maps::Verdict,
-                true,
+            Self::Frontends => frontend("frontends4", "frontends6", Verdict),
+            Self::Outside => frontend("outside4", "outside6", Verdict),
+            Self::Inside => frontend("inside4", "inside6", Verdict),
+            Self::NodePorts => node_port("node_ports4", "node_ports6", Verdict),
+            Self::NodePortsOutside => {
+                node_port("node_ports_outside4", "node_ports_outside6", Verdict)
+            }
+            Self::NodePortsInside => node_port("node_ports_inside4", "node_ports_inside6", Verdict),
+            Self::Endpoints => of(
+                "endpoints4",
+                "endpoints6",
+                &[Address, Protocol, Port, Index],
+                Endpoint,
             ),
-            Self::Endpoints => Shape {
-                key: &[Address, Protocol, Port, Index],
-                ..frontend("endpoints4", "endpoints6", Maps::Endpoint, true)
+            Self::NodePortEndpoints => of(
+                "node_port_endpoints4",
+                "node_port_endpoints6",
+                &[Protocol, Port, Index],
+                Endpoint,
+            ),
+            Self::Members => members("members4", "members6"),
+            Self::OutsideMembers => members("outside_members4", "outside_members6"),
+            Self::NodePortMembers => node_port_members("node_port_members4", "node_port_members6"),
+            Self::NodePortOutsideMembers => {
+                node_port_members("node_port_outside_members4", "node_port_outside_members6")
+            }
+            Self::Scopes => frontend("scopes4", "scopes6", Scope),
+            Self::NodePortScopes => node_port("node_port_scopes4", "node_port_scopes6", Scope),
+            Self::Affinity => Shape {
+                keys: Keys::Dynamic,
+                ..of("affinity4", "affinity6", &[Address, Index, Index], Endpoint)
             },
-            Self::NodePortEndpoints => Shape {
-                key: &[Protocol, Port, Index],
-                ..frontend(
-                    "node_port_endpoints4",
-                    "node_port_endpoints6",
-                    Maps::Endpoint,
-                    true,
+            Self::Allowed => Shape {
+                keys: Keys::LastPartRanges,
+                ..of(
+                    "allowed4",
+                    "allowed6",
+                    &[Address, Protocol, Port, Address],
+                    Nothing,
                 )
             },
-            Self::Closed => frontend("closed4", "closed6", Maps::Verdict, false),
-            Self::OutsideClosed => {
-                frontend("outside_closed4", "outside_closed6", Maps::Verdict, false)
-            }
-            Self::NodePortsClosed => node_port(
-                "node_ports_closed4",
-                "node_ports_closed6",
-                Maps::Verdict,
-                false,
-            ),
+            Self::Restricted => frontend("restricted4", "restricted6", Nothing),
+            Self::Closed => frontend("closed4", "closed6", Verdict),
+            Self::OutsideClosed => frontend("outside_closed4", "outside_closed6", Verdict),
+            Self::NodePortsClosed => node_port("node_ports_closed4", "node_ports_closed6", Verdict),
             Self::NodePortsOutsideClosed => node_port(
                 "node_ports_outside_closed4",
                 "node_ports_outside_closed6",
-                Maps::Verdict,
-                false,
+                Verdict,
             ),
-            Self::Masquerade => frontend("masquerade4", "masquerade6", Maps::Verdict, false),
-            Self::NodePortMasquerade => node_port(
-                "node_port_masquerade4",
-                "node_port_masquerade6",
-                Maps::Verdict,
-                false,
-            ),
-            Self::Hairpin => Shape {
-                key: &[Address, Address],
-                ..frontend("hairpin4", "hairpin6", Maps::Nothing, false)
-            },
-            Self::Held => addresses("held4", "held6", false),
-            Self::Answering => addresses("answering4", "answering6", false),
-            Self::NodeAddresses => addresses("node_addresses4", "node_addresses6", false),
-            Self::PodRanges => addresses("pod_ranges4", "pod_ranges6", true),
-            Self::ServiceRanges => addresses("service_ranges4", "service_ranges6", true),
+            Self::Masquerade => frontend("masquerade4", "masquerade6", Verdict),
+            Self::NodePortMasquerade => {
+                node_port("node_port_masquerade4", "node_port_masquerade6", Verdict)
+            }
+            Self::Hairpin => of("hairpin4", "hairpin6", &[Address, Address], Nothing),
+            Self::Held => addresses("held4", "held6"),
+            Self::Answering => addresses("answering4", "answering6"),
+            Self::NodeAddresses => addresses("node_addresses4", "node_addresses6"),
+            Self::PodRanges => ranges(addresses("pod_ranges4", "pod_ranges6")),
+            // The same in both, so that every rule asks the sets of its own family.
+            Self::PodInterfaces => ranges(of(
+                "pod_interfaces4",
+                "pod_interfaces6",
+                &[Interface],
+                Nothing,
+            )),
+            Self::ServiceRanges => ranges(addresses("service_ranges4", "service_ranges6")),
         }
     }
 
@@ -231,16 +316,28 @@ impl Table {
     pub(super) fn as_observed(self, family: Family) -> ObservedSet {
         let shape = self.shape();
         let (key_type, key_length) = data_type(shape.key, family);
+        let keys = match shape.keys {
+            Keys::Single => 0,
+            Keys::Ranges => flag::INTERVAL,
+            Keys::LastPartRanges => flag::INTERVAL | flag::CONCAT,
+            Keys::Dynamic => flag::TIMEOUT | flag::EVAL,
+        };
         ObservedSet {
-            flags: if shape.interval { 4 } else { 0 }
-                | if shape.maps == Maps::Nothing { 0 } else { 8 },
+            flags: keys
+                | if shape.maps == Maps::Nothing {
+                    0
+                } else {
+                    flag::MAP
+                },
             key_type,
             key_length,
             data_type: match shape.maps {
                 Maps::Nothing => None,
                 Maps::Verdict => Some(0xffff_ff00), // NFT_DATA_VERDICT
                 Maps::Endpoint => Some(data_type(&ENDPOINT, family).0),
+                Maps::Scope => Some(data_type(&SCOPE, family).0),
             },
+            size: (shape.keys == Keys::Dynamic).then_some(MOST_CLIENTS),
         }
     }
 
@@ -249,7 +346,28 @@ impl Table {
         match self.shape().maps {
             Maps::Nothing | Maps::Verdict => 0,
             Maps::Endpoint => data_type(&ENDPOINT, family).1,
+            Maps::Scope => data_type(&SCOPE, family).1,
         }
+    }
+
+    /// Bytes of each part of a key that has a range: the kernel looks each up for itself.
+    pub(super) fn fields(self, family: Family) -> Vec<u32> {
+        let shape = self.shape();
+        let parts = match shape.keys {
+            Keys::LastPartRanges => shape.key,
+            Keys::Single | Keys::Ranges | Keys::Dynamic => &[],
+        };
+        parts.iter().map(|part| part.length(family)).collect()
+    }
+
+    /// Whether what is in it is the kernel's own.
+    pub(super) fn dynamic(self) -> bool {
+        self.shape().keys == Keys::Dynamic
+    }
+
+    /// Whether it is replaced whole.
+    pub(super) fn interval(self) -> bool {
+        self.shape().keys == Keys::Ranges
     }
 
     /// The name of this set in one family.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
+use crate::apply::forwarder::{Forwarder, forwarder};
 use crate::apply::ipvs::types::{
     Family as IpvsFamily, ForwardingMethod, Granularity, Persistence, Protocol as IpvsProtocol,
     RealServerKey, SCHEDULER_FLAG_PORT, Tunnel, VirtualServer, VirtualServerKey,
@@ -72,15 +73,17 @@ pub(super) fn keys(
         })
 }
 
-/// What IPVS is to do for a frontend. One virtual server cannot tell who asks: where outside clients
-/// have a list of their own it is everybody's; where they have none the guard keeps them away.
+/// What IPVS is to do for a frontend: nothing where nftables forwards for every class. One virtual
+/// server cannot tell who asks: where outside clients have a list of their own it is theirs alone,
+/// and where they have none the guard keeps them away.
 pub(super) fn of_frontend(port: FrontendPort, frontend: &Frontend) -> Wanted {
-    let outside = frontend.real_servers(SourceClass::Outside);
-    let list = if outside.is_empty() {
-        frontend.real_servers(SourceClass::Pod)
-    } else {
-        outside
-    };
+    let ipvs = |class| forwarder(frontend, class, Forwarder::Ipvs) == Forwarder::Ipvs;
+    let list = [SourceClass::Outside, SourceClass::Pod]
+        .into_iter()
+        .filter(|class| ipvs(*class))
+        .map(|class| frontend.real_servers(class))
+        .find(|list| !list.is_empty())
+        .unwrap_or_default();
     let family = match port.address.family() {
         Family::V4 => IpvsFamily::Ipv4,
         Family::V6 => IpvsFamily::Ipv6,
@@ -89,7 +92,8 @@ pub(super) fn of_frontend(port: FrontendPort, frontend: &Frontend) -> Wanted {
     if frontend.scheduler == Scheduler::Mh {
         attributes.scheduler_flags = SCHEDULER_FLAG_PORT;
     }
-    attributes.persistence = frontend.session_affinity.map(|affinity| Persistence {
+    let affinity = frontend.session_affinity.filter(|_| !list.is_empty());
+    attributes.persistence = affinity.map(|affinity| Persistence {
         timeout: u32::try_from(affinity.timeout.as_secs()).unwrap_or(u32::MAX),
         granularity: Granularity::host(family),
     });

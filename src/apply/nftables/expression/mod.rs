@@ -1,6 +1,8 @@
 //! The expressions of our rules, in the encoding of `linux/netfilter/nf_tables.h`. A rule is a row of
 //! them; registers are numbered in words of 32 bits (`NFT_REG32_00` and up).
 
+mod sticky;
+
 use super::encode::Request;
 use crate::model::family::Family;
 use crate::model::text::Text;
@@ -9,6 +11,8 @@ use crate::model::text::Text;
 const FIRST_REGISTER: u32 = 8;
 /// `NFT_REG_VERDICT`
 const VERDICT_REGISTER: u32 = 0;
+/// The same on every node and after every start, so that hashes choose the same endpoint.
+const HASH_SEED: u32 = 0x6564_6765;
 
 /// What a packet or connection is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,8 +29,26 @@ pub(super) enum Load {
     OriginalDestination,
     /// Destination port of the connection's first packet.
     OriginalPort,
-    /// A random number below `modulus`, plus `offset`.
-    Random { modulus: u32, offset: u32 },
+    /// Name of the interface that the packet came in by; empty for this node's own packets.
+    InputInterface,
+    /// Name of the interface that the packet leaves by.
+    OutputInterface,
+    /// A number below `modulus`, plus `offset`.
+    Choice {
+        by: Choice,
+        modulus: u32,
+        offset: u32,
+    },
+}
+
+/// What a choice among endpoints depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Choice {
+    Random,
+    /// The source address, so that a client always gets the same.
+    Source,
+    /// Source address and port.
+    Flow,
 }
 
 /// One step of a rule.
@@ -40,6 +62,8 @@ pub(super) enum Step {
     NewConnection(bool),
     /// Only packets that are related to a connection (ICMP errors) go on.
     Related,
+    /// Only packets of connections that exist, or related to one, go on.
+    Established,
     /// Only packets in the direction of replies go on.
     Reply,
     /// Only packets whose ICMP type is this go on.
@@ -56,6 +80,14 @@ pub(super) enum Step {
     VerdictMap { key: Vec<Load>, map: &'static str },
     /// Translates the destination to what the map holds for the key.
     DestinationNat { key: Vec<Load>, map: &'static str },
+    /// Translates the destination to the endpoint that the client had, if it is still a member.
+    Stay(Stickiness),
+    /// Translates the destination to what the map holds for the key, and remembers it.
+    Settle {
+        stickiness: Stickiness,
+        choice: Load,
+        endpoints: &'static str,
+    },
     /// Replaces the source by the outgoing interface's address.
     Masquerade,
     /// Ends with a verdict.
@@ -64,6 +96,21 @@ pub(super) enum Step {
     RejectWithReset,
     /// Refuses with port unreachable.
     RejectUnreachable,
+}
+
+/// Where it stands to which endpoint a client keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Stickiness {
+    /// The key of the frontend.
+    pub(super) frontend: Vec<Load>,
+    /// Frontend → Service port.
+    pub(super) scopes: &'static str,
+    /// Endpoint and frontend.
+    pub(super) members: &'static str,
+    /// Client and Service port → endpoint.
+    pub(super) affinity: &'static str,
+    /// Seconds.
+    pub(super) timeout: u32,
 }
 
 /// The end of a rule, or what a verdict map holds.
@@ -118,6 +165,7 @@ fn encode_step(request: &mut Request, step: &Step, family: Option<Family>) {
         }
         Step::NewConnection(wanted) => state(request, 8, !wanted),
         Step::Related => state(request, 4, false),
+        Step::Established => state(request, 2 | 4, false),
         Step::Reply => {
             expression(request, "ct", |request| {
                 request.number(1, FIRST_REGISTER);
@@ -138,24 +186,24 @@ fn encode_step(request: &mut Request, step: &Step, family: Option<Family>) {
             compare(request, false, &2u32.to_ne_bytes()); // RTN_LOCAL
         }
         Step::In { key, set, inverted } => {
-            load(request, key, family);
-            lookup(request, set, None, *inverted);
+            load(request, key, family, FIRST_REGISTER);
+            lookup(request, set, FIRST_REGISTER, None, *inverted);
         }
         Step::VerdictMap { key, map } => {
-            load(request, key, family);
-            lookup(request, map, Some(VERDICT_REGISTER), false);
+            load(request, key, family, FIRST_REGISTER);
+            lookup(request, map, FIRST_REGISTER, Some(VERDICT_REGISTER), false);
         }
         Step::DestinationNat { key, map } => {
-            load(request, key, family);
-            lookup(request, map, Some(FIRST_REGISTER), false);
-            let words = family.map_or(1, address_words);
-            expression(request, "nat", |request| {
-                request.number(1, 1); // NFT_NAT_DNAT
-                request.number(2, u32::from(family.map_or(0, nfproto)));
-                request.number(3, FIRST_REGISTER);
-                request.number(5, FIRST_REGISTER + words);
-            });
+            load(request, key, family, FIRST_REGISTER);
+            lookup(request, map, FIRST_REGISTER, Some(FIRST_REGISTER), false);
+            destination_nat(request, family);
         }
+        Step::Stay(stickiness) => sticky::stay(request, stickiness, family),
+        Step::Settle {
+            stickiness,
+            choice,
+            endpoints,
+        } => sticky::settle(request, stickiness, *choice, endpoints, family),
         Step::Masquerade => expression(request, "masq", |request| {
             request.number(1, 1 << 4); // NF_NAT_RANGE_PROTO_RANDOM_FULLY
         }),
@@ -176,16 +224,13 @@ fn encode_step(request: &mut Request, step: &Step, family: Option<Family>) {
     }
 }
 
-/// Loads the parts of a key into neighbouring registers, each in whole words.
-fn load(request: &mut Request, key: &[Load], family: Option<Family>) {
+/// Loads the parts of a key into neighbouring registers, each in whole words, from `register` on.
+/// The first register behind them.
+fn load(request: &mut Request, key: &[Load], family: Option<Family>, mut register: u32) -> u32 {
     let address = family.map_or(1, address_words);
-    let mut register = FIRST_REGISTER;
     for part in key {
         match part {
-            Load::SourceAddress => {
-                let offset = if address == 1 { 12 } else { 8 };
-                payload(request, 1, offset, address * 4, register);
-            }
+            Load::SourceAddress => source_address(request, address, register),
             Load::DestinationAddress => {
                 let offset = if address == 1 { 16 } else { 24 };
                 payload(request, 1, offset, address * 4, register);
@@ -198,18 +243,72 @@ fn load(request: &mut Request, key: &[Load], family: Option<Family>) {
             }
             // NFT_CT_PROTO_DST
             Load::OriginalPort => original(request, 12, register),
-            Load::Random { modulus, offset } => expression(request, "numgen", |request| {
-                request.number(1, register);
-                request.number(2, *modulus);
-                request.number(3, 1); // NFT_NG_RANDOM
-                request.number(4, *offset);
-            }),
+            Load::InputInterface => meta(request, 6, register),
+            Load::OutputInterface => meta(request, 7, register),
+            Load::Choice {
+                by,
+                modulus,
+                offset,
+            } => choose(request, *by, (*modulus, *offset), address, register),
         }
         register += match part {
             Load::SourceAddress | Load::DestinationAddress | Load::OriginalDestination => address,
+            Load::InputInterface | Load::OutputInterface => 4,
             _ => 1,
         };
     }
+    register
+}
+
+fn source_address(request: &mut Request, words: u32, register: u32) {
+    let offset = if words == 1 { 12 } else { 8 };
+    payload(request, 1, offset, words * 4, register);
+}
+
+/// Puts a number into a register; what it is made from stands behind it.
+fn choose(
+    request: &mut Request,
+    by: Choice,
+    (modulus, offset): (u32, u32),
+    address: u32,
+    register: u32,
+) {
+    let words = match by {
+        Choice::Random => {
+            return expression(request, "numgen", |request| {
+                request.number(1, register);
+                request.number(2, modulus);
+                request.number(3, 1); // NFT_NG_RANDOM
+                request.number(4, offset);
+            });
+        }
+        Choice::Source => address,
+        Choice::Flow => {
+            payload(request, 2, 0, 2, register + address);
+            address + 1
+        }
+    };
+    source_address(request, address, register);
+    expression(request, "hash", |request| {
+        request.number(1, register);
+        request.number(2, register);
+        request.number(3, words * 4);
+        request.number(4, modulus);
+        request.number(5, HASH_SEED);
+        request.number(6, offset);
+        request.number(7, 0); // NFT_HASH_JENKINS
+    });
+}
+
+/// To the endpoint in the first registers.
+fn destination_nat(request: &mut Request, family: Option<Family>) {
+    let words = family.map_or(1, address_words);
+    expression(request, "nat", |request| {
+        request.number(1, 1); // NFT_NAT_DNAT
+        request.number(2, u32::from(family.map_or(0, nfproto)));
+        request.number(3, FIRST_REGISTER);
+        request.number(5, FIRST_REGISTER + words);
+    });
 }
 
 fn expression(request: &mut Request, name: &str, data: impl FnOnce(&mut Request)) {
@@ -274,10 +373,10 @@ fn compare(request: &mut Request, different: bool, value: &[u8]) {
     });
 }
 
-fn lookup(request: &mut Request, set: &str, destination: Option<u32>, inverted: bool) {
+fn lookup(request: &mut Request, set: &str, source: u32, destination: Option<u32>, inverted: bool) {
     expression(request, "lookup", |request| {
         request.string(1, set);
-        request.number(2, FIRST_REGISTER);
+        request.number(2, source);
         if let Some(register) = destination {
             request.number(3, register);
         }

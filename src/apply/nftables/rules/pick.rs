@@ -1,0 +1,155 @@
+//! The chains that choose an endpoint: one for each kind of choice and number of endpoints, whatever
+//! the number of frontends.
+
+use super::{FRONTEND, NODE_PORT, Rule, rule};
+use crate::apply::nftables::expression::{Choice, Load, Step, Stickiness};
+use crate::apply::nftables::sets::Table;
+use crate::model::family::Family;
+
+/// A chain that chooses among `count` endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(in super::super) struct Pick {
+    pub(in super::super) family: Family,
+    pub(in super::super) node_port: bool,
+    /// Chooses from the list for outside clients.
+    pub(in super::super) outside: bool,
+    /// Clients stay with their endpoint until so many seconds after their last new connection.
+    pub(in super::super) sticky: Option<u32>,
+    pub(in super::super) choice: Choice,
+    pub(in super::super) count: u32,
+}
+
+/// Where the list for outside clients begins in the endpoint maps.
+pub(in super::super) const OUTSIDE_INDEX: u32 = 1 << 16;
+
+impl Pick {
+    pub(in super::super) fn name(self) -> String {
+        let sticky = self.sticky.map(|seconds| format!("sticky{seconds}_"));
+        format!(
+            "pick{}{}_{}{}{}{}",
+            if self.node_port { "_node_port" } else { "" },
+            match self.family {
+                Family::V4 => 4,
+                Family::V6 => 6,
+            },
+            if self.outside { "outside_" } else { "" },
+            sticky.unwrap_or_default(),
+            match self.choice {
+                Choice::Random => "",
+                Choice::Source => "source_",
+                Choice::Flow => "flow_",
+            },
+            self.count
+        )
+    }
+
+    /// The inverse of [`Pick::name`].
+    pub(in super::super) fn parse(name: &str) -> Option<Self> {
+        let word = |text: &mut &str, word: &str| {
+            let rest = text.strip_prefix(word);
+            *text = rest.unwrap_or(text);
+            rest.is_some()
+        };
+        let mut rest = name.strip_prefix("pick")?;
+        let node_port = word(&mut rest, "_node_port");
+        let family = if word(&mut rest, "4_") {
+            Family::V4
+        } else {
+            rest = rest.strip_prefix("6_")?;
+            Family::V6
+        };
+        let outside = word(&mut rest, "outside_");
+        let mut sticky = None;
+        if word(&mut rest, "sticky") {
+            let (seconds, behind) = rest.split_once('_')?;
+            sticky = Some(seconds.parse().ok()?);
+            rest = behind;
+        }
+        let choice = if word(&mut rest, "source_") {
+            Choice::Source
+        } else if word(&mut rest, "flow_") {
+            Choice::Flow
+        } else {
+            Choice::Random
+        };
+        let count = rest.parse().ok();
+        Some(Self {
+            family,
+            node_port,
+            outside,
+            sticky,
+            choice,
+            count: count.filter(|count| (1..OUTSIDE_INDEX).contains(count))?,
+        })
+    }
+
+    pub(in super::super) fn rules(self) -> Vec<Rule> {
+        let offset = if self.outside { OUTSIDE_INDEX } else { 0 };
+        let choice = Load::Choice {
+            by: self.choice,
+            modulus: self.count,
+            offset,
+        };
+        let (frontend, table) = if self.node_port {
+            (NODE_PORT.to_vec(), Table::NodePortEndpoints)
+        } else {
+            (FRONTEND.to_vec(), Table::Endpoints)
+        };
+        let endpoints = table.name(self.family);
+        let mut rules = Vec::new();
+        if let Some(timeout) = self.sticky {
+            let stickiness = Stickiness {
+                frontend: frontend.clone(),
+                scopes: self.scopes().name(self.family),
+                members: self.members().name(self.family),
+                affinity: Table::Affinity.name(self.family),
+                timeout,
+            };
+            rules.push(rule(
+                "the endpoint that this client had",
+                Some(self.family),
+                vec![Step::Stay(stickiness.clone())],
+            ));
+            let settle = Step::Settle {
+                stickiness,
+                choice,
+                endpoints,
+            };
+            rules.push(rule(
+                "choose an endpoint for this client",
+                Some(self.family),
+                vec![settle],
+            ));
+        }
+        let mut key = frontend;
+        key.push(choice);
+        // Also where no more clients can be remembered: nobody is refused for that.
+        rules.push(rule(
+            "choose an endpoint",
+            Some(self.family),
+            vec![Step::DestinationNat {
+                key,
+                map: endpoints,
+            }],
+        ));
+        rules
+    }
+
+    fn scopes(self) -> Table {
+        if self.node_port {
+            Table::NodePortScopes
+        } else {
+            Table::Scopes
+        }
+    }
+
+    /// The set of the list that it chooses from.
+    pub(in super::super) fn members(self) -> Table {
+        match (self.node_port, self.outside) {
+            (false, false) => Table::Members,
+            (false, true) => Table::OutsideMembers,
+            (true, false) => Table::NodePortMembers,
+            (true, true) => Table::NodePortOutsideMembers,
+        }
+    }
+}

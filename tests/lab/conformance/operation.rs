@@ -1,0 +1,172 @@
+//! Cases 78 to 82: repair, neighbors in the kernel, two families.
+
+use std::time::Duration;
+
+use edgelb::lab::server::{Listen, Server};
+use edgelb::lab::tool;
+use serde_json::json;
+
+use super::bench::{Bench, CLUSTER_IP, VIP};
+use super::objects::{cluster_ip, load_balancer, slice, slice_ports};
+use super::observe::{
+    FAMILIES, TCP, UDP, answered, datapath_text, reaches, refused, try_datapath_text,
+};
+use crate::rig::{eventually, ipvs, request, socket};
+
+#[test]
+fn case_78_what_others_break_is_repaired() {
+    let bench = Bench::new();
+    bench.serve(&load_balancer(), &[bench.endpoint(bench.a())]);
+    let mut edits: Vec<&[&str]> = vec![
+        &["nft", "flush", "ruleset"],
+        &["nft", "delete", "table", "inet", "edgelb"],
+        &["ip", "route", "flush", "table", "local", "proto", "225"],
+        &[
+            "ip", "-6", "route", "flush", "table", "local", "proto", "225",
+        ],
+    ];
+    if ipvs() {
+        edits.push(&["ipvsadm", "-C"]);
+    }
+    let whole = datapath_text(bench.n1());
+    for edit in edits {
+        tool(bench.n1(), edit[0], &edit[1..]).unwrap();
+        // Twice the time from one resync to the next on an emulated machine.
+        let bound = Duration::from_secs(if ipvs() { 60 } else { 30 });
+        eventually(bound, || {
+            let text = try_datapath_text(bench.n1()).ok()?;
+            (text.lines().count() == whole.lines().count()).then_some(())
+        });
+        for v6 in FAMILIES {
+            let own = &bench.p().namespace;
+            answered(own, bench.frontends(v6, 80)[0], TCP);
+            for to in bench.external_frontends(v6, 80) {
+                answered(bench.c(), to, TCP);
+                answered(bench.c(), to, UDP);
+            }
+        }
+    }
+}
+
+/// The table, the route and the virtual server of somebody else are as they were made.
+fn assert_untouched(bench: &Bench, when: &str) {
+    let text = tool(bench.n1(), "nft", &["list", "table", "inet", "kube-other"]).unwrap();
+    assert!(text.contains("tcp dport 4444 drop"), "{when}: {text}");
+    let routes = tool(bench.n1(), "ip", &["route", "show", "table", "local"]).unwrap();
+    assert!(routes.contains("198.51.100.77"), "{when}: {routes}");
+    if ipvs() {
+        let servers = tool(bench.n1(), "ipvsadm", &["-Sn"]).unwrap();
+        let foreign = servers
+            .lines()
+            .filter(|line| line.contains("198.51.100.77"));
+        assert_eq!(
+            foreign.map(str::trim_end).collect::<Vec<_>>(),
+            [
+                "-A -t 198.51.100.77:80 -s wrr",
+                "-a -t 198.51.100.77:80 -r 192.0.2.50:80 -m -w 3"
+            ],
+            "{when}"
+        );
+    }
+}
+
+#[test]
+fn case_80_neighbors_in_the_kernel_are_left_alone() {
+    let mut bench = Bench::new();
+    let foreign = "table inet kube-other { chain in { type filter hook input priority 7; tcp dport 4444 drop; }; }";
+    tool(bench.n1(), "nft", &[foreign]).unwrap();
+    let local = "route add local 198.51.100.77 dev lo table local";
+    tool(bench.n1(), "ip", &local.split(' ').collect::<Vec<_>>()).unwrap();
+    if ipvs() {
+        for words in [
+            "-A -t 198.51.100.77:80 -s wrr",
+            "-a -t 198.51.100.77:80 -r 192.0.2.50:80 -m -w 3",
+        ] {
+            tool(bench.n1(), "ipvsadm", &words.split(' ').collect::<Vec<_>>()).unwrap();
+        }
+    }
+    let endpoints = [bench.endpoint(bench.a())];
+    bench.serve(&load_balancer(), &endpoints);
+    assert_untouched(&bench, "while it runs");
+    bench.delete(&load_balancer());
+    bench.settle();
+    assert_untouched(&bench, "after a Service is gone");
+    bench.daemons[0].terminate(Duration::from_secs(10)).unwrap();
+    bench.start_again();
+    bench.serve(&load_balancer(), &endpoints);
+    assert_untouched(&bench, "after a restart");
+    bench.daemons[0].terminate(Duration::from_secs(10)).unwrap();
+    let output = bench.daemons[0].ask(&["cleanup"]).unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_untouched(&bench, "after cleanup");
+    let tables = tool(bench.n1(), "nft", &["list", "tables"]).unwrap();
+    assert!(!tables.contains("edgelb"), "{tables}");
+}
+
+/// Also SEL-9, DS-1 and DS-4.
+#[test]
+fn case_82_each_family_has_its_own_endpoints() {
+    let bench = Bench::new();
+    let service = cluster_ip();
+    let ports = slice_ports(&service);
+    let of = |family: &str, workload| {
+        let endpoints = [bench.endpoint(workload)];
+        let name = format!("web-{}", family.to_lowercase());
+        slice(&name, &service, family, &endpoints, &ports)
+    };
+    bench.put(&of("IPv4", bench.a()));
+    bench.put(&of("IPv6", bench.r()));
+    bench.put(&service);
+    bench.settle();
+    let p = &bench.p().namespace;
+    reaches(p, socket(CLUSTER_IP.ipv4, 80), TCP, &[bench.a()]);
+    reaches(p, socket(CLUSTER_IP.ipv6, 80), TCP, &[bench.r()]);
+    // Only IPv4 is left, with slices of both families still there.
+    let mut single = load_balancer();
+    single["spec"]["clusterIPs"] = json!([CLUSTER_IP.ipv4]);
+    single["spec"]["ipFamilies"] = json!(["IPv4"]);
+    single["spec"]["ipFamilyPolicy"] = json!("SingleStack");
+    single["metadata"]["annotations"]["edgelb.io/ips"] = json!(VIP.ipv4);
+    bench.put(&single);
+    bench.settle();
+    for to in [socket(CLUSTER_IP.ipv4, 80), socket(VIP.ipv4, 80)] {
+        reaches(p, to, TCP, &[bench.a()]);
+    }
+    for to in [
+        socket(CLUSTER_IP.ipv6, 80),
+        bench.frontends(true, 80)[3],
+        bench.frontends(true, 80)[1],
+    ] {
+        let result = request(p, to, TCP);
+        assert!(result.is_err(), "{to}: {result:?}");
+    }
+}
+
+/// NP-11: a process of the node that listens on a node port is not asked.
+#[test]
+fn case_122_a_node_port_shadows_processes() {
+    let bench = Bench::new();
+    let listen = [Listen::tcp(30_080), Listen::udp(30_080)];
+    let host = Server::start(bench.n1(), "n1-itself", &listen).unwrap();
+    let service = load_balancer();
+    bench.serve(&service, &[bench.endpoint(bench.a())]);
+    for address in bench.node().address.both() {
+        for from in [bench.c(), bench.n1()] {
+            reaches(from, socket(address, 30_080), TCP, &[bench.a()]);
+            reaches(from, socket(address, 30_080), UDP, &[bench.a()]);
+        }
+    }
+    assert_eq!(host.served(), 0);
+    // NOEP-1: also where nothing is behind it.
+    bench.endpoints(&service, &[]);
+    for address in bench.node().address.both() {
+        refused(bench.c(), socket(address, 30_080), TCP);
+        refused(bench.n1(), socket(address, 30_080), TCP);
+    }
+    assert_eq!(host.served(), 0);
+    // And is itself again when the Service is gone.
+    bench.delete(&service);
+    bench.settle();
+    let to = socket(bench.node().address.ipv4, 30_080);
+    assert_eq!(answered(bench.c(), to, TCP).workload, "n1-itself");
+}
