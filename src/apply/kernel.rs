@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::conntrack::{self, Conntrack};
+use super::departures::Departures;
 use super::ipvs::types::Timeouts;
 use super::ipvs::{self, Ipvs};
 use super::nftables::{self, Nftables};
@@ -74,6 +75,7 @@ pub struct Kernel {
     leftover: Option<VirtualServers>,
     routes: Routes,
     conntrack: Conntrack,
+    departures: Departures,
     sysctls: Sysctls,
     router_by_us: RouterByUs,
     state: Arc<StateDirectory>,
@@ -116,6 +118,7 @@ impl Kernel {
             leftover,
             routes: Routes::open()?,
             conntrack: Conntrack::open()?,
+            departures: Departures::default(),
             router_by_us: RouterByUs::of(&sysctls),
             sysctls,
             state,
@@ -202,6 +205,7 @@ impl Kernel {
         }
         report.routes(self.routes.apply(&between, new));
         report.conntrack(self.conntrack.settle(new, false));
+        self.departures.note(&new.frontends, now);
         report.forwards = true;
         report
     }
@@ -233,6 +237,7 @@ impl Kernel {
         // What had to be repaired may have let flows begin that lead elsewhere.
         let repaired = !report.changes.is_empty();
         report.conntrack(self.conntrack.settle(state, repaired));
+        self.departures.note(&state.frontends, now);
         report.forwards = true;
         report
     }
@@ -292,40 +297,50 @@ impl Kernel {
         Ok(())
     }
 
-    /// Whether real servers with weight 0 wait for their connections.
+    /// Whether connections to endpoints that take no new ones are waited for.
     pub fn drains(&self) -> bool {
-        self.virtual_servers
-            .as_ref()
-            .is_some_and(VirtualServers::drains)
+        let virtual_servers = self.virtual_servers.as_ref();
+        virtual_servers.is_some_and(VirtualServers::drains) || !self.departures.is_empty()
     }
 
-    /// Removes the draining real servers that `finished` lets go; it is told age and connections.
-    pub fn drain(&mut self, now: Instant, finished: impl Fn(Duration, u32) -> bool) -> Report {
+    /// Removes the draining real servers that `finished` lets go, and ends what connections nftables
+    /// still has to those. It is told age and connections; nftables counts none, so there is one.
+    pub fn drain(
+        &mut self,
+        now: Instant,
+        state: &NodeState,
+        finished: impl Fn(Duration, u32) -> bool,
+    ) -> Report {
         let mut report = Report {
             forwards: true,
             ..Report::default()
         };
-        let Some(virtual_servers) = &mut self.virtual_servers else {
-            return report;
-        };
-        match virtual_servers.draining() {
-            Ok(draining) => {
-                let gone: Vec<_> = draining
-                    .into_iter()
-                    .filter(|draining| {
-                        finished(
-                            now.saturating_duration_since(draining.since),
-                            draining.connections,
-                        )
-                    })
-                    .collect();
-                if !gone.is_empty() {
-                    report.virtual_servers(virtual_servers.remove_drained(&gone));
+        if let Some(virtual_servers) = &mut self.virtual_servers {
+            let is_over = |draining: &super::virtual_servers::Draining| {
+                let age = now.saturating_duration_since(draining.since);
+                finished(age, draining.connections)
+            };
+            match virtual_servers.draining() {
+                Ok(draining) => {
+                    let gone: Vec<_> = draining.into_iter().filter(is_over).collect();
+                    if !gone.is_empty() {
+                        report.virtual_servers(virtual_servers.remove_drained(&gone));
+                    }
+                }
+                Err(error) => {
+                    report
+                        .failures
+                        .push(Failure::new("virtual_server", "draining", &error))
                 }
             }
-            Err(error) => report
-                .failures
-                .push(Failure::new("virtual_server", "draining", &error)),
+        }
+        let due = self.departures.due(now, |age| finished(age, 1));
+        if !due.is_empty() {
+            let ended = self.conntrack.end(&due, &state.node_addresses);
+            if ended.is_ok() {
+                self.departures.forget(&due);
+            }
+            report.conntrack(ended);
         }
         report
     }

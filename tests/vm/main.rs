@@ -9,6 +9,7 @@
 
 mod datapath;
 mod ipvs;
+mod missing;
 #[path = "../lab/rig.rs"]
 #[allow(dead_code)]
 mod rig;
