@@ -305,13 +305,13 @@ fn affinity_is_the_same_on_both_datapaths() {
     assert_eq!(
         elements,
         [
-            "endpoints4 { 192.0.2.1 . tcp . 80 . 0x00000000 : 10.244.0.1 . 8080 }",
-            "endpoints4 { 192.0.2.1 . tcp . 80 . 0x00010000 : 10.244.0.1 . 8080 }",
-            "endpoints4 { 192.0.2.1 . tcp . 80 . 0x00000001 : 10.244.0.2 . 8080 }",
-            "members4 { 10.244.0.1 . 8080 . 192.0.2.1 . tcp . 80 }",
-            "members4 { 10.244.0.2 . 8080 . 192.0.2.1 . tcp . 80 }",
-            "outside_members4 { 10.244.0.1 . 8080 . 192.0.2.1 . tcp . 80 }",
-            "scopes4 { 192.0.2.1 . tcp . 80 : 0x04030201 . 0x08070605 }",
+            "choices4 { 192.0.2.1 . tcp . 80 . 0x00000000 : 80 . 0x7d11672f }",
+            "choices4 { 192.0.2.1 . tcp . 80 . 0x00010000 : 80 . 0x7d11672f }",
+            "choices4 { 192.0.2.1 . tcp . 80 . 0x00000001 : 80 . 0x76fc65c6 }",
+            "members4 { 192.0.2.1 . tcp . 80 . 0x7d11672f : 10.244.0.1 . 8080 }",
+            "members4 { 192.0.2.1 . tcp . 80 . 0x76fc65c6 : 10.244.0.2 . 8080 }",
+            "outside_members4 { 192.0.2.1 . tcp . 80 . 0x7d11672f : 10.244.0.1 . 8080 }",
+            "scopes4 { 192.0.2.1 . tcp . 80 : 0x00000000 . 0x04030201 . 0x08070605 }",
             "frontends4 { 192.0.2.1 . tcp . 80 : goto pick4_sticky10800_2 }",
             "outside4 { 192.0.2.1 . tcp . 80 : goto pick4_outside_sticky10800_1 }",
         ]
