@@ -243,9 +243,11 @@ impl Reconciler {
             || (self.next_drain.is_none() && self.kernel.drains())
         {
             let deadline = self.config.proxy.drain_deadline;
-            let report = self.kernel.drain(now, |age, connections| {
-                finished(Draining { age, connections }, deadline)
-            });
+            let report = self
+                .kernel
+                .drain(now, &self.plan.state, |age, connections| {
+                    finished(Draining { age, connections }, deadline)
+                });
             for failure in &report.failures {
                 warn(failure);
                 self.trust = Trust::Look;

@@ -18,7 +18,7 @@ pub struct Applied {
     /// What it put there.
     pub state: NodeState,
     /// Since when a change waits that no pass could apply, by family (HZ-3). Later changes do not
-    /// make it younger.
+    /// make it younger, and only a pass that puts its forwarding in place ends the wait.
     pub waiting: BTreeMap<Family, Instant>,
 }
 
@@ -45,8 +45,6 @@ impl Applied {
         for (family, concerned) in Family::BOTH.into_iter().zip(concerned) {
             if concerned {
                 self.waiting.entry(family).or_insert(since);
-            } else {
-                self.waiting.remove(&family);
             }
         }
     }
@@ -136,9 +134,6 @@ mod tests {
         applied.pass_ended(&newer, false, later);
         let waiting = BTreeMap::from([(Family::V4, later), (Family::V6, first)]);
         assert_eq!(applied.waiting, waiting);
-        // One that is taken back waits no longer.
-        applied.pass_ended(&new, false, later);
-        assert_eq!(applied.waiting, BTreeMap::from([(Family::V6, first)]));
         assert_eq!(applied.state, old, "HC-12");
         applied.pass_ended(&new, true, later);
         assert!(applied.waiting.is_empty());

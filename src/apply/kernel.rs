@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::conntrack::{self, Conntrack};
+use super::departures::Departures;
 use super::forwarder::Forwarder;
 use super::ipvs::types::Timeouts;
 use super::ipvs::{self, Ipvs};
@@ -20,6 +21,7 @@ use super::sysctl::{self, Sysctls};
 use super::virtual_servers::{SYSCTLS, VirtualServers};
 use super::{Failure, module};
 use crate::config::{Config, Datapath};
+use crate::model::family::Family;
 use crate::model::node_state::NodeState;
 use crate::model::sysctl::Sysctl;
 
@@ -48,24 +50,11 @@ pub enum TimeoutsError {
     State(#[from] super::state_directory::Error),
 }
 
-/// In which families it was edgelb that made this node a router: what else than Services passes
-/// through it then was not passed on before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct RouterByUs {
-    pub ipv4: bool,
-    pub ipv6: bool,
-}
-
-impl RouterByUs {
-    /// From what the settings were before us. Where IPv6 stays as it is, saying so does no harm.
-    fn of(sysctls: &Sysctls) -> Self {
-        let off = |path| sysctls.previous(path).as_deref() == Some("0");
-        Self {
-            ipv4: off("net/ipv4/ip_forward"),
-            ipv6: off("net/ipv6/conf/all/forwarding"),
-        }
-    }
-}
+/// The settings that make this node a router.
+const FORWARDING: [(Family, &str); 2] = [
+    (Family::V4, "net/ipv4/ip_forward"),
+    (Family::V6, "net/ipv6/conf/all/forwarding"),
+];
 
 /// Our part of the kernel in this network namespace.
 pub struct Kernel {
@@ -75,8 +64,8 @@ pub struct Kernel {
     leftover: Option<VirtualServers>,
     routes: Routes,
     conntrack: Conntrack,
+    departures: Departures,
     sysctls: Sysctls,
-    router_by_us: RouterByUs,
     state: Arc<StateDirectory>,
 }
 
@@ -111,17 +100,18 @@ impl Kernel {
         if let Some(warning) = warning {
             tracing::warn!(error = %warning, "previous values of sysctls are lost");
         }
+        let forwarder = if virtual_servers.is_some() {
+            Forwarder::Ipvs
+        } else {
+            Forwarder::Nftables
+        };
         Ok(Self {
-            nftables: Nftables::open(Layout::new(if virtual_servers.is_some() {
-                Forwarder::Ipvs
-            } else {
-                Forwarder::Nftables
-            }))?,
+            nftables: Nftables::open(Layout::new(forwarder))?,
             virtual_servers,
             leftover,
             routes: Routes::open()?,
             conntrack: Conntrack::open()?,
-            router_by_us: RouterByUs::of(&sysctls),
+            departures: Departures::default(),
             sysctls,
             state,
         })
@@ -134,11 +124,6 @@ impl Kernel {
         } else {
             "nftables"
         }
-    }
-
-    /// In which families it was edgelb that made this node a router.
-    pub fn router_by_us(&self) -> RouterByUs {
-        self.router_by_us
     }
 
     /// The netlink ports of our sockets: notifications that carry one are about our own changes.
@@ -177,6 +162,9 @@ impl Kernel {
     fn send(&mut self, old: &NodeState, new: &NodeState, now: Instant) -> Report {
         let mut report = Report::default();
         if old.sysctls != new.sysctls {
+            if self.layout(new) != self.nftables.layout() {
+                return self.compare(new, now);
+            }
             self.set_sysctls(new, &mut report);
         }
         // What stays held in between: what was and will be.
@@ -207,18 +195,21 @@ impl Kernel {
         }
         report.routes(self.routes.apply(&between, new));
         report.conntrack(self.conntrack.settle(new, false));
+        self.departures.note(&new.frontends, now);
         report.forwards = true;
         report
     }
 
     fn compare(&mut self, state: &NodeState, now: Instant) -> Report {
         let mut report = Report::default();
-        let waits = self.set_sysctls(state, &mut report);
         report.routes(self.routes.prune(state));
+        self.nftables.set_layout(self.layout(state));
         let table = self.nftables.repair(state);
         if !report.table(table) {
             return report;
         }
+        // After the table: a node that becomes a router has the chain that says for whom.
+        let waits = self.set_sysctls(state, &mut report);
         if let Some(virtual_servers) = &mut self.virtual_servers {
             report.virtual_servers(virtual_servers.repair(state, now));
         }
@@ -238,8 +229,19 @@ impl Kernel {
         // What had to be repaired may have let flows begin that lead elsewhere.
         let repaired = !report.changes.is_empty();
         report.conntrack(self.conntrack.settle(state, repaired));
+        self.departures.note(&state.frontends, now);
         report.forwards = true;
         report
+    }
+
+    /// The table for a state: where it is edgelb that makes this node a router, nothing else than
+    /// Services and pods passes through it that did not before.
+    fn layout(&self, state: &NodeState) -> Layout {
+        let ours = FORWARDING.into_iter().filter(|(_, path)| {
+            state.sysctls.contains_key(*path) && self.sysctls.previous(path).as_deref() == Some("0")
+        });
+        let ours: Vec<Family> = ours.map(|(family, _)| family).collect();
+        Layout::new(self.nftables.layout().datapath).restrict_forwarding(&ours)
     }
 
     /// Returns whether some wait for their module.
@@ -297,40 +299,50 @@ impl Kernel {
         Ok(())
     }
 
-    /// Whether real servers with weight 0 wait for their connections.
+    /// Whether connections to endpoints that take no new ones are waited for.
     pub fn drains(&self) -> bool {
-        self.virtual_servers
-            .as_ref()
-            .is_some_and(VirtualServers::drains)
+        let virtual_servers = self.virtual_servers.as_ref();
+        virtual_servers.is_some_and(VirtualServers::drains) || !self.departures.is_empty()
     }
 
-    /// Removes the draining real servers that `finished` lets go; it is told age and connections.
-    pub fn drain(&mut self, now: Instant, finished: impl Fn(Duration, u32) -> bool) -> Report {
+    /// Removes the draining real servers that `finished` lets go, and ends what connections nftables
+    /// still has to those. It is told age and connections; nftables counts none, so there is one.
+    pub fn drain(
+        &mut self,
+        now: Instant,
+        state: &NodeState,
+        finished: impl Fn(Duration, u32) -> bool,
+    ) -> Report {
         let mut report = Report {
             forwards: true,
             ..Report::default()
         };
-        let Some(virtual_servers) = &mut self.virtual_servers else {
-            return report;
-        };
-        match virtual_servers.draining() {
-            Ok(draining) => {
-                let gone: Vec<_> = draining
-                    .into_iter()
-                    .filter(|draining| {
-                        finished(
-                            now.saturating_duration_since(draining.since),
-                            draining.connections,
-                        )
-                    })
-                    .collect();
-                if !gone.is_empty() {
-                    report.virtual_servers(virtual_servers.remove_drained(&gone));
+        if let Some(virtual_servers) = &mut self.virtual_servers {
+            let is_over = |draining: &super::virtual_servers::Draining| {
+                let age = now.saturating_duration_since(draining.since);
+                finished(age, draining.connections)
+            };
+            match virtual_servers.draining() {
+                Ok(draining) => {
+                    let gone: Vec<_> = draining.into_iter().filter(is_over).collect();
+                    if !gone.is_empty() {
+                        report.virtual_servers(virtual_servers.remove_drained(&gone));
+                    }
+                }
+                Err(error) => {
+                    report
+                        .failures
+                        .push(Failure::new("virtual_server", "draining", &error))
                 }
             }
-            Err(error) => report
-                .failures
-                .push(Failure::new("virtual_server", "draining", &error)),
+        }
+        let due = self.departures.due(now, |age| finished(age, 1));
+        if !due.is_empty() {
+            let ended = self.conntrack.end(&due, &state.node_addresses);
+            if ended.is_ok() {
+                self.departures.forget(&due);
+            }
+            report.conntrack(ended);
         }
         report
     }

@@ -2,6 +2,7 @@
 
 pub mod announcer;
 pub mod conntrack;
+mod departures;
 pub mod forwarder;
 pub mod ipvs;
 mod jitter;
@@ -68,12 +69,11 @@ pub fn told_once(failures: Vec<Failure>) -> Vec<Failure> {
     let mut known: HashMap<(&'static str, String), usize> = HashMap::new();
     for failure in failures {
         let cause = (failure.kind, failure.message.clone());
-        match known.get(&cause).and_then(|at| told.get_mut(*at)) {
-            Some((_, more)) => *more += 1,
-            None => {
-                known.insert(cause, told.len());
-                told.push((failure, 0));
-            }
+        if let Some((_, more)) = known.get(&cause).and_then(|at| told.get_mut(*at)) {
+            *more += 1;
+        } else {
+            known.insert(cause, told.len());
+            told.push((failure, 0));
         }
     }
     told.into_iter()

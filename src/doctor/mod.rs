@@ -4,9 +4,19 @@
 //! A section is a file with one function that gives its findings; `examine` is the list of them.
 
 mod api_access;
+mod conflicts;
+mod firewall;
+mod kernel;
+mod node_ports;
+mod running;
+mod settings;
+mod sockets;
+
+use std::path::Path;
 
 use serde::Serialize;
 
+use crate::apply::nftables::others;
 use crate::config::Config;
 
 /// What a finding is about.
@@ -15,6 +25,14 @@ use crate::config::Config;
 pub enum Section {
     /// Whether the API server answers, and what this node may do there.
     ApiAccess,
+    /// Whether the kernel has what `proxy.datapath` needs, and its settings are as they should be.
+    Kernel,
+    /// Whether chains of others drop what goes to Services.
+    Firewall,
+    /// Whether processes listen where Services are.
+    NodePorts,
+    /// Who else translates Services.
+    Conflicts,
 }
 
 impl Section {
@@ -22,6 +40,10 @@ impl Section {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::ApiAccess => "api-access",
+            Self::Kernel => "kernel",
+            Self::Firewall => "firewall",
+            Self::NodePorts => "node-ports",
+            Self::Conflicts => "conflicts",
         }
     }
 }
@@ -65,5 +87,19 @@ pub struct Finding {
 
 /// Looks at everything there is to look at with this configuration.
 pub async fn examine(config: &Config) -> Vec<Finding> {
-    api_access::examine(config).await
+    let mut findings = api_access::examine(config).await;
+    let running = running::running(config);
+    let others = others::others();
+    findings.extend(kernel::examine(config));
+    findings.extend(settings::examine(config, running.is_ok()));
+    let (running, others) = (running.as_ref(), others.as_ref().ok());
+    findings.extend(firewall::examine(config, running.ok(), others));
+    findings.extend(node_ports::examine(config, running));
+    findings.extend(conflicts::examine(config, others));
+    findings
+}
+
+/// Whether IPVS is there now; the file shows it in each network namespace.
+fn has_ipvs() -> bool {
+    Path::new("/proc/self/net/ip_vs").exists()
 }

@@ -8,6 +8,7 @@ use edgelb::admin::health::{Addresses, Health, Paths, serve, serve_on};
 use edgelb::admin::metrics::Metrics;
 use edgelb::admin::snapshot::Snapshot;
 use edgelb::config::SourceKind;
+use edgelb::model::family::Family;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -239,6 +240,54 @@ async fn a_loop_that_is_silent_for_two_resyncs_is_not_alive() {
     assert!(!health.liveness().alive());
     drop(snapshots);
     follower.await.unwrap();
+}
+
+/// Case 68: what waits for more than a minute is told, with its family; and it recovers.
+#[tokio::test]
+async fn a_change_that_cannot_be_applied_is_told_by_family() {
+    let served = served(Paths::Health, world::snapshot()).await;
+    let ago = |seconds| {
+        Instant::now()
+            .checked_sub(Duration::from_secs(seconds))
+            .unwrap()
+    };
+    let (v4, v6) = (Family::V4, Family::V6);
+    let minute = Duration::from_secs(60);
+    for (waiting, resync, stuck) in [
+        (vec![(v4, 59)], minute / 2, vec![]),
+        (vec![(v4, 61)], minute / 2, vec!["IPv4"]),
+        (vec![(v4, 59), (v6, 61)], minute / 2, vec!["IPv6"]),
+        (vec![(v4, 61), (v6, 61)], minute / 2, vec!["IPv4", "IPv6"]),
+        (vec![(v4, 61)], minute / 60, vec!["IPv4"]),
+        (vec![(v4, 61)], minute, vec![]),
+        (vec![(v4, 121)], minute, vec!["IPv4"]),
+        (vec![], minute / 2, vec![]),
+    ] {
+        let mut snapshot = world::with(|config, _| config.proxy.resync_interval = resync);
+        snapshot.applied.waiting = (waiting.iter())
+            .map(|(family, seconds)| (*family, ago(*seconds)))
+            .collect();
+        served.snapshots.send_replace(Arc::new(snapshot));
+        for path in ["/livez", "/healthz"] {
+            let answer = get(served.address, path).await;
+            let good = stuck.is_empty();
+            assert_eq!(
+                answer.status,
+                if good { 200 } else { 503 },
+                "{path} {waiting:?}"
+            );
+            let body = answer.json();
+            assert_eq!(body["healthy"], good);
+            assert_eq!(body["lastUpdated"] == body["currentTime"], good, "HZ-8");
+            for family in ["IPv4", "IPv6"] {
+                let status = &body["status"][family];
+                let healthy = !stuck.contains(&family);
+                assert_eq!(status["healthy"], healthy, "{family} {waiting:?}");
+                let updated = status["lastUpdated"].as_str().unwrap();
+                assert_eq!(updated == "2027-01-15T08:00:02Z", !healthy, "{updated}");
+            }
+        }
+    }
 }
 
 #[tokio::test]

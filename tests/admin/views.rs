@@ -130,6 +130,7 @@ fn a_service_shows_its_frontends_and_its_troubles() {
             "cluster_ips": ["10.96.0.10"],
             "external_ips": [],
             "node_ports": [30080],
+            "health_check_node_port": null,
             "ports": [
                 { "name": "port-80", "protocol": "TCP", "port": 80, "node_port": 30080 },
                 { "name": "port-443", "protocol": "TCP", "port": 443, "node_port": null },

@@ -1,6 +1,8 @@
 //! Connections to endpoints that take no new ones: as long as their node lives they go on, on a node
 //! that is gone they end at once. The same on both datapaths.
 
+use std::time::{Duration, Instant};
+
 use edgelb::lab::client::{Protocol, RequestError, RequestOptions, Stream, open_stream_with};
 use edgelb::lab::manifests::ServiceManifest;
 use edgelb::lab::tool;
@@ -136,6 +138,82 @@ fn connections_to_a_node_that_is_gone_end() {
     for (stream, port) in &mut staying {
         assert_eq!(stream.send("still here").unwrap().workload, "web-1");
         assert_eq!(entries(*port), 1);
+    }
+    let status = rig.ask(0, "status");
+    let failures = &status["last_pass"]["failures"];
+    assert_eq!(failures.as_array().unwrap().len(), 0, "{failures}");
+}
+
+/// D-5: an endpoint that left keeps its connections for as long as `proxy.drain_deadline` says; then
+/// the client learns at once. A connection to an endpoint that stays does not notice.
+#[test]
+fn connections_to_an_endpoint_that_left_end_with_the_deadline() {
+    // Long enough to see connections go on, also on an emulated machine.
+    let deadline = Duration::from_secs(if ipvs() { 6 } else { 2 });
+    let proxy = [(
+        "drain_deadline".to_owned(),
+        format!("{}s", deadline.as_secs()).into(),
+    )];
+    let proxy = toml::Table::from_iter(proxy);
+    let configuration = toml::Table::from_iter([("proxy".to_owned(), proxy.into())]);
+    let rig = Rig::with(1, 2, configuration);
+    let service = web("web", 31);
+    rig.serve(&service, &rig.workloads());
+    let ways = [
+        (
+            rig.client(),
+            socket(rig.lab.node(0).unwrap().address.ipv4, 30_031),
+        ),
+        (rig.client(), socket(rig.vip("web").0, 80)),
+        (rig.node(0), socket(cluster_ips(31).ipv4, 80)),
+    ];
+    rig.wait_served(rig.client(), ways[1].1, Protocol::Tcp);
+    let open = |from, to, name: &str| -> Stream {
+        eventually(PATIENCE, || {
+            let mut stream = open_stream_with(from, to, &RequestOptions::default()).ok()?;
+            let answer = stream.send("hello").ok()?;
+            (answer.workload == name).then_some(stream)
+        })
+    };
+    let mut doomed: Vec<_> = ways
+        .iter()
+        .map(|(from, to)| open(*from, *to, "web-2"))
+        .collect();
+    let mut staying: Vec<_> = ways
+        .iter()
+        .map(|(from, to)| open(*from, *to, "web-1"))
+        .collect();
+    let left = Instant::now();
+    rig.endpoints(&service, &[rig.workload("web-1")]);
+    for (from, to) in &ways {
+        eventually(PATIENCE, || {
+            let new = (0..6).map(|_| super::rig::request(from, *to, Protocol::Tcp));
+            let by: Vec<_> = new.filter_map(Result::ok).map(|it| it.workload).collect();
+            (by == ["web-1"; 6]).then_some(())
+        });
+    }
+    let mut went_on = 0;
+    for stream in &mut doomed {
+        let answer = stream.send("still here");
+        if left.elapsed() < deadline {
+            assert_eq!(answer.unwrap().workload, "web-2");
+            went_on += 1;
+        }
+    }
+    assert!(went_on > 0, "this machine is too slow to see one go on");
+    for stream in &mut doomed {
+        let told = eventually(PATIENCE, || stream.send("anybody?").err());
+        assert!(
+            matches!(
+                told,
+                RequestError::Reset | RequestError::Closed | RequestError::TimedOut
+            ),
+            "{told}"
+        );
+    }
+    assert!(left.elapsed() >= deadline);
+    for stream in &mut staying {
+        assert_eq!(stream.send("still here").unwrap().workload, "web-1");
     }
     let status = rig.ask(0, "status");
     let failures = &status["last_pass"]["failures"];

@@ -4,20 +4,23 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::time::Duration;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use edgelb::lab::Namespace;
 use edgelb::lab::client::Protocol;
 use edgelb::lab::manifests::ServiceManifest;
 use serde_json::{Value, json};
 
+use super::cluster::Cluster;
 use super::rig::{PATIENCE, Rig, eventually, request, socket, web};
+use crate::user::load_balancer;
 
 const TCP: Protocol = Protocol::Tcp;
 const PORT: u16 = 31_500;
 
 /// A Service that only takes endpoints of the node that is asked.
-fn local(name: &str, number: u8, health_check_port: u16) -> ServiceManifest {
+pub fn local(name: &str, number: u8, health_check_port: u16) -> ServiceManifest {
     let mut service = web(name, number);
     service.external_traffic_policy = "Local";
     service.more = format!("  healthCheckNodePort: {health_check_port}\n");
@@ -65,7 +68,7 @@ fn tells(answer: &Answer, count: usize) -> bool {
 }
 
 #[track_caller]
-fn wait_count(rig: &Rig, to: SocketAddr, count: usize) {
+pub fn wait_count(rig: &Rig, to: SocketAddr, count: usize) {
     eventually(PATIENCE, || {
         let answer = ask(rig.client(), to, "GET", "/").ok()?;
         tells(&answer, count).then_some(())
@@ -157,6 +160,127 @@ fn the_port_tells_of_the_endpoints_of_its_node() {
         wait_closed(&rig, socket(address, PORT + 1));
     }
     rig.wait_served(rig.client(), socket(vip, 80), TCP);
+}
+
+/// Keeps a table from everybody else for as long as it lives (`flags owner`); so blocks all writes of
+/// the data plane.
+struct Owner(Child);
+
+impl Owner {
+    fn of_our_table(namespace: &Namespace) -> Self {
+        let mut command = Command::new("nft");
+        command.arg("-i").stdin(Stdio::piped());
+        command.stdout(Stdio::null());
+        let mut child = namespace.spawn(&mut command).unwrap();
+        // In one transaction: nobody makes it anew in between.
+        let text = "delete table inet edgelb; add table inet edgelb { flags owner; }\n";
+        child
+            .stdin
+            .as_mut()
+            .unwrap()
+            .write_all(text.as_bytes())
+            .unwrap();
+        Self(child)
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        // It may have ended by itself; the test has failed then.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Case 68, and HC-12: endpoints are told as they are applied; after a minute in which nothing could
+/// be, the node is not healthy, and it recovers.
+#[test]
+fn a_blocked_data_plane_is_told_after_a_minute() {
+    let rig = Rig::new(1, 2);
+    let service = local("web", 63, PORT);
+    rig.serve(&service, &rig.workloads());
+    let own = rig.lab.node(0).unwrap().address.ipv4;
+    let (port, health) = (socket(own, PORT), socket(own, 9756));
+    wait_count(&rig, port, 2);
+    let owner = Owner::of_our_table(rig.node(0));
+    eventually(PATIENCE, || {
+        (rig.ask(0, "status")["ready"] == false).then_some(())
+    });
+    let begin = Instant::now();
+    rig.endpoints(&service, &rig.workloads()[..1]);
+    let healthy = |path: &str| ask(rig.client(), health, "GET", path).unwrap();
+    for path in ["/livez", "/healthz"] {
+        assert_eq!(healthy(path).0, 200);
+    }
+    eventually(Duration::from_secs(90), || {
+        let (status, _, body) = ask(rig.client(), port, "GET", "/").unwrap();
+        assert_eq!(body["localEndpoints"], 2, "HC-12");
+        let stuck = status == 503;
+        assert_eq!(body["serviceProxyHealthy"], !stuck);
+        std::thread::sleep(Duration::from_millis(500));
+        stuck.then_some(())
+    });
+    let elapsed = begin.elapsed();
+    assert!(elapsed > Duration::from_secs(50), "after {elapsed:?}");
+    for path in ["/livez", "/healthz"] {
+        let (status, _, body) = healthy(path);
+        assert_eq!((status, &body["healthy"]), (503, &json!(false)));
+        assert_eq!(body["status"]["IPv4"]["healthy"], false);
+        assert_ne!(body["lastUpdated"], body["currentTime"]);
+    }
+    drop(owner);
+    // The next try comes with the back-off.
+    eventually(Duration::from_secs(45), || {
+        (healthy("/healthz").0 == 200).then_some(())
+    });
+    wait_count(&rig, port, 1);
+    let (vip, _) = rig.vip("web");
+    rig.wait_served(rig.client(), socket(vip, 80), TCP);
+}
+
+/// HC-10: a Warning Event on the Service, from the node that has the trouble alone, and once.
+#[test]
+fn a_taken_port_is_an_event_on_the_service() {
+    let cluster = Cluster::new();
+    let taken = cluster.lab.node(0).unwrap().namespace.clone();
+    let taken = taken
+        .try_run(|| TcpListener::bind(("0.0.0.0", PORT)))
+        .unwrap();
+    cluster.secure.server.with(|script| {
+        let mut service = load_balancer("shop", "local");
+        service["spec"]["externalTrafficPolicy"] = "Local".into();
+        service["spec"]["healthCheckNodePort"] = PORT.into();
+        script.create_service(service);
+    });
+    let client = &cluster.lab.clients()[0].namespace;
+    let at = |node: usize| socket(cluster.lab.node(node).unwrap().address.ipv4, PORT);
+    for node in [1, 2] {
+        eventually(PATIENCE, || ask(client, at(node), "GET", "/").ok());
+    }
+    let events = || {
+        let events = cluster.secure.server.with(|script| script.events());
+        let wanted = events
+            .into_iter()
+            .filter(|event| event["reason"] == "FailedToStartServiceHealthcheck");
+        wanted.collect::<Vec<Value>>()
+    };
+    let event = eventually(PATIENCE, || events().pop());
+    assert_eq!(event["type"], "Warning");
+    assert_eq!(event["action"], "Listen");
+    assert_eq!(event["regarding"]["name"], "local");
+    assert_eq!(
+        event["reportingInstance"],
+        cluster.lab.node(0).unwrap().name
+    );
+    let note = event["note"].as_str().unwrap();
+    assert!(
+        note.contains("0.0.0.0:31500") && note.contains("in use"),
+        "{note}"
+    );
+    drop(taken);
+    let (status, weight, _) = eventually(PATIENCE, || ask(client, at(0), "GET", "/").ok());
+    assert_eq!((status, weight.as_deref()), (503, Some("0")));
+    assert_eq!(events().len(), 1, "it was tried again, and told once");
 }
 
 /// HC-10: what has the port is named in the status, the other Services are well, and the port opens

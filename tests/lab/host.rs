@@ -9,9 +9,8 @@ use edgelb::model::host::{Host, Interface};
 use edgelb::source::host::{HostSource, list};
 use tokio::sync::watch;
 
-/// After a listing the source rests for ten times what it took, and beside a flood of changes on one
-/// emulated processor a listing may take a second.
-const TIME_LIMIT: Duration = Duration::from_secs(60);
+/// A listing and the longest rest after it, several times over.
+const TIME_LIMIT: Duration = Duration::from_secs(5);
 
 fn ip(namespace: &Namespace, arguments: &str) {
     let arguments: Vec<&str> = arguments.split_whitespace().collect();

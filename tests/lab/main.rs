@@ -14,6 +14,7 @@ mod classes;
 mod cluster;
 mod conformance;
 mod demo;
+mod doctor;
 mod draining;
 mod foreign;
 mod health_checks;

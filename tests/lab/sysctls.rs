@@ -237,10 +237,10 @@ fn a_node_that_becomes_a_router_keeps_its_default_route() {
     const UPLINK: &str = "net/ipv6/conf/eth0/accept_ra";
     const CLOSED: &str = "net/ipv6/conf/eth1/accept_ra";
     let node = Node::new("sysctls-router");
-    let router = Namespace::create("sysctls-advertiser").unwrap();
+    let neighbour = Namespace::create("sysctls-advertiser").unwrap();
     for link in ["eth0", "eth1"] {
-        node.namespace.create_veth(link, &router, link).unwrap();
-        router.set_up(link).unwrap();
+        node.namespace.create_veth(link, &neighbour, link).unwrap();
+        neighbour.set_up(link).unwrap();
     }
     node.namespace.set_sysctl(UPLINK, "1").unwrap();
     for link in ["eth0", "eth1"] {
@@ -248,7 +248,7 @@ fn a_node_that_becomes_a_router_keeps_its_default_route() {
     }
     let routes = || tool(&node.namespace, "ip", &["-6", "route", "show", "default"]).unwrap();
     super::rig::eventually(super::rig::PATIENCE, || {
-        advertise(&router, "eth0");
+        advertise(&neighbour, "eth0");
         routes().contains("proto ra").then_some(())
     });
     let instead = |path: &str| {
@@ -272,7 +272,9 @@ fn a_node_that_becomes_a_router_keeps_its_default_route() {
         ("2".to_owned(), "0".to_owned())
     );
     // Another run finds its own work, and an interface that appeared since.
-    node.namespace.create_veth("eth2", &router, "eth2").unwrap();
+    node.namespace
+        .create_veth("eth2", &neighbour, "eth2")
+        .unwrap();
     let late = "net/ipv6/conf/eth2/accept_ra";
     node.namespace.set_sysctl(late, "1").unwrap();
     wanted.extend(instead(late));

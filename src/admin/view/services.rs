@@ -28,6 +28,9 @@ pub struct ServiceView {
     pub external_ips: Vec<IpAddr>,
     /// As the Service names them; `reasons` tells of one that is not opened.
     pub node_ports: Vec<u16>,
+    /// `spec.healthCheckNodePort`, where this node tells of its endpoints.
+    #[serde(default)]
+    pub health_check_node_port: Option<u16>,
     pub ports: Vec<ServicePortView>,
     /// Endpoints in use, counted for each port.
     pub endpoints: usize,
@@ -87,6 +90,8 @@ fn view(snapshot: &Snapshot, service: &Service) -> ServiceView {
         node_ports: (service.ports.iter())
             .filter_map(|port| port.node_port)
             .collect(),
+        health_check_node_port: (plan.state.health_checks.get(&service.key))
+            .map(|check| check.port),
         ports: (service.ports.iter())
             .map(|port| ServicePortView {
                 name: port.name.clone(),

@@ -9,14 +9,19 @@ mod stale;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use imbl::OrdSet;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 
+use super::departures::Departed;
 use super::netlink::{self, NetlinkSocket};
-use crate::model::family::Protocol;
+use crate::model::family::{Family, Protocol};
 use crate::model::node_state::NodeState;
 use crate::model::sysctl::{Rule, Sysctl};
-use message::Identity;
+use message::{Flow, Identity};
 use stale::{Concern, Settled};
 
 /// How large the table must be able to get, by processors and at all.
@@ -108,42 +113,62 @@ impl Conntrack {
         let deleted = if concern.is_empty() {
             0
         } else {
-            let stale = self.find(&concern, state)?;
-            self.delete(&stale)?
+            let found = self.find(&concern, state)?;
+            self.delete(&found)?
         };
         self.settled = Some(before.after(state));
         Ok(deleted)
     }
 
+    /// Ends connections that were sent to these endpoints from these frontends, node ports at these
+    /// addresses. Returns how many.
+    pub fn end(
+        &mut self,
+        departed: &BTreeSet<Departed>,
+        node_addresses: &OrdSet<IpAddr>,
+    ) -> Result<usize, Error> {
+        let mut all = Vec::new();
+        for family in Family::BOTH {
+            let mut ports = departed.iter().map(|(port, _)| port.address.family());
+            if ports.any(|of_port| of_port == family) {
+                let ends = |flow: &Flow| stale::is_departed(flow, departed, node_addresses);
+                all.extend(self.dump(family, Some(Protocol::Tcp.number()), ends)?);
+            }
+        }
+        self.delete(&all)
+    }
+
     /// Reads the table once, holding only what is to go.
     fn find(&mut self, concern: &Concern, state: &NodeState) -> Result<Vec<Identity>, Error> {
-        let mut stale = Vec::new();
+        let mut all = Vec::new();
         for (family, only_udp) in concern.families() {
             let protocol = only_udp.then(|| Protocol::Udp.number());
-            let found = self
-                .socket
-                .dump_into(
-                    &message::dump(family, protocol),
-                    Vec::new,
-                    |found, reply| {
-                        let flow = message::flow(&reply.payload);
-                        if let Some(flow) = flow.filter(|flow| concern.is_stale(flow, state)) {
-                            found.push(flow.identity);
-                        }
-                    },
-                )
-                .map_err(|error| match &error {
-                    // nfnetlink knows no such subsystem.
-                    netlink::Error::Refused(refusal)
-                        if refusal.errno == Errno::EINVAL as i32 && !is_loaded() =>
-                    {
-                        Error::NotAvailable
-                    }
-                    _ => Error::Dump(error),
-                })?;
-            stale.extend(found);
+            all.extend(self.dump(family, protocol, |flow| concern.is_stale(flow, state))?);
         }
-        Ok(stale)
+        Ok(all)
+    }
+
+    fn dump(
+        &mut self,
+        family: Family,
+        protocol: Option<u8>,
+        is_stale: impl Fn(&Flow) -> bool,
+    ) -> Result<Vec<Identity>, Error> {
+        let request = message::dump(family, protocol);
+        let found = self.socket.dump_into(&request, Vec::new, |found, reply| {
+            if let Some(flow) = message::flow(&reply.payload).filter(&is_stale) {
+                found.push(flow.identity);
+            }
+        });
+        found.map_err(|error| match &error {
+            // nfnetlink knows no such subsystem.
+            netlink::Error::Refused(refusal)
+                if refusal.errno == Errno::EINVAL as i32 && !is_loaded() =>
+            {
+                Error::NotAvailable
+            }
+            _ => Error::Dump(error),
+        })
     }
 
     fn delete(&mut self, stale: &[Identity]) -> Result<usize, Error> {

@@ -12,9 +12,10 @@ use imbl::ordmap::DiffItem;
 use imbl::{OrdMap, OrdSet};
 
 use super::message::Flow;
+use crate::apply::departures::Departed;
 use crate::model::family::{Family, Protocol};
 use crate::model::frontend::{
-    ForwardingMethod, Frontend, FrontendAddress, FrontendPort, SourceClass,
+    ForwardingMethod, Frontend, FrontendAddress, FrontendPort, RealServer, SourceClass,
 };
 use crate::model::node_state::NodeState;
 
@@ -167,15 +168,39 @@ impl Concern {
         match frontend {
             // Nothing was translated and nothing will be: not ours any more, and right as it is.
             None => translated,
-            // Such packets are not rewritten: the entry does not say where they go.
-            Some(frontend) if frontend.forwarding_method != ForwardingMethod::Masquerade => false,
+            // Packets that are not rewritten leave no trace of where they went.
+            Some(frontend)
+                if !translated && frontend.forwarding_method != ForwardingMethod::Masquerade =>
+            {
+                false
+            }
             Some(frontend) => {
                 let (address, port) = flow.reply_source;
-                let kept = |kept: &crate::model::frontend::RealServer| {
-                    (kept.address, kept.port) == (address, port)
-                };
-                !frontend.keeps.iter().any(kept)
+                !frontend.keeps.contains(&RealServer { address, port })
             }
         }
     }
+}
+
+/// Whether an entry is of a connection from one of these frontends to an endpoint that left it.
+pub fn is_departed(
+    flow: &Flow,
+    departed: &BTreeSet<Departed>,
+    node_addresses: &OrdSet<IpAddr>,
+) -> bool {
+    let (address, port) = flow.original_destination;
+    let real_server = RealServer {
+        address: flow.reply_source.0,
+        port: flow.reply_source.1,
+    };
+    let at = |address| FrontendPort {
+        address,
+        protocol: Protocol::Tcp,
+        port,
+    };
+    let left = |at| departed.contains(&(at, real_server));
+    flow.protocol == Protocol::Tcp.number()
+        && (left(at(FrontendAddress::Address(address)))
+            || (node_addresses.contains(&address)
+                && left(at(FrontendAddress::NodePort(Family::of(address))))))
 }

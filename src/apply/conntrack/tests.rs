@@ -197,8 +197,12 @@ fn packets_that_are_not_rewritten_tell_nothing() {
     let mut frontend = Frontend::clone(&new.frontends[&dns]);
     frontend.forwarding_method = ForwardingMethod::DirectRouting;
     new.frontends.insert(dns, Arc::new(frontend));
-    let flows = [udp("192.0.2.200:53", "192.0.2.200:53")];
-    assert_eq!(stale(&old, &new, &flows), [false]);
+    let flows = [
+        udp("192.0.2.200:53", "192.0.2.200:53"),
+        // From before, when they were.
+        udp("192.0.2.200:53", "10.0.0.1:53"),
+    ];
+    assert_eq!(stale(&old, &new, &flows), [false, true]);
 }
 
 #[test]

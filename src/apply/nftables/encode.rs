@@ -57,6 +57,11 @@ impl Request {
         Self::raw(SUBSYSTEM | message_type, flags, INET, 0)
     }
 
+    /// A dump of what this family (`NFPROTO_…`) has.
+    pub(super) fn of_family(message_type: u16, family: u8) -> Self {
+        Self::raw(SUBSYSTEM | message_type, 0, family, 0)
+    }
+
     /// `NFNL_MSG_BATCH_BEGIN`
     pub(super) fn begin() -> Self {
         Self::raw(BATCH_BEGIN, 0, 0, BATCH_RESOURCE)

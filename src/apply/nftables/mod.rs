@@ -11,6 +11,7 @@ mod expression;
 mod frontend;
 mod layout;
 mod observe;
+pub mod others;
 mod requests;
 mod rules;
 mod schema;

@@ -276,8 +276,13 @@ impl<'a> Attributes<'a> {
             .ok_or(Error::Malformed("a message shorter than its header"))
     }
 
+    /// Of a nest.
+    pub(super) fn nest(value: &'a [u8]) -> Self {
+        Self(value)
+    }
+
     /// The value of the first attribute of this kind.
-    fn get(&self, kind: u16) -> Option<&'a [u8]> {
+    pub(super) fn get(&self, kind: u16) -> Option<&'a [u8]> {
         self.iter()
             .find(|(found, _)| *found == kind)
             .map(|(_, value)| value)
@@ -285,7 +290,7 @@ impl<'a> Attributes<'a> {
 
     /// Kind and value of each attribute; ends where one does not fit. `NlasIterator` of
     /// netlink-packet-core lends values that do not outlive an item.
-    fn iter(&self) -> impl Iterator<Item = (u16, &'a [u8])> + use<'a> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u16, &'a [u8])> + use<'a> {
         let mut rest = self.0;
         std::iter::from_fn(move || {
             let (head, _) = rest.split_first_chunk::<4>()?;
@@ -298,11 +303,11 @@ impl<'a> Attributes<'a> {
         })
     }
 
-    fn number(&self, kind: u16) -> Option<u32> {
+    pub(super) fn number(&self, kind: u16) -> Option<u32> {
         Some(u32::from_be_bytes(self.get(kind)?.try_into().ok()?))
     }
 
-    fn nested(&self, kind: u16) -> Option<Self> {
+    pub(super) fn nested(&self, kind: u16) -> Option<Self> {
         self.get(kind).map(Self)
     }
 

@@ -272,6 +272,11 @@ struct Content {
     damaged: Option<(usize, String)>,
 }
 
+/// What a journal with this content lists, as far as it can be read.
+pub(super) fn entries(content: &[u8]) -> BTreeSet<VirtualServerName> {
+    parse(content).entries
+}
+
 fn parse(content: &[u8]) -> Content {
     let whole = content
         .iter()

@@ -7,6 +7,7 @@
 
 mod atomic_file;
 pub mod journal;
+pub mod peek;
 #[cfg(test)]
 mod tests;
 

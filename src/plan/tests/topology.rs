@@ -46,8 +46,8 @@ fn in_zone(zone: Option<&str>) -> Inputs {
 }
 
 fn short(list: &[RealServer]) -> String {
-    let last = |real_server: &RealServer| real_server.address.to_string().replace("10.244.0.", "");
-    list.iter().map(last).collect::<Vec<_>>().join(" ")
+    let text = |real_server: &RealServer| real_server.address.to_string().replace("10.244.0.", "");
+    list.iter().map(text).collect::<Vec<_>>().join(" ")
 }
 
 /// The cluster list of a port whose endpoints are these, and the local one.

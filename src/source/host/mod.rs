@@ -29,8 +29,10 @@ const TABLE_OFFSET: u32 = 20;
 const RESOLVER_FILE: &str = "/etc/resolv.conf";
 /// Changes come in flocks: an interface that goes up brings addresses and routes.
 const DEBOUNCE: Duration = Duration::from_millis(5);
-/// A listing is followed by this many times its own duration of rest, whatever happens.
+/// A listing is followed by this many times its own duration of rest.
 const REST_FACTOR: u32 = 10;
+/// Never by more than this: beside other work a listing may take long for no fault of its own.
+const LONGEST_REST: Duration = Duration::from_secs(1);
 /// After a listing that failed.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -110,7 +112,7 @@ impl HostSource {
                 (self, listed, duration) = self.refresh().await?;
                 match listed {
                     Ok(()) => {
-                        tokio::time::sleep(duration * REST_FACTOR).await;
+                        tokio::time::sleep((duration * REST_FACTOR).min(LONGEST_REST)).await;
                         break;
                     }
                     Err(error) => {
