@@ -70,7 +70,10 @@ pub fn is_refusal(result: &Result<Answer, RequestError>) -> bool {
     }
 }
 
-/// A request must be refused, within a second: the first packet, not one that is sent again.
+/// A request must be refused, within a second: the first packet, not one that is sent again. But
+/// Linux before 6.18 loses the first ICMPv6 error for a process of its own, whoever sent it (seen with
+/// 6.12 and a single reject rule of nft): its connect is then refused by the answer to the second
+/// packet, a second later.
 #[track_caller]
 pub fn refused(from: &Namespace, to: SocketAddr, protocol: Protocol) {
     let start = Instant::now();
@@ -81,9 +84,13 @@ pub fn refused(from: &Namespace, to: SocketAddr, protocol: Protocol) {
         from.name()
     );
     let elapsed = start.elapsed();
+    // Nodes are the only ones here that refuse their own requests.
+    let second_packet = ipvs() && to.is_ipv6() && from.name().starts_with("edge-");
+    let bound = Duration::from_secs(if second_packet { 2 } else { 1 });
     assert!(
-        elapsed < Duration::from_secs(1),
-        "refused after {elapsed:?}"
+        elapsed < bound,
+        "{} to {protocol} {to}: refused after {elapsed:?}",
+        from.name()
     );
 }
 
