@@ -149,6 +149,12 @@ impl Kernel {
             .map_or((0, 0), VirtualServers::totals)
     }
 
+    /// Whether an earlier run of this version left its table: then it forwards as that run did.
+    pub fn stands(&mut self) -> bool {
+        // What cannot be read is for the repair to tell.
+        self.nftables.stands().unwrap_or(false)
+    }
+
     /// Sends the difference between two states, at the price of what differs.
     pub fn apply(&mut self, old: &NodeState, new: &NodeState, now: Instant) -> Report {
         self.send(old, new, now).telling_once()
@@ -330,9 +336,8 @@ impl Kernel {
                     }
                 }
                 Err(error) => {
-                    report
-                        .failures
-                        .push(Failure::new("virtual_server", "draining", &error))
+                    let failure = Failure::new("virtual_server", "draining", &error);
+                    report.failures.push(failure);
                 }
             }
         }

@@ -24,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use crate::apply::netlink::{self, NetlinkSocket, TransactionError};
+use crate::model::family::Family;
 use crate::model::node_state::NodeState;
 use edits::{Edits, batches};
 use element::{Digest, List};
@@ -110,6 +111,15 @@ impl Nftables {
     /// Sends the difference between two states.
     pub fn apply(&mut self, old: &NodeState, new: &NodeState) -> Result<Changes, Error> {
         self.send(edits::between(old, new, self.layout))
+    }
+
+    /// Whether the table is there as this version makes it, on this datapath, whatever is in it.
+    pub fn stands(&mut self) -> Result<bool, Error> {
+        let observed = observe::observe(&mut self.socket)?;
+        let restrictions = Family::BOTH.map(|family| vec![family]).into_iter();
+        let restrictions = restrictions.chain([Vec::new(), Family::BOTH.to_vec()]);
+        let mut layouts = restrictions.map(|families| self.layout.restrict_forwarding(&families));
+        Ok(observed.is_some_and(|observed| layouts.any(|layout| schema::fits(&observed, layout))))
     }
 
     /// Compares the kernel with the state and repairs whatever differs; makes the table where it is

@@ -71,7 +71,7 @@ pub fn is_refusal(result: &Result<Answer, RequestError>) -> bool {
 }
 
 /// A request must be refused, within a second: the first packet, not one that is sent again. But
-/// Linux before 6.18 loses the first ICMPv6 error for a process of its own, whoever sent it (seen with
+/// Linux before 6.18 loses the first `ICMPv6` error for a process of its own, whoever sent it (seen with
 /// 6.12 and a single reject rule of nft): its connect is then refused by the answer to the second
 /// packet, a second later.
 #[track_caller]
