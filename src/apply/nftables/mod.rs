@@ -24,7 +24,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use crate::apply::netlink::{self, NetlinkSocket, TransactionError};
 use crate::model::node_state::NodeState;
-use edits::{Edits, batches};
+use edits::{Edit, Edits, batches};
 use element::{Digest, List};
 use encode::{Request, message};
 
@@ -73,6 +73,8 @@ pub struct Nftables {
     layout: Layout,
     /// Chains that choose an endpoint and are there.
     picks: BTreeSet<String>,
+    /// Edits that wait for IPVS.
+    later: Vec<Edit>,
 }
 
 impl Nftables {
@@ -83,6 +85,7 @@ impl Nftables {
             socket,
             layout,
             picks: BTreeSet::new(),
+            later: Vec::new(),
         })
     }
 
@@ -106,9 +109,21 @@ impl Nftables {
         self.socket.port()
     }
 
-    /// Sends the difference between two states.
+    /// Sends the difference between two states. What IPVS takes over is still forwarded here too,
+    /// until [`Self::finish`] is called.
     pub fn apply(&mut self, old: &NodeState, new: &NodeState) -> Result<Changes, Error> {
-        self.send(edits::between(old, new, self.layout))
+        let mut edits = edits::between(old, new, self.layout);
+        self.later = std::mem::take(&mut edits.later);
+        self.send(edits)
+    }
+
+    /// Leaves to IPVS what it forwards now.
+    pub fn finish(&mut self) -> Result<Changes, Error> {
+        let edits = Edits {
+            single: std::mem::take(&mut self.later),
+            ..Edits::default()
+        };
+        self.send(edits)
     }
 
     /// Compares the kernel with the state and repairs whatever differs; makes the table where it is
@@ -123,6 +138,7 @@ impl Nftables {
     }
 
     fn repair_or_make(&mut self, state: &NodeState, anew: bool) -> Result<Changes, Error> {
+        self.later.clear();
         let observed = observe::observe(&mut self.socket)?;
         let fits = observed
             .as_ref()
