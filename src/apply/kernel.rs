@@ -198,6 +198,8 @@ impl Kernel {
         }
         if let Some(virtual_servers) = &mut self.virtual_servers {
             report.virtual_servers(virtual_servers.apply(old, new, now));
+            let finished = self.nftables.finish();
+            report.table(finished);
         }
         report.routes(self.routes.apply(&between, new));
         report.conntrack(self.conntrack.settle(new, false));

@@ -26,7 +26,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use crate::apply::netlink::{self, NetlinkSocket, TransactionError};
 use crate::model::family::Family;
 use crate::model::node_state::NodeState;
-use edits::{Edits, batches};
+use edits::{Edit, Edits, batches};
 use element::{Digest, List};
 use encode::{Request, message};
 
@@ -75,6 +75,8 @@ pub struct Nftables {
     layout: Layout,
     /// Chains that choose an endpoint and are there.
     picks: BTreeSet<String>,
+    /// Edits that wait for IPVS.
+    later: Vec<Edit>,
 }
 
 impl Nftables {
@@ -85,6 +87,7 @@ impl Nftables {
             socket,
             layout,
             picks: BTreeSet::new(),
+            later: Vec::new(),
         })
     }
 
@@ -108,9 +111,21 @@ impl Nftables {
         self.socket.port()
     }
 
-    /// Sends the difference between two states.
+    /// Sends the difference between two states. What IPVS takes over is still forwarded here too,
+    /// until [`Self::finish`] is called.
     pub fn apply(&mut self, old: &NodeState, new: &NodeState) -> Result<Changes, Error> {
-        self.send(edits::between(old, new, self.layout))
+        let mut edits = edits::between(old, new, self.layout);
+        self.later = std::mem::take(&mut edits.later);
+        self.send(edits)
+    }
+
+    /// Leaves to IPVS what it forwards now.
+    pub fn finish(&mut self) -> Result<Changes, Error> {
+        let edits = Edits {
+            single: std::mem::take(&mut self.later),
+            ..Edits::default()
+        };
+        self.send(edits)
     }
 
     /// Whether the table is there as this version makes it, on this datapath, whatever is in it.
@@ -134,6 +149,7 @@ impl Nftables {
     }
 
     fn repair_or_make(&mut self, state: &NodeState, anew: bool) -> Result<Changes, Error> {
+        self.later.clear();
         let observed = observe::observe(&mut self.socket)?;
         let fits = observed
             .as_ref()
