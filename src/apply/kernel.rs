@@ -332,7 +332,7 @@ impl Kernel {
                 Err(error) => {
                     report
                         .failures
-                        .push(Failure::new("virtual_server", "draining", &error))
+                        .push(Failure::new("virtual_server", "draining", &error));
                 }
             }
         }
