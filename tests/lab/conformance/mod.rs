@@ -8,14 +8,14 @@
 
 mod affinity;
 mod announcement;
-mod bench;
+pub mod bench;
 mod cluster_ip;
 mod endpoints;
 mod flows;
 mod health;
 mod load_balancer;
 mod node_port;
-mod objects;
+pub mod objects;
 mod observe;
 mod operation;
 mod policy;
