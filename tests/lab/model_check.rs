@@ -43,6 +43,7 @@ enum State {
     Unready,
 }
 
+#[allow(clippy::struct_excessive_bools)] // Choices of their own, which go together in any way.
 #[derive(Debug, Clone)]
 struct Service {
     kind: &'static str,
