@@ -71,9 +71,9 @@ pub fn is_refusal(result: &Result<Answer, RequestError>) -> bool {
 }
 
 /// A request must be refused, within a second: the first packet, not one that is sent again. But
-/// Linux before 6.18 loses the first `ICMPv6` error for a process of its own, whoever sent it (seen with
-/// 6.12 and a single reject rule of nft): its connect is then refused by the answer to the second
-/// packet, a second later.
+/// Linux 6.12, on which the tests with IPVS run, loses the first ICMP error over IPv6 for a process of
+/// its own, whoever sent it (so with a single reject rule of nft and nothing of ours): its connect is
+/// refused by the answer to the second packet, a second later. Linux 6.18 does not.
 #[track_caller]
 pub fn refused(from: &Namespace, to: SocketAddr, protocol: Protocol) {
     let start = Instant::now();
