@@ -58,6 +58,8 @@ pub struct Reconciler {
     /// The allocations that are on the disk.
     saved: Allocations,
     trust: Trust,
+    /// The kernel is as an earlier run left it.
+    adopted: bool,
     /// When the oldest event that no pass has seen came in.
     waiting_since: Option<Instant>,
     retry: Option<(Instant, Duration)>,
@@ -103,6 +105,7 @@ impl Reconciler {
             complete: false,
             saved,
             trust: Trust::Look,
+            adopted: false,
             waiting_since: None,
             retry: None,
             next_drain: None,
@@ -137,6 +140,10 @@ impl Reconciler {
     /// Takes in how the source is.
     pub fn source_status(&mut self, status: SourceStatus) {
         self.source = status;
+        if self.adopted && !self.source.from_snapshot {
+            // The cluster is known: the kernel is compared with it.
+            self.trust = Trust::Look;
+        }
     }
 
     /// Takes in how the allocator is.
@@ -280,7 +287,10 @@ impl Reconciler {
         }
         self.log_ownership(&plan);
         self.publisher.withdraw(&plan.state.announced).await;
-        let mut report = if repair {
+        self.adopted = self.adopts();
+        let mut report = if self.adopted {
+            Report::unchanged()
+        } else if repair {
             self.kernel.repair(&plan.state, now)
         } else {
             self.kernel.apply(&self.plan.state, &plan.state, now)
@@ -306,6 +316,14 @@ impl Reconciler {
             *report.changes.entry(change).or_default() += number;
         }
         self.finish(now, waiting_since, report, failures);
+    }
+
+    /// Whether the kernel is left as it is: an earlier run's state is newer than the record of the
+    /// cluster that this run has to do with until the API server is heard. Nothing is taken away
+    /// before there is a complete list (RUN-1); what was never there, after a boot, is made.
+    fn adopts(&mut self) -> bool {
+        let as_started = self.adopted || self.pass.number == 0;
+        self.source.from_snapshot && as_started && self.kernel.stands()
     }
 
     /// What was given out is on disk before anybody can see it. A full disk stops nothing: the

@@ -34,7 +34,7 @@ impl Unopened {
     pub async fn changed(&mut self) {
         if self.failures.changed().await.is_err() {
             // A task that ended is noticed elsewhere.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

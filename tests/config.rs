@@ -194,7 +194,7 @@ fn every_value_reaches_the_configuration() {
         node_port_range = "20000-20100"
         node_port_addresses = ["192.0.2.0/24"]
         cluster_cidrs = ["10.244.0.0/16", "fd00:10:244::/56"]
-        cluster_interfaces = ["eth?"]
+        cluster_interfaces = ["eth*"]
         service_cidrs = ["10.96.0.0/12"]
         external_ip_ranges = ["203.0.113.0/24"]
         cluster_ip_from_outside = true

@@ -92,9 +92,9 @@ pub const RIGHTS: [Right; 17] = {
         right(Reader, "watch", CORE, ("nodes", ""), Cluster),
         right(Reader, "list", NETWORKING, ("servicecidrs", ""), Cluster),
         right(Reader, "watch", NETWORKING, ("servicecidrs", ""), Cluster),
+        right(Reader, "create", EVENTS, ("events", ""), Cluster),
         right(Allocator, "get", CORE, ("services", ""), Cluster),
         right(Allocator, "patch", CORE, ("services", "status"), Cluster),
-        right(Allocator, "create", EVENTS, ("events", ""), Cluster),
         right(
             Allocator,
             "create",

@@ -31,6 +31,14 @@ pub fn forwarder(frontend: &Frontend, class: SourceClass, datapath: Forwarder) -
     }
 }
 
+/// Whether a change leaves something to IPVS that nftables forwarded.
+pub fn hands_over(old: &Frontend, new: &Frontend, datapath: Forwarder) -> bool {
+    SourceClass::ALL.into_iter().any(|class| {
+        forwarder(old, class, datapath) == Forwarder::Nftables
+            && forwarder(new, class, datapath) == Forwarder::Ipvs
+    })
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

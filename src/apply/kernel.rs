@@ -149,6 +149,12 @@ impl Kernel {
             .map_or((0, 0), VirtualServers::totals)
     }
 
+    /// Whether an earlier run of this version left its table: then it forwards as that run did.
+    pub fn stands(&mut self) -> bool {
+        // What cannot be read is for the repair to tell.
+        self.nftables.stands().unwrap_or(false)
+    }
+
     /// Sends the difference between two states, at the price of what differs.
     pub fn apply(&mut self, old: &NodeState, new: &NodeState, now: Instant) -> Report {
         self.send(old, new, now).telling_once()
@@ -192,6 +198,8 @@ impl Kernel {
         }
         if let Some(virtual_servers) = &mut self.virtual_servers {
             report.virtual_servers(virtual_servers.apply(old, new, now));
+            let finished = self.nftables.finish();
+            report.table(finished);
         }
         report.routes(self.routes.apply(&between, new));
         report.conntrack(self.conntrack.settle(new, false));
@@ -330,9 +338,8 @@ impl Kernel {
                     }
                 }
                 Err(error) => {
-                    report
-                        .failures
-                        .push(Failure::new("virtual_server", "draining", &error))
+                    let failure = Failure::new("virtual_server", "draining", &error);
+                    report.failures.push(failure);
                 }
             }
         }

@@ -28,7 +28,7 @@ use serde::Serialize;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Failure {
     /// What kind of object: `table`, `route`, `virtual_server`, `sysctl`, `state_directory`,
-    /// `announcement`, `conntrack`. The metric label.
+    /// `announcement`, `conntrack`, `health_check_port`. The metric label.
     pub kind: &'static str,
     /// Which one, in the words of `nft`, `ip` or `ipvsadm`.
     pub object: String,

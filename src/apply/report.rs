@@ -20,6 +20,14 @@ pub struct Report {
 }
 
 impl Report {
+    /// Nothing was changed, and the kernel forwards.
+    pub fn unchanged() -> Self {
+        Self {
+            forwards: true,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn telling_once(mut self) -> Self {
         self.failures = told_once(self.failures);
         self

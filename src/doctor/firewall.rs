@@ -156,14 +156,30 @@ fn judge(chain: &Dropping, needs: &Needs) -> Option<Finding> {
         chain.hook.as_str(),
         chain.priority,
     );
-    let rules: Vec<String> = (needs.rules(chain).iter())
-        .map(|rule| format!("nft 'insert rule {name} {rule}'"))
-        .collect();
+    let rules: Vec<String> = match iptables(chain).filter(|_| !needs.ipvs) {
+        Some(rule) => vec![rule],
+        None => (needs.rules(chain).iter())
+            .map(|rule| format!("nft 'insert rule {name} {rule}'"))
+            .collect(),
+    };
     let remedy = format!(
         "{}, and the same in the file that makes the chain",
         rules.join(" && ")
     );
     Some(finding(level, message, Some(remedy)))
+}
+
+/// The rule for translated connections in a chain that iptables made, which does not understand those
+/// of nft.
+fn iptables(chain: &Dropping) -> Option<String> {
+    let program = match chain.name.family {
+        "ip" => "iptables",
+        "ip6" => "ip6tables",
+        _ => return None,
+    };
+    let made_by_it =
+        (chain.name.table.as_str(), chain.name.chain.as_str()) == ("filter", "FORWARD");
+    made_by_it.then(|| format!("{program} -I FORWARD -m conntrack --ctstate DNAT -j ACCEPT"))
 }
 
 /// Rules of the old `ip_tables`, which netlink does not show.
@@ -218,6 +234,15 @@ mod tests {
         assert_eq!(level(forward(false, true), &needs), Some(Level::Warning));
         assert_eq!(level(forward(true, true), &needs), Some(Level::Fine));
         assert_eq!(level(chain(Hook::Input, false, false), &needs), None);
+        let mut made_by_iptables = forward(false, false);
+        made_by_iptables.name = ChainName {
+            family: "ip6",
+            table: "filter".to_owned(),
+            chain: "FORWARD".to_owned(),
+        };
+        let remedy = judge(&made_by_iptables, &needs).and_then(|found| found.remedy);
+        let wanted = "ip6tables -I FORWARD -m conntrack --ctstate DNAT -j ACCEPT, and";
+        assert!(remedy.is_some_and(|remedy| remedy.starts_with(wanted)));
         needs.health_checks = vec![31_500];
         let found = judge(&chain(Hook::Input, false, true), &needs);
         let remedy = found.and_then(|found| found.remedy).unwrap_or_default();

@@ -66,9 +66,10 @@ fn judge(datapath: Datapath, ipvs: &[(&str, &str)], kernel: &Kernel) -> Vec<Find
             let wanted = "proxy.datapath = \"ipvs\"";
             findings.extend(ipvs.iter().filter_map(|it| kernel.judge(*it, wanted)));
         }
-        Datapath::Auto => findings.extend(without_ipvs.map(|(module, _)| {
+        // One is enough to do without.
+        Datapath::Auto => findings.extend(without_ipvs.take(1).map(|(module, _)| {
             let message = format!("this kernel has no {module}: nftables forwards");
-            let remedy = format!("nothing, or, for IPVS, {}", kernel.package());
+            let remedy = format!("nothing, or, for IPVS, {}", package());
             finding(Level::Info, message, Some(remedy))
         })),
     }
@@ -169,7 +170,7 @@ impl Kernel {
             Presence::Missing => Some(finding(
                 Level::Problem,
                 format!("Linux {release} has no {name}, which {wanted} needs"),
-                Some(self.package()),
+                Some(package()),
             )),
             Presence::Unknown => Some(finding(
                 Level::Warning,
@@ -178,18 +179,16 @@ impl Kernel {
             )),
         }
     }
+}
 
-    /// How to get a kernel that has everything.
-    fn package(&self) -> String {
-        let architecture = match std::env::consts::ARCH {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            other => other,
-        };
-        format!(
-            "boot a kernel that has it, such as Debian's: apt install linux-image-{architecture}"
-        )
-    }
+/// How to get a kernel that has everything.
+fn package() -> String {
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    format!("boot a kernel that has it, such as Debian's: apt install linux-image-{architecture}")
 }
 
 /// `kernel/net/netfilter/ipvs/ip_vs.ko.xz` → `ip_vs`

@@ -1,6 +1,5 @@
 //! Health-check node ports over real sockets: what they answer, and which of them are open.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -44,13 +43,16 @@ fn serve(snapshot: Snapshot) -> Served {
     }
 }
 
+/// Name and port of a Service, and how many endpoints it has.
+type Check<'c> = (&'c str, u16, &'c [(Family, usize)]);
+
 /// A world in which these Services have these ports and counts.
-fn with(checks: &[(&str, u16, &[(Family, usize)])]) -> Snapshot {
+fn with(checks: &[Check]) -> Snapshot {
     let mut snapshot = world::snapshot();
     for (name, port, counts) in checks {
         let check = HealthCheck {
             port: *port,
-            local_endpoints: BTreeMap::from_iter(counts.iter().copied()),
+            local_endpoints: counts.iter().copied().collect(),
         };
         let service = ServiceKey::new("default", *name);
         (snapshot.applied.state.health_checks).insert(service, check);
@@ -59,11 +61,7 @@ fn with(checks: &[(&str, u16, &[(Family, usize)])]) -> Snapshot {
 }
 
 impl Served {
-    fn publish(
-        &self,
-        edit: impl FnOnce(&mut Snapshot),
-        checks: &[(&str, u16, &[(Family, usize)])],
-    ) {
+    fn publish(&self, edit: impl FnOnce(&mut Snapshot), checks: &[Check]) {
         let mut snapshot = with(checks);
         snapshot.pass.number = self.snapshots.borrow().pass.number + 1;
         edit(&mut snapshot);
@@ -182,7 +180,7 @@ async fn every_path_and_method_answers_with_the_count() {
 #[tokio::test]
 async fn a_data_plane_that_is_stuck_is_told() {
     let port = free_port().await;
-    let checks: &[(&str, u16, &[_])] = &[("web", port, &[(Family::V4, 2)])];
+    let checks: &[Check] = &[("web", port, &[(Family::V4, 2)])];
     let served = serve(with(checks));
     opened(v4(port)).await;
     let Some(long_ago) = Instant::now().checked_sub(Duration::from_secs(61)) else {
@@ -219,7 +217,7 @@ async fn families_have_listeners_of_their_own() {
 #[tokio::test]
 async fn listeners_follow_the_addresses_of_the_node() {
     let port = free_port().await;
-    let checks: &[(&str, u16, &[_])] = &[("web", port, &[(Family::V4, 1)])];
+    let checks: &[Check] = &[("web", port, &[(Family::V4, 1)])];
     let on = |addresses: &'static [&'static str]| {
         move |snapshot: &mut Snapshot| {
             let mut config = edgelb::config::Config::clone(&snapshot.config);

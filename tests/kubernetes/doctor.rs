@@ -155,7 +155,7 @@ async fn a_user_without_rights_is_told_to_be_bound() {
     let (code, findings) = doctor(&secure, "nobody", "").await;
     assert_eq!(code, 1);
     let mut wanted = vec!["fine"];
-    wanted.extend(["problem"; 8]);
+    wanted.extend(["problem"; 9]);
     wanted.push("info");
     assert_eq!(levels(&findings), wanted);
     assert!(

@@ -24,7 +24,7 @@ async fn their_ranges_are_followed() {
         server.with(|script| {
             script
                 .collection(Watched::ServiceCidrs)
-                .change(kind, object)
+                .change(kind, object);
         });
     };
     edit("ADDED", service_cidr("more", &["10.97.0.0/24"]));

@@ -202,7 +202,7 @@ fn a_full_memory_refuses_nobody() {
     let elements: Vec<String> = (0..1_u32 << 17)
         .map(|index| {
             let client = Ipv4Addr::from_bits(0x0a80_0000 + index);
-            format!("{client} . 0x1 . 0x1 timeout 1h : 10.244.9.9 . 80")
+            format!("{client} . 0x1 . 0x1 timeout 1h : 80 . 0x1")
         })
         .collect();
     let file = rig.lab.directory().join("full.nft");

@@ -10,6 +10,7 @@
 mod conformance;
 mod datapath;
 mod ipvs;
+mod methods;
 mod missing;
 #[path = "../lab/rig.rs"]
 #[allow(dead_code)]

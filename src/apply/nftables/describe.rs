@@ -8,7 +8,7 @@ use super::element::{self, Bytes, ElementKey, Elements, Value};
 use super::expression::{Choice, Load, Step, Stickiness, Verdict};
 use super::layout::Layout;
 use super::rules::{Chain, chains};
-use super::sets::{Part, Table};
+use super::sets::{Maps, NUMBER, Part, SCOPE, Table};
 use crate::model::address_range::AddressRange;
 use crate::model::family::{Family, Protocol};
 use crate::model::node_state::NodeState;
@@ -62,11 +62,12 @@ fn singles(elements: &Elements, table: Table, family: Family) -> Vec<String> {
                         parts(data, &[Part::Address, Part::Port], family)
                     )
                 }
-                Value::Scope(data) => {
-                    format!(
-                        "{key} : {}",
-                        parts(data, &[Part::Index, Part::Index], family)
-                    )
+                Value::Number(data) => {
+                    let words: &[Part] = match table.shape().maps {
+                        Maps::Scope => &SCOPE,
+                        _ => &NUMBER,
+                    };
+                    format!("{key} : {}", parts(data, words, family))
                 }
                 Value::Last(data) => {
                     let last = parts(data, &[Part::Address], family);
@@ -221,6 +222,7 @@ fn words(step: &Step, family: Option<Family>) -> String {
         Step::Related => "ct state related".to_owned(),
         Step::Established => "ct state established,related".to_owned(),
         Step::Reply => "ct direction reply".to_owned(),
+        Step::NoInputInterface => "meta iif 0".to_owned(),
         Step::IcmpType(kind) => format!("@th,0,8 {kind}"),
         Step::LocalSource => "fib saddr type local".to_owned(),
         Step::In {
@@ -234,44 +236,40 @@ fn words(step: &Step, family: Option<Family>) -> String {
         ),
         Step::VerdictMap { key: loads, map } => format!("{} vmap @{map}", key(loads)),
         Step::DestinationNat { key: loads, map } => format!("dnat to {} map @{map}", key(loads)),
-        Step::Stay(stickiness) => {
-            let Stickiness {
-                frontend,
-                scopes,
-                members,
-                affinity,
-                timeout,
-            } = stickiness;
-            let frontend = key(frontend);
-            let client = format!("{} . {frontend} map @{scopes}", key(&[Load::SourceAddress]));
-            format!(
-                "{client} map @{affinity} . {frontend} @{members} \
-                 update @{affinity} {{ {client} timeout {timeout}s : that }} dnat to that"
-            )
-        }
-        Step::Settle {
-            stickiness,
-            choice,
-            endpoints,
-        } => {
-            let frontend = key(&stickiness.frontend);
-            let client = format!(
-                "{} . {frontend} map @{}",
-                key(&[Load::SourceAddress]),
-                stickiness.scopes
-            );
-            let (affinity, timeout) = (stickiness.affinity, stickiness.timeout);
-            format!(
-                "{frontend} . {} map @{endpoints} delete @{affinity} {{ {client} }} \
-                 update @{affinity} {{ {client} timeout {timeout}s : that }} dnat to that",
-                load_words(*choice, family)
-            )
+        Step::Stay(stickiness) | Step::Settle(stickiness) | Step::Pass(stickiness) => {
+            sticky_words(step, stickiness, family)
         }
         Step::Masquerade => "masquerade".to_owned(),
         Step::Verdict(verdict) => self::verdict(verdict),
         Step::RejectWithReset => "reject with tcp reset".to_owned(),
         Step::RejectUnreachable => "reject with icmpx port-unreachable".to_owned(),
     }
+}
+
+fn sticky_words(step: &Step, stickiness: &Stickiness, family: Option<Family>) -> String {
+    let word = |load: &Load| load_words(*load, family);
+    let frontend: Vec<String> = stickiness.frontend.iter().map(word).collect();
+    let frontend = frontend.join(" . ");
+    let Stickiness {
+        scopes,
+        choices,
+        members,
+        affinity,
+        timeout,
+        ..
+    } = stickiness;
+    let client = format!("{} . {frontend} map @{scopes}", word(&Load::SourceAddress));
+    let number = match step {
+        Step::Stay(_) => format!("{client} map @{affinity}"),
+        _ => format!("{frontend} . {} map @{choices}", word(&stickiness.choice)),
+    };
+    let update = format!("update @{affinity} {{ {client} timeout {timeout}s : {number} }} ");
+    let remember = match step {
+        Step::Pass(_) => String::new(),
+        Step::Settle(_) => format!("delete @{affinity} {{ {client} }} {update}"),
+        _ => update,
+    };
+    format!("{remember}dnat to {frontend} . {number} map @{members}")
 }
 
 fn load_words(load: Load, family: Option<Family>) -> String {

@@ -10,6 +10,7 @@ use super::element::{self, ElementKey, Elements, List, Value};
 use super::frontend::of_frontend;
 use super::layout::Layout;
 use super::sets::Table;
+use crate::apply::forwarder::{Forwarder, hands_over};
 use crate::model::family::Family;
 use crate::model::node_state::NodeState;
 
@@ -31,6 +32,8 @@ pub(super) struct Edits {
     /// Sets of ranges with all that they are to hold. They are replaced whole: the kernel refuses
     /// edits in which the end of one range becomes the start of another.
     pub(super) ranges: Ranges,
+    /// What is to be done when IPVS forwards what these edits leave to it.
+    pub(super) later: Vec<Edit>,
 }
 
 /// Sets of ranges with all that they are to hold.
@@ -39,7 +42,7 @@ pub(super) type Ranges = BTreeMap<(Table, Family), Elements>;
 #[cfg(test)]
 impl Edits {
     pub(super) fn is_empty(&self) -> bool {
-        self.single.is_empty() && self.ranges.is_empty()
+        self.single.is_empty() && self.ranges.is_empty() && self.later.is_empty()
     }
 }
 
@@ -53,8 +56,16 @@ pub(super) fn between(old: &NodeState, new: &NodeState, layout: Layout) -> Edits
                 of_frontend(*port, frontend, layout.datapath, &mut after);
             }
             MapDiff::Update { old, new } => {
-                of_frontend(*old.0, old.1, layout.datapath, &mut before);
-                of_frontend(*new.0, new.1, layout.datapath, &mut after);
+                let datapath = layout.datapath;
+                of_frontend(*old.0, old.1, datapath, &mut before);
+                of_frontend(*new.0, new.1, datapath, &mut after);
+                if hands_over(old.1, new.1, datapath) {
+                    let last = std::mem::take(&mut after);
+                    of_frontend(*new.0, new.1, Forwarder::Nftables, &mut after);
+                    let mut rest = Edits::default();
+                    compare(&after, &last, &mut rest);
+                    edits.later.extend(rest.single);
+                }
             }
             MapDiff::Remove(port, frontend) => {
                 of_frontend(*port, frontend, layout.datapath, &mut before);
@@ -221,6 +232,7 @@ pub(super) fn batches(
         some.then(|| Edits {
             single: rest.by_ref().take(most).collect(),
             ranges: std::mem::take(&mut ranges),
+            later: Vec::new(),
         })
     })
 }

@@ -14,8 +14,8 @@ use crate::model::family::Family;
 use crate::model::interface_pattern::InterfacePattern;
 use crate::model::node_state::NodeState;
 
-/// Bytes of a key, at most the longest one: an IPv6 endpoint and the key of a frontend.
-pub type Key = Bytes<44>;
+/// Bytes of a key, at most the longest one: an IPv6 frontend and a source address.
+pub type Key = Bytes<40>;
 /// Bytes of data, at most an endpoint's: IPv6 address and port. There are very many of them.
 pub type Data = Bytes<20>;
 
@@ -86,8 +86,8 @@ pub(super) enum Value {
     Nothing,
     Verdict(Verdict),
     Endpoint(Data),
-    /// The number of a Service port.
-    Scope(Data),
+    /// The number of a Service port or of an endpoint.
+    Number(Data),
     /// The last address of a range that the last part of the key begins.
     Last(Data),
 }
@@ -162,17 +162,15 @@ pub(super) fn of_hairpin(address: IpAddr) -> ElementKey {
 /// Ranges of addresses, as [`put_ranges`] does.
 pub(super) fn of_ranges<'a>(
     table: Table,
-    ranges: impl Iterator<Item = &'a IpNet> + Clone,
+    ranges: impl Iterator<Item = &'a IpNet>,
     elements: &mut impl Extend<(ElementKey, Value)>,
 ) {
-    for family in Family::BOTH {
+    let key = |address| Key::empty().address(address);
+    let (four, six): (Vec<&IpNet>, Vec<&IpNet>) = ranges.partition(|range| range.addr().is_ipv4());
+    for (family, ranges) in Family::BOTH.into_iter().zip([four, six]) {
         let spans = ranges
-            .clone()
-            .filter(|range| Family::of(range.addr()) == family)
-            .map(|range| {
-                let key = |address| Key::empty().address(address);
-                (key(range.network()), after(range.broadcast()).map(key))
-            });
+            .into_iter()
+            .map(|range| (key(range.network()), after(range.broadcast()).map(key)));
         put_ranges(table, family, spans.collect(), elements);
     }
 }

@@ -1,5 +1,7 @@
 //! The elements that one frontend needs, whichever part of the kernel forwards for it. Pure.
 
+use std::collections::BTreeSet;
+
 use super::element::{Data, ElementKey, Key, Value};
 use super::expression::{Choice, Verdict};
 use super::rules::{
@@ -57,9 +59,11 @@ pub(super) fn of_frontend(
         );
     }
     if let Some(affinity) = frontend.session_affinity.filter(|_| outside_too) {
-        let scope = Data::empty().push(&affinity.scope.to_be_bytes());
+        let scope = Data::empty()
+            .push(&[0; 4])
+            .push(&affinity.scope.to_be_bytes());
         let by_frontend = (Table::Scopes, Table::NodePortScopes);
-        put.one(by_frontend, Value::Scope(scope));
+        put.one(by_frontend, Value::Number(scope));
     }
     put.allowed_sources();
     put.closed();
@@ -119,20 +123,24 @@ impl<E: Extend<(ElementKey, Value)>> Put<'_, E> {
             choice: choice(self.frontend.scheduler),
             count: number,
         };
-        let endpoints = if self.node_port {
-            Table::NodePortEndpoints
-        } else {
-            Table::Endpoints
-        };
         let first = if outside { OUTSIDE_INDEX } else { 0 };
+        let mut numbers = BTreeSet::new();
         for (index, real_server) in (first..).zip(real_servers.iter().take(count)) {
-            let (address, port) = (real_server.address, real_server.port);
-            let key = self.base.push(&index.to_ne_bytes());
-            let endpoint = Data::empty().address(address).port(port);
-            self.put(endpoints, key, Value::Endpoint(endpoint));
-            if pick.sticky.is_some() {
-                let member = key_of_frontend(Key::empty().address(address).port(port), self.port);
-                self.put(pick.members(), member, Value::Nothing);
+            let endpoint = Data::empty()
+                .address(real_server.address)
+                .port(real_server.port);
+            let index = self.base.push(&index.to_ne_bytes());
+            if pick.sticky.is_none() {
+                self.put(pick.choices(), index, Value::Endpoint(endpoint));
+                continue;
+            }
+            let number = number_of(&endpoint).to_ne_bytes();
+            let choice = Data::empty().port(self.port.port).push(&number);
+            self.put(pick.choices(), index, Value::Number(choice));
+            // Of two that have one number the first takes the share of both.
+            if numbers.insert(number) {
+                let member = self.base.push(&number);
+                self.put(pick.members(), member, Value::Endpoint(endpoint));
             }
         }
         let chain = Verdict::Goto(pick.name().into());
@@ -172,6 +180,14 @@ impl<E: Extend<(ElementKey, Value)>> Put<'_, E> {
             self.one(by_frontend, Value::Verdict(verdict));
         }
     }
+}
+
+/// What an endpoint is remembered by, the same whatever else is in its list: FNV-1a of its bytes.
+fn number_of(endpoint: &Data) -> u32 {
+    let bytes = endpoint.as_slice().iter();
+    bytes.fold(0x811c_9dc5_u32, |hash, byte| {
+        (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+    })
 }
 
 /// What comes nearest to a scheduler of IPVS. nftables knows nothing of connections and weights:

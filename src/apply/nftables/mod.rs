@@ -24,8 +24,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use crate::apply::netlink::{self, NetlinkSocket, TransactionError};
+use crate::model::family::Family;
 use crate::model::node_state::NodeState;
-use edits::{Edits, batches};
+use edits::{Edit, Edits, batches};
 use element::{Digest, List};
 use encode::{Request, message};
 
@@ -74,6 +75,8 @@ pub struct Nftables {
     layout: Layout,
     /// Chains that choose an endpoint and are there.
     picks: BTreeSet<String>,
+    /// Edits that wait for IPVS.
+    later: Vec<Edit>,
 }
 
 impl Nftables {
@@ -84,6 +87,7 @@ impl Nftables {
             socket,
             layout,
             picks: BTreeSet::new(),
+            later: Vec::new(),
         })
     }
 
@@ -107,9 +111,30 @@ impl Nftables {
         self.socket.port()
     }
 
-    /// Sends the difference between two states.
+    /// Sends the difference between two states. What IPVS takes over is still forwarded here too,
+    /// until [`Self::finish`] is called.
     pub fn apply(&mut self, old: &NodeState, new: &NodeState) -> Result<Changes, Error> {
-        self.send(edits::between(old, new, self.layout))
+        let mut edits = edits::between(old, new, self.layout);
+        self.later = std::mem::take(&mut edits.later);
+        self.send(edits)
+    }
+
+    /// Leaves to IPVS what it forwards now.
+    pub fn finish(&mut self) -> Result<Changes, Error> {
+        let edits = Edits {
+            single: std::mem::take(&mut self.later),
+            ..Edits::default()
+        };
+        self.send(edits)
+    }
+
+    /// Whether the table is there as this version makes it, on this datapath, whatever is in it.
+    pub fn stands(&mut self) -> Result<bool, Error> {
+        let observed = observe::observe(&mut self.socket)?;
+        let restrictions = Family::BOTH.map(|family| vec![family]).into_iter();
+        let restrictions = restrictions.chain([Vec::new(), Family::BOTH.to_vec()]);
+        let mut layouts = restrictions.map(|families| self.layout.restrict_forwarding(&families));
+        Ok(observed.is_some_and(|observed| layouts.any(|layout| schema::fits(&observed, layout))))
     }
 
     /// Compares the kernel with the state and repairs whatever differs; makes the table where it is
@@ -124,6 +149,7 @@ impl Nftables {
     }
 
     fn repair_or_make(&mut self, state: &NodeState, anew: bool) -> Result<Changes, Error> {
+        self.later.clear();
         let observed = observe::observe(&mut self.socket)?;
         let fits = observed
             .as_ref()

@@ -203,8 +203,8 @@ fn message_elements(
             Maps::Endpoint => {
                 Value::Endpoint(bytes(2).ok_or(Error::Malformed("an endpoint without data"))?)
             }
-            Maps::Scope => {
-                Value::Scope(bytes(2).ok_or(Error::Malformed("a Service port without data"))?)
+            Maps::Scope | Maps::Number => {
+                Value::Number(bytes(2).ok_or(Error::Malformed("a number without data"))?)
             }
         };
         let key = ElementKey {

@@ -106,14 +106,14 @@ pub fn others() -> Result<Others, Error> {
     });
     for (name, base) in bases.map_err(Error::Observe)?? {
         let by_policy = base.policy_drops;
-        if by_policy || base.ends_with_drop {
+        if by_policy || base.rules.end_with_drop {
             found.dropping.push(Dropping {
                 name,
                 hook: base.hook,
                 priority: base.priority,
                 by_policy,
-                lets_translated: base.lets_translated,
-                lets_some: base.lets_some,
+                lets_translated: base.rules.let_translated,
+                lets_some: base.rules.let_some,
             });
         }
     }
@@ -125,9 +125,15 @@ struct Base {
     hook: Hook,
     priority: i32,
     policy_drops: bool,
-    ends_with_drop: bool,
-    lets_translated: bool,
-    lets_some: bool,
+    rules: Rules,
+}
+
+/// What the rules of a chain come to.
+#[derive(Debug, Clone, Copy, Default)]
+struct Rules {
+    end_with_drop: bool,
+    let_translated: bool,
+    let_some: bool,
 }
 
 fn dump(socket: &mut NetlinkSocket, kind: u16) -> Result<Vec<Vec<u8>>, Error> {
@@ -170,9 +176,7 @@ fn base(chain: &Attributes<'_>) -> Option<Base> {
         hook: Hook::from_number(hook.number(1)?)?,
         priority: hook.number(2)?.cast_signed(),
         policy_drops: chain.number(5) == Some(0),
-        ends_with_drop: false,
-        lets_translated: false,
-        lets_some: false,
+        rules: Rules::default(),
     })
     .filter(|_| matches!(chain.string(7), Ok(Some("filter"))))
 }
@@ -186,11 +190,11 @@ fn take_rule(bases: &mut BTreeMap<ChainName, Base>, payload: &[u8]) -> Result<()
         return Ok(());
     };
     let rule = Rule::of(&attributes)?;
-    base.ends_with_drop = rule.verdict == Some(Verdict::Drop) && rule.unconditional;
+    let rules = &mut base.rules;
+    rules.end_with_drop = rule.verdict == Some(Verdict::Drop) && rule.unconditional;
     if rule.verdict == Some(Verdict::Let) {
-        // What comes after a drop of everything is never asked.
-        base.lets_translated |= rule.all_translated;
-        base.lets_some |= !rule.all_translated;
+        rules.let_translated |= rule.all_translated;
+        rules.let_some |= !rule.all_translated;
     }
     Ok(())
 }
@@ -282,7 +286,7 @@ fn question(name: &str, data: Option<&Attributes<'_>>) -> Question {
     }
 }
 
-/// `-m conntrack --ctstate DNAT`: `struct xt_conntrack_mtinfo3` (linux/netfilter/xt_conntrack.h) with
+/// `-m conntrack --ctstate DNAT`: `struct xt_conntrack_mtinfo3` (`linux/netfilter/xt_conntrack.h`) with
 /// `XT_CONNTRACK_STATE` alone and `XT_CONNTRACK_STATE_DNAT`.
 fn is_translated_state(data: &Attributes<'_>) -> bool {
     const FLAGS: usize = 146;

@@ -85,14 +85,14 @@ fn elements_requests(
                     verdict.encode(&mut request);
                     request.close(data);
                 }
-                Value::Endpoint(bytes) | Value::Scope(bytes) => {
+                Value::Endpoint(bytes) | Value::Number(bytes) => {
                     data(&mut request, 2, bytes.as_slice());
                 }
-                Value::Last(last) => {
+                Value::Last(address) => {
                     // The key again, but for the part that is a range.
-                    let (first, last) = (key.key.as_slice(), last.as_slice());
-                    let same = first.len().saturating_sub(last.len());
-                    let end = [first.get(..same).unwrap_or_default(), last].concat();
+                    let (key, address) = (key.key.as_slice(), address.as_slice());
+                    let same = key.len().saturating_sub(address.len());
+                    let end = [key.get(..same).unwrap_or_default(), address].concat();
                     data(&mut request, 10, &end); // NFTA_SET_ELEM_KEY_END
                 }
             }

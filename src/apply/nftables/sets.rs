@@ -41,11 +41,15 @@ pub enum Table {
     Endpoints,
     /// Node port and index → endpoint.
     NodePortEndpoints,
-    /// Endpoint and frontend, where clients stay with their endpoint.
+    /// Frontend and index → number of an endpoint, where clients stay with theirs.
+    Choices,
+    /// Node port and index → number of an endpoint, where clients stay with theirs.
+    NodePortChoices,
+    /// Frontend and number → endpoint, where clients stay with theirs.
     Members,
     /// The same for outside clients.
     OutsideMembers,
-    /// Endpoint and node port, where clients stay with their endpoint.
+    /// Node port and number → endpoint, where clients stay with theirs.
     NodePortMembers,
     /// The same for outside clients.
     NodePortOutsideMembers,
@@ -53,7 +57,7 @@ pub enum Table {
     Scopes,
     /// Node port → Service port in which clients stay with their endpoint.
     NodePortScopes,
-    /// Client and Service port → its endpoint. The kernel fills it, with a timeout.
+    /// Client and Service port → number of its endpoint. The kernel fills it, with a timeout.
     Affinity,
     /// Address, protocol and port of a frontend → how it is translated.
     Frontends,
@@ -80,6 +84,8 @@ pub(super) enum Maps {
     Endpoint,
     /// A number of 64 bits that stands for a Service port.
     Scope,
+    /// A number of 32 bits that stands for an endpoint.
+    Number,
 }
 
 /// `enum nft_datatypes` of the nft program: what `nft list` shows.
@@ -132,7 +138,10 @@ pub(super) fn data_type(parts: &[Part], family: Family) -> (u32, u32) {
 }
 
 const ENDPOINT: [Part; 2] = [Part::Address, Part::Port];
-const SCOPE: [Part; 2] = [Part::Index, Part::Index];
+/// The first word is read by nobody, as `expression::sticky` explains.
+pub(super) const SCOPE: [Part; 3] = [Part::Index, Part::Index, Part::Index];
+/// The first word is the port of the frontend, for people.
+pub(super) const NUMBER: [Part; 2] = [Part::Port, Part::Index];
 
 /// The most clients that are remembered, in each family: 20 MB of the kernel's memory. Further ones
 /// are served as if there were no affinity, until others are forgotten.
@@ -183,7 +192,7 @@ pub(super) struct Shape {
 
 impl Table {
     /// Every set, in the order in which they are made.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 32] = [
         Self::PodRanges,
         Self::PodInterfaces,
         Self::ServiceRanges,
@@ -201,6 +210,8 @@ impl Table {
         Self::NodePortMasquerade,
         Self::Endpoints,
         Self::NodePortEndpoints,
+        Self::Choices,
+        Self::NodePortChoices,
         Self::Members,
         Self::OutsideMembers,
         Self::NodePortMembers,
@@ -217,7 +228,7 @@ impl Table {
     ];
 
     pub(super) fn shape(self) -> Shape {
-        use Maps::{Endpoint, Nothing, Scope, Verdict};
+        use Maps::{Endpoint, Nothing, Number, Scope, Verdict};
         use Part::{Address, Index, Interface, Port, Protocol};
         let of = |ipv4_name, ipv6_name, key, maps| Shape {
             ipv4_name,
@@ -229,14 +240,8 @@ impl Table {
         let frontend = |four, six, maps| of(four, six, &[Address, Protocol, Port], maps);
         let node_port = |four, six, maps| of(four, six, &[Protocol, Port], maps);
         let addresses = |four, six| of(four, six, &[Address], Nothing);
-        let members = |four, six| {
-            let key = &[Address, Port, Address, Protocol, Port];
-            of(four, six, key, Nothing)
-        };
-        let node_port_members = |four, six| {
-            let key = &[Address, Port, Protocol, Port];
-            of(four, six, key, Nothing)
-        };
+        let index = |four, six, maps| of(four, six, &[Address, Protocol, Port, Index], maps);
+        let node_port_index = |four, six, maps| of(four, six, &[Protocol, Port, Index], maps);
         let ranges = |shape| Shape {
             keys: Keys::Ranges,
             ..shape
@@ -250,29 +255,29 @@ impl Table {
                 node_port("node_ports_outside4", "node_ports_outside6", Verdict)
             }
             Self::NodePortsInside => node_port("node_ports_inside4", "node_ports_inside6", Verdict),
-            Self::Endpoints => of(
-                "endpoints4",
-                "endpoints6",
-                &[Address, Protocol, Port, Index],
-                Endpoint,
-            ),
-            Self::NodePortEndpoints => of(
-                "node_port_endpoints4",
-                "node_port_endpoints6",
-                &[Protocol, Port, Index],
-                Endpoint,
-            ),
-            Self::Members => members("members4", "members6"),
-            Self::OutsideMembers => members("outside_members4", "outside_members6"),
-            Self::NodePortMembers => node_port_members("node_port_members4", "node_port_members6"),
-            Self::NodePortOutsideMembers => {
-                node_port_members("node_port_outside_members4", "node_port_outside_members6")
+            Self::Endpoints => index("endpoints4", "endpoints6", Endpoint),
+            Self::NodePortEndpoints => {
+                node_port_index("node_port_endpoints4", "node_port_endpoints6", Endpoint)
             }
+            Self::Choices => index("choices4", "choices6", Number),
+            Self::NodePortChoices => {
+                node_port_index("node_port_choices4", "node_port_choices6", Number)
+            }
+            Self::Members => index("members4", "members6", Endpoint),
+            Self::OutsideMembers => index("outside_members4", "outside_members6", Endpoint),
+            Self::NodePortMembers => {
+                node_port_index("node_port_members4", "node_port_members6", Endpoint)
+            }
+            Self::NodePortOutsideMembers => node_port_index(
+                "node_port_outside_members4",
+                "node_port_outside_members6",
+                Endpoint,
+            ),
             Self::Scopes => frontend("scopes4", "scopes6", Scope),
             Self::NodePortScopes => node_port("node_port_scopes4", "node_port_scopes6", Scope),
             Self::Affinity => Shape {
                 keys: Keys::Dynamic,
-                ..of("affinity4", "affinity6", &[Address, Index, Index], Endpoint)
+                ..of("affinity4", "affinity6", &[Address, Index, Index], Number)
             },
             Self::Allowed => Shape {
                 keys: Keys::LastPartRanges,
@@ -336,6 +341,7 @@ impl Table {
                 Maps::Verdict => Some(0xffff_ff00), // NFT_DATA_VERDICT
                 Maps::Endpoint => Some(data_type(&ENDPOINT, family).0),
                 Maps::Scope => Some(data_type(&SCOPE, family).0),
+                Maps::Number => Some(data_type(&NUMBER, family).0),
             },
             size: (shape.keys == Keys::Dynamic).then_some(MOST_CLIENTS),
         }
@@ -347,6 +353,7 @@ impl Table {
             Maps::Nothing | Maps::Verdict => 0,
             Maps::Endpoint => data_type(&ENDPOINT, family).1,
             Maps::Scope => data_type(&SCOPE, family).1,
+            Maps::Number => data_type(&NUMBER, family).1,
         }
     }
 

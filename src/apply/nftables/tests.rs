@@ -13,10 +13,11 @@ use std::time::Duration;
 use ipnet::IpNet;
 use proptest::prelude::*;
 
-use super::edits::{batches, between, differences};
+use super::edits::{Edit, batches, between, differences};
 use super::element::{Digest, Elements, List, of_state};
 use super::expression::Choice;
 use super::rules::{OUTSIDE_INDEX, Pick};
+use super::sets::Table;
 use super::{Layout, describe, describe_chains};
 use crate::apply::forwarder::Forwarder;
 use crate::model::family::{Family, Protocol};
@@ -139,7 +140,8 @@ proptest! {
     fn edits_lead_from_one_state_to_the_other(old in any_state(), new in any_state(), ipvs: bool) {
         let mut elements: Elements = of_state(&old, layout(ipvs));
         let edits = between(&old, &new, layout(ipvs));
-        for edits in batches(edits.ranges, edits.single.into_iter(), 1000) {
+        let single = edits.single.into_iter().chain(edits.later);
+        for edits in batches(edits.ranges, single, 1000) {
             for ((table, family), whole) in edits.ranges {
                 elements.retain(|key, _| key.table != table || key.family != family);
                 elements.extend(whole);
@@ -295,6 +297,29 @@ fn beside_ipvs_only_what_it_cannot_do_is_translated() {
 }
 
 #[test]
+fn ipvs_has_taken_over_before_nftables_lets_go() {
+    let state = |(port, frontend): (FrontendPort, Frontend)| {
+        let mut state = NodeState::default();
+        state.frontends.insert(port, Arc::new(frontend));
+        state
+    };
+    let changed = |edits: &[Edit]| -> Vec<(Table, bool)> {
+        let tables = edits
+            .iter()
+            .map(|edit| (edit.key.table, edit.new.is_some()));
+        tables.collect()
+    };
+    let (split, closed) = (one_frontend(&[1], &[1, 2]), one_frontend(&[], &[1, 2]));
+    let edits = between(&state(split.clone()), &state(closed.clone()), layout(true));
+    // Outside clients are kept away at once; pods and this node have their endpoints all the time.
+    assert!(changed(&edits.single).contains(&(Table::OutsideClosed, true)));
+    assert!(changed(&edits.single).contains(&(Table::Frontends, true)));
+    assert!(changed(&edits.later).contains(&(Table::Frontends, false)));
+    let back = between(&state(closed), &state(split), layout(true));
+    assert!(back.later.is_empty());
+}
+
+#[test]
 fn affinity_is_the_same_on_both_datapaths() {
     let mut frontend = one_frontend(&[1], &[1, 2]);
     frontend.1.session_affinity = Some(Affinity {
@@ -305,13 +330,13 @@ fn affinity_is_the_same_on_both_datapaths() {
     assert_eq!(
         elements,
         [
-            "endpoints4 { 192.0.2.1 . tcp . 80 . 0x00000000 : 10.244.0.1 . 8080 }",
-            "endpoints4 { 192.0.2.1 . tcp . 80 . 0x00010000 : 10.244.0.1 . 8080 }",
-            "endpoints4 { 192.0.2.1 . tcp . 80 . 0x00000001 : 10.244.0.2 . 8080 }",
-            "members4 { 10.244.0.1 . 8080 . 192.0.2.1 . tcp . 80 }",
-            "members4 { 10.244.0.2 . 8080 . 192.0.2.1 . tcp . 80 }",
-            "outside_members4 { 10.244.0.1 . 8080 . 192.0.2.1 . tcp . 80 }",
-            "scopes4 { 192.0.2.1 . tcp . 80 : 0x04030201 . 0x08070605 }",
+            "choices4 { 192.0.2.1 . tcp . 80 . 0x00000000 : 80 . 0x7d11672f }",
+            "choices4 { 192.0.2.1 . tcp . 80 . 0x00010000 : 80 . 0x7d11672f }",
+            "choices4 { 192.0.2.1 . tcp . 80 . 0x00000001 : 80 . 0x76fc65c6 }",
+            "members4 { 192.0.2.1 . tcp . 80 . 0x7d11672f : 10.244.0.1 . 8080 }",
+            "members4 { 192.0.2.1 . tcp . 80 . 0x76fc65c6 : 10.244.0.2 . 8080 }",
+            "outside_members4 { 192.0.2.1 . tcp . 80 . 0x7d11672f : 10.244.0.1 . 8080 }",
+            "scopes4 { 192.0.2.1 . tcp . 80 : 0x00000000 . 0x04030201 . 0x08070605 }",
             "frontends4 { 192.0.2.1 . tcp . 80 : goto pick4_sticky10800_2 }",
             "outside4 { 192.0.2.1 . tcp . 80 : goto pick4_outside_sticky10800_1 }",
         ]

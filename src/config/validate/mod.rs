@@ -246,7 +246,7 @@ impl Check<'_> {
         let patterns = self.set_list(
             &mut proxy.cluster_interfaces,
             file.cluster_interfaces,
-            values::pattern,
+            values::beginning,
         );
         self.matching_interfaces(&patterns);
         let service = self.set_list(

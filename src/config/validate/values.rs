@@ -241,6 +241,21 @@ pub(super) fn pattern(text: &str) -> Result<InterfacePattern, Refusal> {
     })
 }
 
+/// A pattern that the kernel can match by itself, before it asks anybody: by its beginning.
+pub(super) fn beginning(text: &str) -> Result<InterfacePattern, Refusal> {
+    let pattern = pattern(text)?;
+    if pattern.prefix().is_some() {
+        return Ok(pattern);
+    }
+    let begins: String = text.chars().take_while(|c| !"*?".contains(*c)).collect();
+    let message = format!(
+        "{} is neither a name nor what names begin with, then *",
+        quoted(text)
+    );
+    let corrected = (!begins.is_empty()).then(|| quoted(&format!("{begins}*")));
+    Err(Refusal::new(message).write_maybe(corrected))
+}
+
 pub(super) fn selector(text: &str) -> Result<LabelSelector, Refusal> {
     text.parse().map_err(|error| {
         let corrected = match &error {

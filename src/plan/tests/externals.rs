@@ -302,7 +302,7 @@ fn ranges_of_cluster_ips_are_found_from_the_cluster() {
     assert_eq!(ranges(&config, "10.96.0.0/16"), ["10.97.0.0/16"]);
 }
 
-/// SEL-9: a family without a ClusterIP is none of the Service's; where nobody fills ClusterIPs in, each is.
+/// SEL-9: a family without a `ClusterIP` is none of the Service's; where nobody fills them in, each is.
 #[test]
 fn external_addresses_of_a_family_that_the_service_lacks_are_not_served() {
     for (cluster_ips, expected) in [

@@ -66,6 +66,8 @@ pub(super) enum Step {
     Established,
     /// Only packets in the direction of replies go on.
     Reply,
+    /// Only packets go on that came in by no interface: this node's own, on their way out.
+    NoInputInterface,
     /// Only packets whose ICMP type is this go on.
     IcmpType(u8),
     /// Only packets whose source address is one of this node's go on.
@@ -82,12 +84,10 @@ pub(super) enum Step {
     DestinationNat { key: Vec<Load>, map: &'static str },
     /// Translates the destination to the endpoint that the client had, if it is still a member.
     Stay(Stickiness),
-    /// Translates the destination to what the map holds for the key, and remembers it.
-    Settle {
-        stickiness: Stickiness,
-        choice: Load,
-        endpoints: &'static str,
-    },
+    /// Translates the destination to an endpoint of choice, and remembers it.
+    Settle(Stickiness),
+    /// Translates the destination to an endpoint of choice.
+    Pass(Stickiness),
     /// Replaces the source by the outgoing interface's address.
     Masquerade,
     /// Ends with a verdict.
@@ -103,11 +103,15 @@ pub(super) enum Step {
 pub(super) struct Stickiness {
     /// The key of the frontend.
     pub(super) frontend: Vec<Load>,
+    /// The index of a choice.
+    pub(super) choice: Load,
     /// Frontend → Service port.
     pub(super) scopes: &'static str,
-    /// Endpoint and frontend.
+    /// Frontend and index → number of an endpoint.
+    pub(super) choices: &'static str,
+    /// Frontend and number → endpoint.
     pub(super) members: &'static str,
-    /// Client and Service port → endpoint.
+    /// Client and Service port → number of an endpoint.
     pub(super) affinity: &'static str,
     /// Seconds.
     pub(super) timeout: u32,
@@ -173,6 +177,10 @@ fn encode_step(request: &mut Request, step: &Step, family: Option<Family>) {
             });
             compare(request, false, &[1]); // IP_CT_DIR_REPLY
         }
+        Step::NoInputInterface => {
+            meta(request, 4, FIRST_REGISTER);
+            compare(request, false, &0u32.to_ne_bytes());
+        }
         Step::IcmpType(kind) => {
             payload(request, 2, 0, 1, FIRST_REGISTER);
             compare(request, false, &[*kind]);
@@ -196,14 +204,11 @@ fn encode_step(request: &mut Request, step: &Step, family: Option<Family>) {
         Step::DestinationNat { key, map } => {
             load(request, key, family, FIRST_REGISTER);
             lookup(request, map, FIRST_REGISTER, Some(FIRST_REGISTER), false);
-            destination_nat(request, family);
+            destination_nat(request, FIRST_REGISTER, family);
         }
         Step::Stay(stickiness) => sticky::stay(request, stickiness, family),
-        Step::Settle {
-            stickiness,
-            choice,
-            endpoints,
-        } => sticky::settle(request, stickiness, *choice, endpoints, family),
+        Step::Settle(stickiness) => sticky::settle(request, stickiness, true, family),
+        Step::Pass(stickiness) => sticky::settle(request, stickiness, false, family),
         Step::Masquerade => expression(request, "masq", |request| {
             request.number(1, 1 << 4); // NF_NAT_RANGE_PROTO_RANDOM_FULLY
         }),
@@ -249,7 +254,7 @@ fn load(request: &mut Request, key: &[Load], family: Option<Family>, mut registe
                 by,
                 modulus,
                 offset,
-            } => choose(request, *by, (*modulus, *offset), address, register),
+            } => choose(request, *by, (*modulus, *offset), address, [register; 2]),
         }
         register += match part {
             Load::SourceAddress | Load::DestinationAddress | Load::OriginalDestination => address,
@@ -265,13 +270,14 @@ fn source_address(request: &mut Request, words: u32, register: u32) {
     payload(request, 1, offset, words * 4, register);
 }
 
-/// Puts a number into a register; what it is made from stands behind it.
+/// Makes a number from what it loads into the first of these registers and those behind it; the
+/// number comes into the second one.
 fn choose(
     request: &mut Request,
     by: Choice,
     (modulus, offset): (u32, u32),
     address: u32,
-    register: u32,
+    [from, register]: [u32; 2],
 ) {
     let words = match by {
         Choice::Random => {
@@ -284,13 +290,13 @@ fn choose(
         }
         Choice::Source => address,
         Choice::Flow => {
-            payload(request, 2, 0, 2, register + address);
+            payload(request, 2, 0, 2, from + address);
             address + 1
         }
     };
-    source_address(request, address, register);
+    source_address(request, address, from);
     expression(request, "hash", |request| {
-        request.number(1, register);
+        request.number(1, from);
         request.number(2, register);
         request.number(3, words * 4);
         request.number(4, modulus);
@@ -300,14 +306,14 @@ fn choose(
     });
 }
 
-/// To the endpoint in the first registers.
-fn destination_nat(request: &mut Request, family: Option<Family>) {
+/// To the endpoint in these registers.
+fn destination_nat(request: &mut Request, register: u32, family: Option<Family>) {
     let words = family.map_or(1, address_words);
     expression(request, "nat", |request| {
         request.number(1, 1); // NFT_NAT_DNAT
         request.number(2, u32::from(family.map_or(0, nfproto)));
-        request.number(3, FIRST_REGISTER);
-        request.number(5, FIRST_REGISTER + words);
+        request.number(3, register);
+        request.number(5, register + words);
     });
 }
 

@@ -90,49 +90,43 @@ impl Pick {
             modulus: self.count,
             offset,
         };
-        let (frontend, table) = if self.node_port {
-            (NODE_PORT.to_vec(), Table::NodePortEndpoints)
+        let frontend = if self.node_port {
+            NODE_PORT.to_vec()
         } else {
-            (FRONTEND.to_vec(), Table::Endpoints)
+            FRONTEND.to_vec()
         };
-        let endpoints = table.name(self.family);
-        let mut rules = Vec::new();
-        if let Some(timeout) = self.sticky {
-            let stickiness = Stickiness {
-                frontend: frontend.clone(),
-                scopes: self.scopes().name(self.family),
-                members: self.members().name(self.family),
-                affinity: Table::Affinity.name(self.family),
-                timeout,
-            };
-            rules.push(rule(
+        let name = |table: Table| table.name(self.family);
+        let rule = |comment, step| rule(comment, Some(self.family), vec![step]);
+        let Some(timeout) = self.sticky else {
+            let mut key = frontend;
+            key.push(choice);
+            let map = name(self.choices());
+            return vec![rule(
+                "choose an endpoint",
+                Step::DestinationNat { key, map },
+            )];
+        };
+        let stickiness = Stickiness {
+            frontend,
+            choice,
+            scopes: name(self.scopes()),
+            choices: name(self.choices()),
+            members: name(self.members()),
+            affinity: name(Table::Affinity),
+            timeout,
+        };
+        vec![
+            rule(
                 "the endpoint that this client had",
-                Some(self.family),
-                vec![Step::Stay(stickiness.clone())],
-            ));
-            let settle = Step::Settle {
-                stickiness,
-                choice,
-                endpoints,
-            };
-            rules.push(rule(
+                Step::Stay(stickiness.clone()),
+            ),
+            rule(
                 "choose an endpoint for this client",
-                Some(self.family),
-                vec![settle],
-            ));
-        }
-        let mut key = frontend;
-        key.push(choice);
-        // Also where no more clients can be remembered: nobody is refused for that.
-        rules.push(rule(
-            "choose an endpoint",
-            Some(self.family),
-            vec![Step::DestinationNat {
-                key,
-                map: endpoints,
-            }],
-        ));
-        rules
+                Step::Settle(stickiness.clone()),
+            ),
+            // Where no more clients can be remembered: nobody is refused for that.
+            rule("choose an endpoint", Step::Pass(stickiness)),
+        ]
     }
 
     fn scopes(self) -> Table {
@@ -143,7 +137,17 @@ impl Pick {
         }
     }
 
-    /// The set of the list that it chooses from.
+    /// The map that it chooses from.
+    pub(in super::super) fn choices(self) -> Table {
+        match (self.node_port, self.sticky.is_some()) {
+            (false, false) => Table::Endpoints,
+            (false, true) => Table::Choices,
+            (true, false) => Table::NodePortEndpoints,
+            (true, true) => Table::NodePortChoices,
+        }
+    }
+
+    /// The list that it chooses from, by number.
     pub(in super::super) fn members(self) -> Table {
         match (self.node_port, self.outside) {
             (false, false) => Table::Members,

@@ -13,6 +13,12 @@ pub(super) fn refuse() -> Chain {
         name: REFUSE,
         hook: None,
         rules: vec![
+            // There a socket would hear that it may not send, and not that nobody listens.
+            rule(
+                "this node's own packets are refused where they arrive",
+                None,
+                vec![Step::NoInputInterface, Step::Verdict(Verdict::Accept)],
+            ),
             rule(
                 "refuse tcp at once",
                 None,
@@ -132,7 +138,7 @@ pub(super) fn not_allowed(family: Family) -> Rule {
 }
 
 /// Frontends and node ports that have nothing for anybody.
-fn closed(family: Family) -> [Rule; 2] {
+pub(super) fn closed(family: Family) -> [Rule; 2] {
     [
         rule(
             "closed frontends",

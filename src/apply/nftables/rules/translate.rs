@@ -1,6 +1,6 @@
 //! Where packets go that nftables forwards, and whose source address is replaced on either datapath.
 
-use super::receive::not_allowed;
+use super::receive::{closed, not_allowed};
 use super::{
     Chain, FRONTEND, MASQUERADE_ALL, MASQUERADE_NODE, MASQUERADE_UNLESS_POD, NODE_PORT, OUTPUT,
     POSTROUTING, PREROUTING, Rule, for_pods, hook, in_set, map, not_in_set, rule,
@@ -38,6 +38,8 @@ pub(super) fn prerouting() -> Chain {
 pub(super) fn output() -> Chain {
     let rules = Family::BOTH.into_iter().flat_map(|family| {
         let mut rules = vec![not_allowed(family)];
+        // Before IPVS, which refuses where real servers only drain.
+        rules.extend(closed(family));
         for ports in [Ports::Frontends, Ports::NodePorts] {
             let [_, inside, everybody] = ports.choices(family);
             rules.push(rule(ports.comments().1, Some(family), inside));
