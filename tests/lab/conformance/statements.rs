@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use edgelb::lab::client::{RequestOptions, open_stream, request_with};
+use edgelb::lab::client::{RequestError, RequestOptions, open_stream, request_with};
 use edgelb::lab::{Namespace, tool};
 use serde_json::json;
 
@@ -228,6 +228,9 @@ fn case_130b_path_mtu_under_cluster() {
     narrow_way(&bench, &bench.p().namespace, CLUSTER_IP.ipv4);
 }
 
+/// `errno` of a datagram that must not be sent in fragments.
+const EMSGSIZE: i32 = 90;
+
 /// Datagrams longer than a packet, in fragments both ways, from these.
 fn long_datagrams(bench: &Bench, sources: &[&Namespace]) {
     let mut service = load_balancer();
@@ -248,8 +251,13 @@ fn long_datagrams(bench: &Bench, sources: &[&Namespace]) {
                     }
                     let answer = request_with(from, to, UDP, &options);
                     let text = answer.map(|answer| answer.text);
+                    let too_long = matches!(
+                        &text,
+                        Err(RequestError::Other(error)) if error.raw_os_error() == Some(EMSGSIZE)
+                    );
                     assert!(
-                        text.as_ref().is_ok_and(|text| *text == options.text),
+                        text.as_ref().is_ok_and(|text| *text == options.text)
+                            || (too_long && ipvs() && from.name() == bench.n1().name()),
                         "{policy} {} to {to}: {text:?}",
                         from.name()
                     );
@@ -265,6 +273,9 @@ fn case_131_long_datagrams() {
     long_datagrams(&bench, &[&bench.p().namespace, bench.c()]);
 }
 
+/// IPVS takes the node's own packets before they are cut into fragments, and tells the process that
+/// they are too long (Linux 6.12; with a virtual server of ipvsadm alone, too): it is told at once,
+/// and nothing is lost in silence.
 #[test]
 fn case_131b_long_datagrams_of_the_node_itself() {
     let bench = Bench::new();

@@ -20,7 +20,19 @@ pub fn observed(bench: &Bench) -> (Lists, BTreeSet<IpAddr>) {
     let mut lists = Lists::new();
     for v6 in [false, true] {
         let family = if v6 { "6" } else { "4" };
-        for (name, node_ports) in [("endpoints", false), ("node_port_endpoints", true)] {
+        // Endpoints by their place in a list; those of clients that stay, by their number.
+        for (name, node_ports, list) in [
+            ("endpoints", false, None),
+            ("node_port_endpoints", true, None),
+            ("members", false, Some(List::Translated)),
+            ("node_port_members", true, Some(List::Translated)),
+            ("outside_members", false, Some(List::TranslatedOutside)),
+            (
+                "node_port_outside_members",
+                true,
+                Some(List::TranslatedOutside),
+            ),
+        ] {
             let name = format!("{name}{family}");
             for (key, endpoint) in elements(node, &name) {
                 let mut key = key.iter();
@@ -33,11 +45,11 @@ pub fn observed(bench: &Bench) -> (Lists, BTreeSet<IpAddr>) {
                     Some(address) => At::Address(parsed(address)),
                     None => At::NodePort { v6, port },
                 };
-                let list = if position < 0x1_0000 {
+                let list = list.unwrap_or(if position < 0x1_0000 {
                     List::Translated
                 } else {
                     List::TranslatedOutside
-                };
+                });
                 let known = lists.entry((at, protocol, list)).or_default();
                 assert!(known.insert(parsed(&endpoint[0])), "{name}: twice");
             }
