@@ -1,8 +1,9 @@
-//! Endpoints that a TCP frontend sent connections to and does not any more: since when. Pure.
+//! Endpoints that a TCP frontend sent connections to and that serve it no more: since when. Pure.
 //!
 //! In nftables a connection keeps its endpoint as long as it lasts, with nothing that counts it. So
 //! that the drain deadline holds there as it does in IPVS (D-5), this remembers who left; what is
-//! done about the connections is `conntrack`'s.
+//! done about the connections is `conntrack`'s. An endpoint that still serves, but that a policy or a
+//! hint takes new connections away from, has not left (POL-13).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -38,7 +39,7 @@ impl Departures {
             if port.protocol != Protocol::Tcp {
                 continue;
             }
-            let (old, new) = (real_servers(old), real_servers(new));
+            let (old, new) = (serving(old), serving(new));
             for back in &new {
                 self.left.remove(&(*port, *back));
             }
@@ -70,12 +71,13 @@ impl Departures {
     }
 }
 
-/// Whoever some class of sources is sent to.
-fn real_servers(frontend: Option<&Arc<Frontend>>) -> BTreeSet<RealServer> {
-    let classes = frontend
-        .into_iter()
-        .flat_map(|frontend| SourceClass::ALL.map(|class| frontend.real_servers(class)));
-    classes.flatten().copied().collect()
+/// Whoever some class of sources is sent to, or may keep the connections that it has.
+fn serving(frontend: Option<&Arc<Frontend>>) -> BTreeSet<RealServer> {
+    let lists = frontend.into_iter().flat_map(|frontend| {
+        let listed = SourceClass::ALL.map(|class| frontend.real_servers(class));
+        listed.into_iter().chain([&*frontend.keeps])
+    });
+    lists.flatten().copied().collect()
 }
 
 #[cfg(test)]
@@ -104,8 +106,13 @@ mod tests {
         }
     }
 
-    /// Frontends for outside clients and for pods with these endpoints, by TCP and by UDP.
     fn frontends(outside: &[u8], pods: &[u8]) -> OrdMap<FrontendPort, Arc<Frontend>> {
+        keeping(outside, pods, &[])
+    }
+
+    /// Frontends for outside clients and for pods with these endpoints, by TCP and by UDP; others
+    /// serve without new connections.
+    fn keeping(outside: &[u8], pods: &[u8], keeps: &[u8]) -> OrdMap<FrontendPort, Arc<Frontend>> {
         let list = |list: &[u8]| Treatment {
             verdict: match list {
                 [] => Verdict::Drop,
@@ -119,7 +126,7 @@ mod tests {
             session_affinity: None,
             scheduler: Scheduler::Rr,
             allowed_sources: None,
-            keeps: Arc::default(),
+            keeps: keeps.iter().map(|last| real_server(*last)).collect(),
             forwarding_method: ForwardingMethod::Masquerade,
         };
         let frontend = Arc::new(frontend);
@@ -127,6 +134,27 @@ mod tests {
             .map(|protocol| (at(protocol), Arc::clone(&frontend)))
             .into_iter()
             .collect()
+    }
+
+    #[test]
+    fn the_clock_starts_when_an_endpoint_serves_no_more() {
+        let start = Instant::now();
+        let minute = |count: u32| start + MINUTE * count;
+        let due = |departures: &Departures, now: Instant| -> usize {
+            departures.due(now, |age| age >= 15 * MINUTE).len()
+        };
+        let mut departures = Departures::default();
+        departures.note(&keeping(&[1, 2], &[1, 2], &[1, 2]), minute(0));
+        // A policy takes 2 off every list, and it goes on serving.
+        departures.note(&keeping(&[1], &[1], &[1, 2]), minute(1));
+        departures.note(&keeping(&[], &[], &[1, 2]), minute(2));
+        assert!(departures.is_empty());
+        departures.note(&keeping(&[1], &[1], &[1]), minute(30));
+        assert_eq!(due(&departures, minute(44)), 0);
+        assert_eq!(due(&departures, minute(45)), 1);
+        // It serves again before its time is over, in no list yet.
+        departures.note(&keeping(&[1], &[1], &[1, 2]), minute(40));
+        assert!(departures.is_empty());
     }
 
     #[test]

@@ -213,6 +213,14 @@ fn nothing_is_looked_at_without_a_reason() {
     let new = state(&[(dns, &["10.0.0.1:53"]), (tcp, &["10.0.0.2:53"])]);
     let settled = Settled::default().after(&old);
     assert!(Concern::between(&settled, &new).is_empty());
+    // What TCP keeps is no matter of the table (CT-7).
+    let mut keeping = old.clone();
+    let mut frontend = Frontend::clone(&old.frontends[&tcp]);
+    frontend.keeps = real_servers(&["10.0.0.2:53"]);
+    keeping.frontends.insert(tcp, Arc::new(frontend));
+    assert!(Concern::between(&settled, &keeping).is_empty());
+    let entry = flow(6, "192.0.2.200:53", "10.0.0.1:53");
+    assert!(!Concern::everything(&settled, &keeping).is_stale(&entry, &keeping));
     assert!(
         Concern::everything(&settled, &state(&[]))
             .families()
