@@ -6,6 +6,7 @@
 
 pub mod desired;
 mod drain;
+mod foreign;
 mod names;
 mod outcome;
 
@@ -30,6 +31,7 @@ use crate::model::frontend::{Frontend, FrontendAddress, FrontendPort};
 use crate::model::node_state::NodeState;
 use desired::{SERVING, keeps, keys, method, of_frontend};
 use drain::is_of;
+use foreign::in_the_way;
 use names::{describe, missing_scheduler, name, real_server_of, scheduler_of};
 
 pub use drain::Draining;
@@ -175,6 +177,7 @@ impl VirtualServers {
             }
         }
         let mut outcome = Outcome::default();
+        self.leave_foreign(&mut wanted, &mut outcome);
         self.change(wanted, &new.dead, now, &mut outcome);
         if old.dead != new.dead {
             let newly = new.dead.iter().filter(|dead| !old.dead.contains(*dead));
@@ -206,11 +209,7 @@ impl VirtualServers {
             if !name(&key).is_some_and(|name| self.journal.contains(&name)) {
                 // Somebody else's: never changed, and in the way only where we want the same.
                 if wanted.remove(&key).is_some() {
-                    outcome.failures.push(Failure::told(
-                        KIND,
-                        key.to_string(),
-                        "a virtual server that edgelb did not make is in the way: remove it with ipvsadm -D",
-                    ));
+                    outcome.failures.push(in_the_way(&key));
                 }
                 continue;
             }
@@ -281,17 +280,8 @@ impl VirtualServers {
         now: Instant,
         outcome: &mut Outcome,
     ) {
-        let created: Vec<VirtualServerName> = wanted
-            .iter()
-            .filter(|(key, wanted)| {
-                wanted
-                    .as_ref()
-                    .is_some_and(|intent| !intent.real_servers.is_empty())
-                    && !self.servers.contains_key(key)
-            })
-            .filter_map(|(key, _)| name(key))
-            .filter(|name| !self.journal.contains(name))
-            .collect();
+        let created: Vec<VirtualServerName> =
+            self.created(&wanted).map(|(_, name)| name).collect();
         if !created.is_empty()
             && let Err(error) = self.journal.record(&created)
         {
@@ -390,10 +380,14 @@ impl VirtualServers {
         };
         // Without the virtual server there is no place for its real servers: one cause, told once.
         let mut missing = BTreeSet::new();
+        let mut deleted = Vec::new();
         for (change, result) in changes.iter().zip(results) {
             let refusal = match result {
                 Ok(()) => {
                     outcome.count(change);
+                    if let Change::DeleteVirtualServer(key) = change {
+                        deleted.extend(name(key));
+                    }
                     continue;
                 }
                 Err(refusal) => refusal,
@@ -410,6 +404,11 @@ impl VirtualServers {
                 }
                 _ => Failure::new(KIND, &object, &refusal),
             });
+        }
+        // Whoever makes one in its place is not us.
+        if let Err(error) = self.journal.forget(&deleted) {
+            let failure = Failure::new("state_directory", "ipvs.journal", &error);
+            outcome.failures.push(failure);
         }
     }
 }
