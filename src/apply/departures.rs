@@ -24,7 +24,12 @@ pub struct Departures {
     /// What was in force the last time.
     known: OrdMap<FrontendPort, Arc<Frontend>>,
     left: BTreeMap<Departed, Instant>,
+    /// Their connections could not be ended: nobody is due before.
+    postponed: Option<Instant>,
 }
+
+/// How long after a failure it is tried again to end connections.
+const AGAIN_AFTER: Duration = Duration::from_mins(1);
 
 impl Departures {
     /// Takes in what is in force from now on.
@@ -57,6 +62,9 @@ impl Departures {
 
     /// Those whose time `is_over`, by how long they have been gone.
     pub fn due(&self, now: Instant, is_over: impl Fn(Duration) -> bool) -> BTreeSet<Departed> {
+        if self.postponed.is_some_and(|until| now < until) {
+            return BTreeSet::new();
+        }
         let gone_for = |since: &Instant| now.saturating_duration_since(*since);
         let over = self
             .left
@@ -65,8 +73,14 @@ impl Departures {
         over.map(|(departed, _)| *departed).collect()
     }
 
-    /// Forgets those whose connections are ended.
+    /// Waits before anybody is due again.
+    pub fn postpone(&mut self, now: Instant) {
+        self.postponed = Some(now + AGAIN_AFTER);
+    }
+
+    /// Forgets those whose connections are ended, or cannot be.
     pub fn forget(&mut self, ended: &BTreeSet<Departed>) {
+        self.postponed = None;
         self.left.retain(|departed, _| !ended.contains(departed));
     }
 }
@@ -154,6 +168,25 @@ mod tests {
         assert_eq!(due(&departures, minute(45)), 1);
         // It serves again before its time is over, in no list yet.
         departures.note(&keeping(&[1], &[1], &[1, 2]), minute(40));
+        assert!(departures.is_empty());
+    }
+
+    #[test]
+    fn after_a_failure_nobody_is_due_for_a_minute() {
+        let start = Instant::now();
+        let mut departures = Departures::default();
+        departures.note(&frontends(&[1, 2], &[1]), start);
+        departures.note(&frontends(&[1], &[1]), start);
+        let due = |departures: &Departures, seconds: u64| {
+            departures.due(start + Duration::from_secs(seconds), |_| true)
+        };
+        assert_eq!(due(&departures, 10).len(), 1);
+        departures.postpone(start + Duration::from_secs(10));
+        assert!(!departures.is_empty());
+        assert_eq!(due(&departures, 69).len(), 0);
+        let ended = due(&departures, 70);
+        assert_eq!(ended.len(), 1);
+        departures.forget(&ended);
         assert!(departures.is_empty());
     }
 

@@ -346,8 +346,10 @@ impl Kernel {
         let due = self.departures.due(now, |age| finished(age, 1));
         if !due.is_empty() {
             let ended = self.conntrack.end(&due, &state.node_addresses);
-            if ended.is_ok() {
-                self.departures.forget(&due);
+            match &ended {
+                // Where nothing can end them they end by themselves, which is told this once.
+                Ok(_) | Err(conntrack::Error::NotAvailable) => self.departures.forget(&due),
+                Err(_) => self.departures.postpone(now),
             }
             report.conntrack(ended);
         }

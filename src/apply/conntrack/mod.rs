@@ -36,7 +36,7 @@ pub enum Error {
     Open(#[source] netlink::Error),
     /// Neither `nf_conntrack` nor its netlink interface is there.
     #[error(
-        "this kernel shows no connection tracking by netlink, so UDP flows to removed endpoints go on until they time out: {}",
+        "this kernel shows no connection tracking by netlink, so flows to removed endpoints go on until they end or time out: {}",
         super::module::remedy("nf_conntrack_netlink")
     )]
     NotAvailable,

@@ -280,8 +280,7 @@ impl VirtualServers {
         now: Instant,
         outcome: &mut Outcome,
     ) {
-        let created: Vec<VirtualServerName> =
-            self.created(&wanted).map(|(_, name)| name).collect();
+        let created: Vec<VirtualServerName> = self.created(&wanted).map(|(_, name)| name).collect();
         if !created.is_empty()
             && let Err(error) = self.journal.record(&created)
         {
