@@ -110,7 +110,7 @@ impl Kernel {
             virtual_servers,
             leftover,
             routes: Routes::open()?,
-            conntrack: Conntrack::open()?,
+            conntrack: Conntrack::open(forwarder)?,
             departures: Departures::default(),
             sysctls,
             state,

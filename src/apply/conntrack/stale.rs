@@ -13,6 +13,7 @@ use imbl::{OrdMap, OrdSet};
 
 use super::message::Flow;
 use crate::apply::departures::Departed;
+use crate::apply::forwarder::Forwarder;
 use crate::model::family::{Family, Protocol};
 use crate::model::frontend::{
     ForwardingMethod, Frontend, FrontendAddress, FrontendPort, RealServer, SourceClass,
@@ -135,8 +136,8 @@ impl Concern {
         })
     }
 
-    /// Whether an entry is to go.
-    pub fn is_stale(&self, flow: &Flow, state: &NodeState) -> bool {
+    /// Whether an entry is to go, where `datapath` forwards all that it can.
+    pub fn is_stale(&self, flow: &Flow, state: &NodeState, datapath: Forwarder) -> bool {
         let translated = flow.original_destination != flow.reply_source;
         // What nothing translated was no Service's.
         if translated && self.dead.contains(&flow.reply_source.0) {
@@ -168,6 +169,10 @@ impl Concern {
         match frontend {
             // Nothing was translated and nothing will be: not ours any more, and right as it is.
             None => translated,
+            // IPVS did, in an earlier run: without it packets go nowhere.
+            Some(_) if translated && !flow.destination_nat && datapath == Forwarder::Nftables => {
+                true
+            }
             // Packets that are not rewritten leave no trace of where they went.
             Some(frontend)
                 if !translated && frontend.forwarding_method != ForwardingMethod::Masquerade =>

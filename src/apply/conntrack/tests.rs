@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::message::{self, Flow};
 use super::stale::{Concern, Settled};
+use crate::apply::forwarder::Forwarder;
 use crate::model::family::{Family, Protocol};
 use crate::model::frontend::{
     ForwardingMethod, Frontend, FrontendAddress, FrontendPort, RealServer, Treatment, Verdict,
@@ -102,7 +103,7 @@ fn stale(old: &NodeState, new: &NodeState, flows: &[Flow]) -> Vec<bool> {
     let concern = Concern::between(&settled, new);
     flows
         .iter()
-        .map(|flow| concern.is_stale(flow, new))
+        .map(|flow| concern.is_stale(flow, new, Forwarder::Nftables))
         .collect()
 }
 
@@ -206,6 +207,27 @@ fn packets_that_are_not_rewritten_tell_nothing() {
 }
 
 #[test]
+fn what_ipvs_translated_is_stale_where_nothing_does_so_any_more() {
+    let dns = port(VIP, Protocol::Udp, 53);
+    let now = state(&[(dns, &["10.0.0.1:53"])]);
+    let by_netfilter = udp("192.0.2.200:53", "10.0.0.1:53");
+    let by_ipvs = Flow {
+        destination_nat: false,
+        ..by_netfilter.clone()
+    };
+    let elsewhere = Flow {
+        destination_nat: false,
+        ..udp("192.0.2.99:53", "10.0.0.1:53")
+    };
+    let concern = Concern::everything(&Settled::default(), &now);
+    let stale = |datapath| {
+        [&by_netfilter, &by_ipvs, &elsewhere].map(|flow| concern.is_stale(flow, &now, datapath))
+    };
+    assert_eq!(stale(Forwarder::Nftables), [false, true, false]);
+    assert_eq!(stale(Forwarder::Ipvs), [false, false, false]);
+}
+
+#[test]
 fn nothing_is_looked_at_without_a_reason() {
     let dns = port(VIP, Protocol::Udp, 53);
     let tcp = port(VIP, Protocol::Tcp, 53);
@@ -220,7 +242,11 @@ fn nothing_is_looked_at_without_a_reason() {
     keeping.frontends.insert(tcp, Arc::new(frontend));
     assert!(Concern::between(&settled, &keeping).is_empty());
     let entry = flow(6, "192.0.2.200:53", "10.0.0.1:53");
-    assert!(!Concern::everything(&settled, &keeping).is_stale(&entry, &keeping));
+    assert!(!Concern::everything(&settled, &keeping).is_stale(
+        &entry,
+        &keeping,
+        Forwarder::Nftables
+    ));
     assert!(
         Concern::everything(&settled, &state(&[]))
             .families()
@@ -257,7 +283,7 @@ fn the_dead_are_buried_once_when_nobody_lists_them() {
     assert!(concern.families().eq([(Family::V4, false)]));
     let stale: Vec<bool> = flows
         .iter()
-        .map(|flow| concern.is_stale(flow, &gone))
+        .map(|flow| concern.is_stale(flow, &gone, Forwarder::Nftables))
         .collect();
     assert_eq!(stale, [true, true, false, false]);
     // Not again, unless it was listed in between.
@@ -298,6 +324,13 @@ fn an_entry_is_read_and_deleted_exactly() {
     let address = |text: &str| text.parse::<IpAddr>().unwrap();
     assert_eq!(flow.original_destination, (address(VIP), 80));
     assert_eq!(flow.reply_source, (address("10.244.1.2"), 8080));
+    assert!(flow.destination_nat);
+    // IPS_DST_NAT is the bit 5 of a number that is big-endian.
+    let mut untouched = bytes.clone();
+    let status = untouched.len() - 9;
+    assert_eq!(untouched[status], 0xb8);
+    untouched[status] &= !0x20;
+    assert!(!message::flow(&untouched).unwrap().destination_nat);
     let request = message::delete(&flow.identity);
     // IPCTNL_MSG_CT_DELETE of the subsystem 1
     assert_eq!(request[4..6], 0x0102u16.to_ne_bytes());
