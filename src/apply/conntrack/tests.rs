@@ -294,6 +294,39 @@ fn the_dead_are_buried_once_when_nobody_lists_them() {
     assert!(!Concern::between(&settled, &gone).is_empty());
 }
 
+/// Also after many steps: each is counted from the one before it.
+#[test]
+fn the_dead_are_buried_when_the_last_list_lets_them_go() {
+    let [one, two] = [80, 81].map(|number| port(VIP, Protocol::Tcp, number));
+    let all: &[&str] = &["10.0.0.1:80", "10.0.0.2:80", "10.0.0.2:90"];
+    let with = |lists: &[(FrontendPort, &[&str])], dead: &[&str]| {
+        let mut state = state(lists);
+        state.dead = dead.iter().map(|dead| dead.parse().unwrap()).collect();
+        state
+    };
+    let mut settled = Settled::default();
+    let mut buries = |state: NodeState| {
+        let concern = Concern::between(&settled, &state);
+        settled = settled.after(&state);
+        !concern.is_empty()
+    };
+    let (dead, other): (&[&str], &[&str]) = (&["10.0.0.2"], &["10.0.0.2", "10.0.0.1"]);
+    assert!(!buries(with(&[(one, all), (two, all)], &[])));
+    assert!(!buries(with(&[(one, all), (two, all)], dead)));
+    assert!(!buries(with(&[(one, &all[..2]), (two, all)], dead)));
+    assert!(!buries(with(&[(one, &all[..1]), (two, all)], dead)));
+    assert!(!buries(with(&[(one, &all[..1]), (two, all)], other)));
+    assert!(buries(with(&[(one, &all[..1])], other)));
+    assert!(!buries(with(&[(one, all)], other)));
+    assert!(!buries(with(&[(one, all), (two, all)], other)));
+    assert!(!buries(with(&[(two, all)], other)));
+    assert!(buries(with(&[], other)));
+    assert!(!buries(with(&[], dead)));
+    // Whoever lived in between is buried anew.
+    assert!(!buries(with(&[], &[])));
+    assert!(buries(with(&[], dead)));
+}
+
 /// An entry as a dump has it, without its `nlmsghdr`: UDP 192.0.2.50:41000 to
 /// 192.0.2.200:80, translated to 10.244.1.2:8080.
 fn captured() -> Vec<u8> {
