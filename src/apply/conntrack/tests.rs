@@ -301,7 +301,10 @@ fn the_dead_are_buried_when_the_last_list_lets_them_go() {
     let all: &[&str] = &["10.0.0.1:80", "10.0.0.2:80", "10.0.0.2:90"];
     let with = |lists: &[(FrontendPort, &[&str])], dead: &[&str]| {
         let mut state = state(lists);
-        state.dead = dead.iter().map(|dead| dead.parse().unwrap()).collect();
+        state.dead = dead
+            .iter()
+            .map(|dead| dead.parse::<IpAddr>().unwrap())
+            .collect();
         state
     };
     let mut settled = Settled::default();
