@@ -1,11 +1,12 @@
 //! Connections to endpoints that take no new ones: as long as their node lives they go on, on a node
 //! that is gone they end at once. The same on both datapaths.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use edgelb::lab::client::{Protocol, RequestError, RequestOptions, Stream, open_stream_with};
 use edgelb::lab::manifests::ServiceManifest;
-use edgelb::lab::tool;
+use edgelb::lab::{Namespace, tool};
 
 use super::rig::{PATIENCE, Rig, cluster_ips, eventually, ipvs, socket, web};
 
@@ -215,6 +216,79 @@ fn connections_to_an_endpoint_that_left_end_with_the_deadline() {
     for stream in &mut staying {
         assert_eq!(stream.send("still here").unwrap().workload, "web-1");
     }
+    let status = rig.ask(0, "status");
+    let failures = &status["last_pass"]["failures"];
+    assert_eq!(failures.as_array().unwrap().len(), 0, "{failures}");
+}
+
+/// POL-13: a policy that takes new connections away from an endpoint that still serves cuts none of
+/// those that it has, whatever the deadline; that begins when the endpoint serves no more.
+#[test]
+fn connections_go_on_when_only_a_policy_moves_new_ones_away() {
+    let deadline = Duration::from_secs(if ipvs() { 6 } else { 2 });
+    let proxy = [(
+        "drain_deadline".to_owned(),
+        format!("{}s", deadline.as_secs()).into(),
+    )];
+    let proxy = toml::Table::from_iter(proxy);
+    let configuration = toml::Table::from_iter([("proxy".to_owned(), proxy.into())]);
+    let rig = Rig::with(2, 2, configuration);
+    let mut service = web("web", 32);
+    rig.serve(&service, &rig.workloads());
+    let ways = [
+        (
+            rig.client(),
+            socket(rig.lab.node(0).unwrap().address.ipv4, 30_032),
+        ),
+        (
+            rig.client(),
+            socket(rig.lab.node(0).unwrap().address.ipv6, 30_032),
+        ),
+        (rig.node(0), socket(cluster_ips(32).ipv4, 80)),
+    ];
+    let mut streams: Vec<Stream> = ways
+        .iter()
+        .map(|(from, to)| {
+            eventually(PATIENCE, || {
+                let mut stream = open_stream_with(from, *to, &RequestOptions::default()).ok()?;
+                let answer = stream.send("hello").ok()?;
+                (answer.workload == "web-2").then_some(stream)
+            })
+        })
+        .collect();
+    let only_first = |(from, to): &(&Namespace, SocketAddr)| {
+        eventually(PATIENCE, || {
+            let new = (0..6).map(|_| super::rig::request(from, *to, Protocol::Tcp));
+            let by: Vec<_> = new.filter_map(Result::ok).map(|it| it.workload).collect();
+            (by == ["web-1"; 6]).then_some(())
+        });
+    };
+
+    service.external_traffic_policy = "Local";
+    "  internalTrafficPolicy: Local\n".clone_into(&mut service.more);
+    rig.manifests.write_service(&service).unwrap();
+    ways.iter().for_each(only_first);
+    let moved = Instant::now();
+    while moved.elapsed() < 2 * deadline {
+        for stream in &mut streams {
+            assert_eq!(stream.send("still here").unwrap().workload, "web-2");
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+
+    let left = Instant::now();
+    second_unready(&rig, &service);
+    for stream in &mut streams {
+        let told = eventually(PATIENCE + deadline, || stream.send("anybody?").err());
+        assert!(
+            matches!(
+                told,
+                RequestError::Reset | RequestError::Closed | RequestError::TimedOut
+            ),
+            "{told}"
+        );
+    }
+    assert!(left.elapsed() >= deadline);
     let status = rig.ask(0, "status");
     let failures = &status["last_pass"]["failures"];
     assert_eq!(failures.as_array().unwrap().len(), 0, "{failures}");
