@@ -262,7 +262,10 @@ impl Reconciler {
                 });
             for failure in &report.failures {
                 warn(failure);
-                self.trust = Trust::Look;
+                // A comparison would end no connection: that is tried again by itself, later.
+                if failure.kind != "conntrack" {
+                    self.trust = Trust::Look;
+                }
             }
             self.drained.extend(report.changes);
             self.next_drain = self.kernel.drains().then(|| now + DRAIN_INTERVAL);

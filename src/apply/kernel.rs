@@ -118,7 +118,7 @@ impl Kernel {
             virtual_servers,
             leftover,
             routes: Routes::open()?,
-            conntrack: Conntrack::open()?,
+            conntrack: Conntrack::open(forwarder)?,
             departures: Departures::default(),
             sysctls,
             state,
@@ -375,8 +375,10 @@ impl Kernel {
         let due = self.departures.due(now, |age| finished(age, 1));
         if !due.is_empty() {
             let ended = self.conntrack.end(&due, &state.node_addresses);
-            if ended.is_ok() {
-                self.departures.forget(&due);
+            match &ended {
+                // Where nothing can end them they end by themselves, which is told this once.
+                Ok(_) | Err(conntrack::Error::NotAvailable) => self.departures.forget(&due),
+                Err(_) => self.departures.postpone(now),
             }
             report.conntrack(ended);
         }
