@@ -3,10 +3,11 @@
 
 use std::fs;
 
+use super::passing::Needs;
 use super::running::Running;
 use super::{Finding, Level, Section};
 use crate::apply::nftables::others::{Dropping, Hook, Others};
-use crate::config::{Config, Datapath};
+use crate::config::Config;
 use crate::model::family::Family;
 
 /// The findings of this section.
@@ -38,82 +39,6 @@ fn finding(level: Level, message: String, remedy: Option<String>) -> Finding {
         level,
         message,
         remedy,
-    }
-}
-
-/// What has to come through.
-struct Needs {
-    ipvs: bool,
-    /// Addresses that virtual servers have, as nft writes a set.
-    held: [String; 2],
-    node_ports: String,
-    /// Ports on which this node answers health checks of Services, sorted.
-    health_checks: Vec<u16>,
-}
-
-impl Needs {
-    fn of(config: &Config, running: Option<&Running>) -> Self {
-        let ipvs = match (running, config.proxy.datapath) {
-            (Some(running), _) => running.status.datapath == "ipvs",
-            (None, Datapath::Ipvs) => true,
-            (None, Datapath::Nftables) => false,
-            (None, Datapath::Auto) => super::has_ipvs(),
-        };
-        let held = Family::BOTH.map(|family| {
-            let pools = config.pools.iter().flat_map(|pool| &pool.ranges);
-            let pools = pools.filter(|range| range.family() == family);
-            let networks = [
-                &config.proxy.service_cidrs,
-                &config.proxy.external_ip_ranges,
-            ];
-            let networks = networks.into_iter().flatten();
-            let networks = networks.filter(|range| Family::of(range.addr()) == family);
-            let mut ranges: Vec<String> = pools.map(ToString::to_string).collect();
-            ranges.extend(networks.map(ToString::to_string));
-            ranges.join(", ")
-        });
-        let services = running.into_iter().flat_map(|it| &it.services.services);
-        let mut health_checks: Vec<u16> = services
-            .filter_map(|service| service.health_check_node_port)
-            .collect();
-        health_checks.sort_unstable();
-        health_checks.dedup();
-        Self {
-            ipvs,
-            held,
-            node_ports: config.proxy.node_port_range.to_string(),
-            health_checks,
-        }
-    }
-
-    /// The rules that let it through such a chain, without `nft insert rule` and the place.
-    fn rules(&self, chain: &Dropping) -> Vec<String> {
-        let mut rules = Vec::new();
-        if self.ipvs {
-            // By the connection's first destination: the packet to the virtual server on its way in,
-            // and the answer of a real server on its way through.
-            for (family, held) in Family::BOTH.into_iter().zip(&self.held) {
-                let word = match family {
-                    Family::V4 => "ip",
-                    Family::V6 => "ip6",
-                };
-                if !held.is_empty() && ["inet", word].contains(&chain.name.family) {
-                    rules.push(format!("ct original {word} daddr {{ {held} }} accept"));
-                }
-            }
-            rules.push(format!(
-                "meta l4proto {{ tcp, udp, sctp }} ct original proto-dst {} accept",
-                self.node_ports
-            ));
-        }
-        if !self.ipvs || chain.hook == Hook::Forward {
-            rules.push("ct status dnat accept".to_owned());
-        }
-        if chain.hook == Hook::Input && !self.health_checks.is_empty() {
-            let ports: Vec<String> = self.health_checks.iter().map(u16::to_string).collect();
-            rules.push(format!("tcp dport {{ {} }} accept", ports.join(", ")));
-        }
-        rules
     }
 }
 
@@ -156,30 +81,11 @@ fn judge(chain: &Dropping, needs: &Needs) -> Option<Finding> {
         chain.hook.as_str(),
         chain.priority,
     );
-    let rules: Vec<String> = match iptables(chain).filter(|_| !needs.ipvs) {
-        Some(rule) => vec![rule],
-        None => (needs.rules(chain).iter())
-            .map(|rule| format!("nft 'insert rule {name} {rule}'"))
-            .collect(),
-    };
     let remedy = format!(
         "{}, and the same in the file that makes the chain",
-        rules.join(" && ")
+        needs.commands(chain).join(" && ")
     );
     Some(finding(level, message, Some(remedy)))
-}
-
-/// The rule for translated connections in a chain that iptables made, which does not understand those
-/// of nft.
-fn iptables(chain: &Dropping) -> Option<String> {
-    let program = match chain.name.family {
-        "ip" => "iptables",
-        "ip6" => "ip6tables",
-        _ => return None,
-    };
-    let made_by_it =
-        (chain.name.table.as_str(), chain.name.chain.as_str()) == ("filter", "FORWARD");
-    made_by_it.then(|| format!("{program} -I FORWARD -m conntrack --ctstate DNAT -j ACCEPT"))
 }
 
 /// Rules of the old `ip_tables`, which netlink does not show.
@@ -202,8 +108,11 @@ fn legacy(family: Family) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
     use crate::apply::nftables::others::ChainName;
+    use crate::model::port_range::PortRange;
 
     fn chain(hook: Hook, lets_translated: bool, lets_some: bool) -> Dropping {
         Dropping {
@@ -224,8 +133,8 @@ mod tests {
     fn a_chain_is_judged_by_what_goes_through_it() {
         let mut needs = Needs {
             ipvs: false,
-            held: ["192.0.2.200-192.0.2.219".to_owned(), String::new()],
-            node_ports: "30000-32767".to_owned(),
+            held: vec!["192.0.2.200-192.0.2.219".parse().unwrap()],
+            node_ports: PortRange::NODE_PORTS,
             health_checks: Vec::new(),
         };
         let level = |chain: Dropping, needs: &Needs| judge(&chain, needs).map(|it| it.level);
@@ -234,29 +143,11 @@ mod tests {
         assert_eq!(level(forward(false, true), &needs), Some(Level::Warning));
         assert_eq!(level(forward(true, true), &needs), Some(Level::Fine));
         assert_eq!(level(chain(Hook::Input, false, false), &needs), None);
-        let mut made_by_iptables = forward(false, false);
-        made_by_iptables.name = ChainName {
-            family: "ip6",
-            table: "filter".to_owned(),
-            chain: "FORWARD".to_owned(),
-        };
-        let remedy = judge(&made_by_iptables, &needs).and_then(|found| found.remedy);
-        let wanted = "ip6tables -I FORWARD -m conntrack --ctstate DNAT -j ACCEPT, and";
-        assert!(remedy.is_some_and(|remedy| remedy.starts_with(wanted)));
         needs.health_checks = vec![31_500];
         let found = judge(&chain(Hook::Input, false, true), &needs);
         let remedy = found.and_then(|found| found.remedy).unwrap_or_default();
         assert!(remedy.contains("'insert rule inet filter theirs tcp dport { 31500 } accept'"));
         needs.ipvs = true;
         assert_eq!(level(forward(true, true), &needs), Some(Level::Warning));
-        let rules = needs.rules(&forward(false, false));
-        assert_eq!(
-            rules,
-            [
-                "ct original ip daddr { 192.0.2.200-192.0.2.219 } accept",
-                "meta l4proto { tcp, udp, sctp } ct original proto-dst 30000-32767 accept",
-                "ct status dnat accept",
-            ]
-        );
     }
 }
