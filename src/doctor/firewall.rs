@@ -23,7 +23,7 @@ pub(super) fn examine(
     };
     let needs = Needs::of(config, running);
     let mut findings: Vec<Finding> = (others.dropping.iter())
-        .filter_map(|chain| judge(chain, &needs))
+        .map(|chain| judge(chain, &needs))
         .collect();
     findings.extend(Family::BOTH.into_iter().filter_map(legacy));
     if findings.is_empty() {
@@ -42,38 +42,30 @@ fn finding(level: Level, message: String, remedy: Option<String>) -> Finding {
     }
 }
 
-/// What a chain that drops means; none where nothing of ours goes that way.
-fn judge(chain: &Dropping, needs: &Needs) -> Option<Finding> {
+/// What a chain that drops means.
+fn judge(chain: &Dropping, needs: &Needs) -> Finding {
     let name = format!(
         "{} {} {}",
         chain.name.family, chain.name.table, chain.name.chain
     );
-    let concerned = match chain.hook {
-        Hook::Forward => true,
-        Hook::Input => needs.ipvs || !needs.health_checks.is_empty(),
-    };
-    if !concerned {
-        return None;
-    }
     if chain.hook == Hook::Forward && !needs.ipvs && chain.lets_translated {
         let message = format!("chain {name} drops, but for translated connections");
-        return Some(finding(Level::Fine, message, None));
+        return finding(Level::Fine, message, None);
     }
     let how = if chain.by_policy {
         "by its policy"
     } else {
         "by its last rule"
     };
-    let what = match (chain.hook, needs.ipvs) {
-        (Hook::Forward, false) => "what goes to endpoints",
-        (Hook::Forward, true) => "what endpoints answer",
-        (Hook::Input, true) => "what goes to VIPs, node ports and health-check ports",
-        (Hook::Input, false) => "what asks health-check ports",
-    };
-    let (level, unless) = if chain.lets_some || chain.lets_translated {
-        (Level::Warning, ", unless a rule of it accepts it")
+    let unless = if chain.lets_some || chain.lets_translated {
+        ", unless a rule of it accepts it"
     } else {
-        (Level::Problem, "")
+        ""
+    };
+    let (worst, what) = stopped(chain, needs);
+    let level = match worst {
+        Level::Problem if !unless.is_empty() => Level::Warning,
+        worst => worst,
     };
     let message = format!(
         "chain {name} (hook {}, priority {}) drops {what} {how}{unless}; no accept in another chain \
@@ -85,7 +77,45 @@ fn judge(chain: &Dropping, needs: &Needs) -> Option<Finding> {
         "{}, and the same in the file that makes the chain",
         needs.commands(chain).join(" && ")
     );
-    Some(finding(level, message, Some(remedy)))
+    finding(level, message, Some(remedy))
+}
+
+/// What a chain stops that lets nothing through, and how bad that is.
+fn stopped(chain: &Dropping, needs: &Needs) -> (Level, String) {
+    let ports: Vec<String> = (needs.own_ports(chain).iter())
+        .map(ToString::to_string)
+        .collect();
+    let ports = (!ports.is_empty())
+        .then(|| format!("what asks this node for its health on {}", ports.join(", ")));
+    let (level, translated) = match (chain.hook, needs.ipvs) {
+        (Hook::Forward, false) => (Level::Problem, "what goes to endpoints".to_owned()),
+        (Hook::Forward, true) => (Level::Problem, "what endpoints answer".to_owned()),
+        (Hook::Input, true) => {
+            let what = "what goes to VIPs and node ports".to_owned();
+            (Level::Problem, what)
+        }
+        (Hook::Input, false) => {
+            let endpoints: Vec<String> = (needs.own_endpoints(chain))
+                .map(ToString::to_string)
+                .collect();
+            // Such endpoints can come any day, and without health checks nothing else is missing.
+            let level = match (endpoints.is_empty(), needs.health_checks.is_empty()) {
+                (true, true) if chain.lets_translated => Level::Info,
+                (true, true) => Level::Warning,
+                _ => Level::Problem,
+            };
+            let mut what = "what goes to endpoints on this node's own addresses".to_owned();
+            if !endpoints.is_empty() {
+                what = format!("{what} ({})", endpoints.join(", "));
+            }
+            if chain.lets_translated {
+                return (level, ports.unwrap_or(what));
+            }
+            (level, what)
+        }
+    };
+    let what: Vec<String> = std::iter::once(translated).chain(ports).collect();
+    (level, what.join(" and "))
 }
 
 /// Rules of the old `ip_tables`, which netlink does not show.
@@ -136,18 +166,44 @@ mod tests {
             held: vec!["192.0.2.200-192.0.2.219".parse().unwrap()],
             node_ports: PortRange::NODE_PORTS,
             health_checks: Vec::new(),
+            health: Some(9756),
+            own_endpoints: Vec::new(),
         };
-        let level = |chain: Dropping, needs: &Needs| judge(&chain, needs).map(|it| it.level);
+        let level = |chain: Dropping, needs: &Needs| judge(&chain, needs).level;
         let forward = |translated, some| chain(Hook::Forward, translated, some);
-        assert_eq!(level(forward(false, false), &needs), Some(Level::Problem));
-        assert_eq!(level(forward(false, true), &needs), Some(Level::Warning));
-        assert_eq!(level(forward(true, true), &needs), Some(Level::Fine));
-        assert_eq!(level(chain(Hook::Input, false, false), &needs), None);
+        let input = |translated, some| chain(Hook::Input, translated, some);
+        assert_eq!(level(forward(false, false), &needs), Level::Problem);
+        assert_eq!(level(forward(false, true), &needs), Level::Warning);
+        assert_eq!(level(forward(true, true), &needs), Level::Fine);
+        assert_eq!(level(input(false, false), &needs), Level::Warning);
+        assert_eq!(level(input(true, false), &needs), Level::Info);
+        let found = judge(&input(true, false), &needs).message;
+        assert!(found.contains("drops what asks this node for its health on 9756 by"));
+
+        needs.own_endpoints = vec!["192.0.2.11".parse().unwrap()];
+        assert_eq!(level(input(false, true), &needs), Level::Warning);
+        assert_eq!(level(input(false, false), &needs), Level::Problem);
+        let found = judge(&input(false, false), &needs);
+        assert!(found.message.contains(
+            "drops what goes to endpoints on this node's own addresses (192.0.2.11) and what asks \
+             this node for its health on 9756 by its policy"
+        ));
+        let remedy = found.remedy.unwrap_or_default();
+        assert!(remedy.contains("'insert rule inet filter theirs ct status dnat accept'"));
+        let mut of_ipv6 = input(false, false);
+        of_ipv6.name.family = "ip6";
+        assert_eq!(level(of_ipv6, &needs), Level::Warning);
+
+        needs.own_endpoints.clear();
         needs.health_checks = vec![31_500];
-        let found = judge(&chain(Hook::Input, false, true), &needs);
-        let remedy = found.and_then(|found| found.remedy).unwrap_or_default();
-        assert!(remedy.contains("'insert rule inet filter theirs tcp dport { 31500 } accept'"));
+        let found = judge(&input(false, true), &needs);
+        assert_eq!(found.level, Level::Warning);
+        let remedy = found.remedy.unwrap_or_default();
+        assert!(
+            remedy.contains("'insert rule inet filter theirs tcp dport { 9756, 31500 } accept'")
+        );
         needs.ipvs = true;
-        assert_eq!(level(forward(true, true), &needs), Some(Level::Warning));
+        assert_eq!(level(forward(true, true), &needs), Level::Warning);
+        assert_eq!(level(input(false, false), &needs), Level::Problem);
     }
 }

@@ -27,6 +27,10 @@ pub(super) struct Needs {
     pub(super) node_ports: PortRange,
     /// Ports on which this node answers health checks of Services, sorted.
     pub(super) health_checks: Vec<u16>,
+    /// The port of `observability.health_listen`, where others can ask it.
+    pub(super) health: Option<u16>,
+    /// Endpoints that have an address of this node itself, as far as a daemon tells.
+    pub(super) own_endpoints: Vec<IpAddr>,
 }
 
 impl Needs {
@@ -54,6 +58,11 @@ impl Needs {
             held: merged(pools.chain(networks.map(AddressRange::from)).collect()),
             node_ports: config.proxy.node_port_range,
             health_checks,
+            health: Some(config.observability.health_listen)
+                .filter(|listen| !listen.ip().is_loopback())
+                .map(|listen| listen.port()),
+            own_endpoints: running
+                .map_or_else(Vec::new, |it| it.status.passing.own_endpoints.clone()),
         }
     }
 
@@ -65,17 +74,32 @@ impl Needs {
         }
     }
 
-    /// Whether translated connections go through such a chain.
+    /// Whether translated connections go through such a chain: through input those to endpoints with
+    /// an address of this node.
     fn translates(&self, chain: &Dropping) -> bool {
         !self.ipvs || chain.hook == Hook::Forward
     }
 
     /// The ports of this node itself behind such a chain.
-    fn own_ports(&self, chain: &Dropping) -> &[u16] {
+    pub(super) fn own_ports(&self, chain: &Dropping) -> Vec<u16> {
         match chain.hook {
-            Hook::Input => &self.health_checks,
-            Hook::Forward => &[],
+            Hook::Input => self
+                .health
+                .iter()
+                .chain(&self.health_checks)
+                .copied()
+                .collect(),
+            Hook::Forward => Vec::new(),
         }
+    }
+
+    /// The endpoints with addresses of this node that packets of such a chain may go to.
+    pub(super) fn own_endpoints(&self, chain: &Dropping) -> impl Iterator<Item = &IpAddr> {
+        let family = chain.name.family;
+        (self.own_endpoints.iter()).filter(move |address| match address {
+            IpAddr::V4(_) => family != "ip6",
+            IpAddr::V6(_) => family != "ip",
+        })
     }
 
     fn held(&self, family: Family) -> impl Iterator<Item = &AddressRange> {
@@ -102,9 +126,7 @@ impl Needs {
         if self.translates(chain) {
             rules.push("ct status dnat accept".to_owned());
         }
-        let ports: Vec<String> = (self.own_ports(chain).iter())
-            .map(u16::to_string)
-            .collect();
+        let ports: Vec<String> = (self.own_ports(chain).iter()).map(u16::to_string).collect();
         if !ports.is_empty() {
             rules.push(format!("tcp dport {{ {} }} accept", ports.join(", ")));
         }
@@ -216,6 +238,8 @@ mod tests {
             held: held.map(|range| range.parse().unwrap()).to_vec(),
             node_ports: PortRange::NODE_PORTS,
             health_checks: vec![31_500, 31_501],
+            health: Some(9756),
+            own_endpoints: Vec::new(),
         }
     }
 
@@ -227,7 +251,7 @@ mod tests {
             needs(false).commands(&input),
             [
                 "iptables -I INPUT -m conntrack --ctstate DNAT -j ACCEPT",
-                "iptables -I INPUT -p tcp -m multiport --dports 31500,31501 -j ACCEPT",
+                "iptables -I INPUT -p tcp -m multiport --dports 9756,31500,31501 -j ACCEPT",
             ]
         );
         assert_eq!(
@@ -240,7 +264,7 @@ mod tests {
                 "iptables -I INPUT -m conntrack --ctorigdst 192.0.2.200/29 -j ACCEPT",
                 "iptables -I INPUT -m conntrack --ctorigdst 192.0.2.208/30 -j ACCEPT",
                 "iptables -I INPUT -m conntrack --ctorigdstport 30000:32767 -j ACCEPT",
-                "iptables -I INPUT -p tcp -m multiport --dports 31500,31501 -j ACCEPT",
+                "iptables -I INPUT -p tcp -m multiport --dports 9756,31500,31501 -j ACCEPT",
             ]
         );
         assert_eq!(
@@ -279,13 +303,18 @@ mod tests {
         );
         let input = chain("ip", "firewall", "INPUT", Hook::Input);
         let commands = needs(false).commands(&input);
-        let wanted = "nft 'insert rule ip firewall INPUT tcp dport { 31500, 31501 } accept'";
+        let wanted = "nft 'insert rule ip firewall INPUT tcp dport { 9756, 31500, 31501 } accept'";
         assert!(commands.contains(&wanted.to_owned()), "{commands:?}");
     }
 
     #[test]
     fn no_address_is_named_twice() {
-        let ranges = ["192.0.2.0/24", "192.0.2.8/29", "2001:db8::/64", "10.0.0.0/8"];
+        let ranges = [
+            "192.0.2.0/24",
+            "192.0.2.8/29",
+            "2001:db8::/64",
+            "10.0.0.0/8",
+        ];
         let merged = merged(ranges.map(|range| range.parse().unwrap()).to_vec());
         let text: Vec<String> = merged.iter().map(ToString::to_string).collect();
         assert_eq!(text, ["10.0.0.0/8", "192.0.2.0/24", "2001:db8::/64"]);
