@@ -42,11 +42,16 @@ impl Needs {
             (None, Datapath::Auto) => super::has_ipvs(),
         };
         let pools = config.pools.iter().flat_map(|pool| &pool.ranges).copied();
-        let networks = [
-            &config.proxy.service_cidrs,
-            &config.proxy.external_ip_ranges,
-        ];
-        let networks = networks.into_iter().flatten().copied();
+        let (service_ranges, held) = match running.map(|it| &it.status.passing) {
+            // It knows ranges that the cluster has and nobody configured, and addresses of externalIPs
+            // and of others' statuses.
+            Some(passing) => (&passing.service_ranges, passing.held.as_slice()),
+            None => (&config.proxy.service_cidrs, [].as_slice()),
+        };
+        let networks = (service_ranges.iter())
+            .chain(&config.proxy.external_ip_ranges)
+            .chain(held)
+            .copied();
         let services = running.into_iter().flat_map(|it| &it.services.services);
         let mut health_checks: Vec<u16> = services
             .filter_map(|service| service.health_check_node_port)
