@@ -84,6 +84,7 @@ fn case_77_a_restart_without_the_server_keeps_forwarding() {
         }
     }
     bench.script(|script| script.down = false);
+    bench.heard();
     bench.serve(&node_port(), &[bench.endpoint(bench.r())]);
     reaches(bench.c(), to, TCP, &[bench.r()]);
     assert_eq!(stream.send("after").unwrap().workload, bench.a().name);
@@ -133,6 +134,7 @@ fn case_77b_without_a_record_nothing_is_taken_away() {
     }
     assert_eq!(super::observe::datapath_text(bench.n1()), before);
     bench.script(|script| script.down = false);
+    bench.heard();
     bench.serve(&node_port(), &[bench.endpoint(bench.r())]);
     reaches(bench.c(), to, TCP, &[bench.r()]);
 }
