@@ -138,6 +138,19 @@ impl VirtualServers {
         )
     }
 
+    /// Every real server of ours that takes connections, in the words of `ipvsadm`.
+    pub fn serving(&mut self) -> Result<BTreeSet<String>, Error> {
+        let mut serving = BTreeSet::new();
+        for (server, real_servers) in self.ipvs.inventory()? {
+            let key = server.key;
+            if name(&key).is_some_and(|name| self.journal.contains(&name)) {
+                let takes = real_servers.iter().filter(|it| it.real_server.weight > 0);
+                serving.extend(takes.map(|it| format!("{key} {}", it.key)));
+            }
+        }
+        Ok(serving)
+    }
+
     /// The timeouts of idle connections.
     pub fn timeouts(&mut self) -> Result<Timeouts, Error> {
         self.ipvs.timeouts()

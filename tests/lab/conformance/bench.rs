@@ -9,13 +9,14 @@
 //! A, A2 and R may be endpoints, P is a client alone. C and B reach the VIP, the external address and
 //! the `ClusterIP`s by way of N1 whoever announces, and know no way to a pod: a reply that left the
 //! node by another way than it came is lost. N1 answers every packet that it refuses (the kernel's
-//! limit on ICMP errors is off), so that silence is never a refusal in disguise.
+//! limit on ICMP errors is off), so that silence is never a refusal in disguise. Nothing is looked at
+//! anew by the clock: a change that only a resync would bring fails its case.
 
 use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
-use edgelb::lab::client::Protocol;
+use edgelb::lab::client::{Protocol, RequestOptions, request_with};
 use edgelb::lab::daemon::{Daemon, DaemonOptions};
 use edgelb::lab::manifests::ManifestDirectory;
 use edgelb::lab::server::Listen;
@@ -26,7 +27,7 @@ use tokio::runtime::Runtime;
 
 use super::objects::{self, Endpoint, list, slices};
 use crate::authority::Secure;
-use crate::rig::{PROGRAM, START, datapath, eventually, ipvs, request, socket};
+use crate::rig::{PROGRAM, START, datapath, eventually, ipvs, socket};
 use crate::script::Script;
 
 /// The addresses of the Service `web`, which is in every case.
@@ -101,7 +102,8 @@ impl Bench {
     pub fn with(setup: &Setup) -> Self {
         let lab = lab();
         let mut configuration: toml::Table =
-            "[proxy]\nexternal_ip_ranges = [\"203.0.113.0/24\", \"fd00:113::/64\"]\n"
+            "[proxy]\nexternal_ip_ranges = [\"203.0.113.0/24\", \"fd00:113::/64\"]\n\
+            resync_interval = \"10m\"\n"
                 .parse()
                 .unwrap();
         let objects = if setup.api_server {
@@ -278,7 +280,10 @@ impl Bench {
         self.settle();
     }
 
-    /// Waits until everything that was put is in force: a Service of its own, put last, is served.
+    /// Waits until everything that was put is in force, within the bar: a Service of its own, put
+    /// last, is served, and the daemon tells of the pass that served it, which it does when that
+    /// pass is at its end (routes and conntrack entries included). The listeners of health checks
+    /// follow on their own: ask them with `eventually`.
     pub fn settle(&self) {
         self.settled.set(self.settled.get() + 1);
         let number = self.settled.get();
@@ -291,8 +296,28 @@ impl Bench {
         let endpoint = self.endpoint(self.p());
         let [slice, _] = slices(&marker, &[endpoint]);
         self.put_all(&[slice, marker]);
-        eventually(Duration::from_secs(30), || {
-            request(self.n1(), socket(address, 1), Protocol::Tcp).ok()
+        let options = RequestOptions {
+            timeout: bar() / 10,
+            ..RequestOptions::default()
+        };
+        eventually(bar(), || {
+            request_with(self.n1(), socket(address, 1), Protocol::Tcp, &options).ok()
+        });
+        // Endpoints are counted by the plan, which only a pass that ended replaces.
+        eventually(bar(), || {
+            let services = self.ask("services");
+            let mut services = services["services"].as_array().unwrap().iter();
+            services
+                .any(|it| it["name"] == *name && it["endpoints"] == 1)
+                .then_some(())
+        });
+    }
+
+    /// Waits until the API server is heard again after it was down; tries come less often with time.
+    pub fn heard(&self) {
+        eventually(Duration::from_secs(60), || {
+            let source = &self.ask("status")["source"];
+            (source["connected"] == true && source["from_snapshot"] == false).then_some(())
         });
     }
 

@@ -3,14 +3,14 @@
 use edgelb::lab::{Namespace, Workload};
 use serde_json::{Value, json};
 
-use super::bench::{Bench, CLUSTER_IP, NODE_PORT};
+use super::bench::{Bench, CLUSTER_IP, NODE_PORT, bar};
 use super::objects::{
     HEALTH_CHECK_PORT, cluster_ip, load_balancer, local_load_balancer, node_port,
 };
 use super::observe::{
     Arrivals, FAMILIES, PROTOCOLS, TCP, UDP, answered, http, reaches, refused, silent,
 };
-use crate::rig::socket;
+use crate::rig::{eventually, socket};
 
 fn internal_local(mut service: Value) -> Value {
     service["spec"]["internalTrafficPolicy"] = json!("Local");
@@ -165,7 +165,10 @@ fn case_49_a_terminating_endpoint_serves_but_is_not_advertised() {
         }
     }
     let to = socket(bench.node().address.ipv4, HEALTH_CHECK_PORT);
-    assert_eq!(http(bench.c(), to, "GET /healthz").unwrap().status, 503);
+    eventually(bar(), || {
+        let answer = http(bench.c(), to, "GET /healthz").ok()?;
+        (answer.status == 503).then_some(())
+    });
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use edgelb::lab::client::open_stream;
 use serde_json::json;
 
-use super::bench::{Bench, CLUSTER_IP, NODE_PORT, Setup};
+use super::bench::{Bench, CLUSTER_IP, NODE_PORT, Setup, bar};
 use super::objects::{cluster_ip, node_port, single, slices};
 use super::observe::{TCP, UDP, answered, http, reaches, refused, silent};
 use crate::rig::{eventually, ipvs, request, socket};
@@ -84,24 +84,32 @@ fn case_77_a_restart_without_the_server_keeps_forwarding() {
         }
     }
     bench.script(|script| script.down = false);
+    bench.heard();
     bench.serve(&node_port(), &[bench.endpoint(bench.r())]);
     reaches(bench.c(), to, TCP, &[bench.r()]);
     assert_eq!(stream.send("after").unwrap().workload, bench.a().name);
 }
 
-/// The same after a crash, a moment after a change.
+/// The same after a crash at once when a change is in force: the record of the cluster is then an
+/// older one, and nothing of the newer state in the kernel is taken back.
 #[test]
 fn case_77c_nor_does_a_crash_right_after_a_change() {
     let mut bench = bench("");
     bench.serve(&node_port(), &[bench.endpoint(bench.a())]);
     let to = socket(bench.node().address.ipv4, NODE_PORT);
-    answered(bench.c(), to, TCP);
+    reaches(bench.c(), to, TCP, &[bench.a()]);
+    let [slice, _] = slices(&node_port(), &[bench.endpoint(bench.r())]);
+    bench.put(&slice);
+    eventually(bar(), || {
+        let answer = request(bench.c(), to, TCP).ok()?;
+        (answer.workload == bench.r().name).then_some(())
+    });
     bench.script(|script| script.down = true);
     bench.daemons[0].kill().unwrap();
-    answered(bench.c(), to, TCP);
+    reaches(bench.c(), to, TCP, &[bench.r()]);
     bench.start_again();
     for _ in 0..10 {
-        answered(bench.c(), to, TCP);
+        reaches(bench.c(), to, TCP, &[bench.r()]);
     }
 }
 
@@ -133,6 +141,7 @@ fn case_77b_without_a_record_nothing_is_taken_away() {
     }
     assert_eq!(super::observe::datapath_text(bench.n1()), before);
     bench.script(|script| script.down = false);
+    bench.heard();
     bench.serve(&node_port(), &[bench.endpoint(bench.r())]);
     reaches(bench.c(), to, TCP, &[bench.r()]);
 }
@@ -149,20 +158,8 @@ fn passes(bench: &Bench) -> u64 {
 
 #[test]
 fn case_83_a_flood_of_changes_is_one_pass() {
-    // The flood takes an emulated machine some five seconds, server and daemon on its one processor:
-    // the pause between passes is longer there in the same measure.
-    let (configuration, pause) = if ipvs() {
-        (
-            "[proxy]\nmin_sync_interval = \"5s\"",
-            Duration::from_secs(5),
-        )
-    } else {
-        (
-            "[proxy]\nmin_sync_interval = \"1s\"",
-            Duration::from_secs(1),
-        )
-    };
-    let bench = bench(configuration);
+    let pause = Duration::from_secs(1);
+    let bench = bench("[proxy]\nmin_sync_interval = \"1s\"");
     let service = cluster_ip();
     let a = [bench.endpoint(bench.a())];
     let r = [bench.endpoint(bench.r())];
@@ -189,13 +186,9 @@ fn case_83_a_flood_of_changes_is_one_pass() {
     }
     let [slice, _] = slices(&service, &r);
     bench.put(&slice);
-    let elapsed = start.elapsed();
-    assert!(
-        elapsed < Duration::from_secs(if ipvs() { 5 } else { 1 }),
-        "{elapsed:?}"
-    );
+    let fed = start.elapsed();
     let (p, to) = (&bench.p().namespace, socket(CLUSTER_IP.ipv4, 80));
-    let patience = pause * 20;
+    let patience = Duration::from_secs(if ipvs() { 100 } else { 20 });
     // Everything is in force: the endpoint, the last of each Service and none of the older ones.
     eventually(patience, || {
         let services = bench.ask("services")["services"].as_array().unwrap().len();
@@ -206,7 +199,14 @@ fn case_83_a_flood_of_changes_is_one_pass() {
         (services >= 51 && refused(249) && refused(200)).then_some(())
     });
     let made = passes(&bench) - before;
-    assert!((1..=3).contains(&made), "{made} passes");
+    // A pass a pause, and one before and after; an emulated machine may take longer for the flood.
+    let longest = u64::try_from(start.elapsed().as_millis() / pause.as_millis()).unwrap() + 2;
+    let most = if fed < pause { 3 } else { longest };
+    assert!(
+        (1..=most).contains(&made),
+        "{made} passes, fed for {fed:?}, in force after {:?}",
+        start.elapsed()
+    );
     reaches(p, to, TCP, &[bench.r()]);
     silent(p, socket([10, 96, 7, 199], 80), TCP);
 }
