@@ -70,6 +70,60 @@ fn assert_untouched(bench: &Bench, when: &str) {
     }
 }
 
+/// A Service that comes to the place of a neighbor's virtual server while the daemon runs does not
+/// touch it, neither when it comes nor when it goes.
+fn assert_left_where_a_service_comes(bench: &Bench) {
+    let foreign = [
+        format!("-A -t {}:80 -s wrr", VIP.ipv4),
+        format!("-a -t {}:80 -r 192.0.2.50:80 -m -w 3", VIP.ipv4),
+    ];
+    let add = |words: &String| {
+        tool(bench.n1(), "ipvsadm", &words.split(' ').collect::<Vec<_>>()).unwrap();
+    };
+    let at_vip = || -> Vec<String> {
+        let servers = tool(bench.n1(), "ipvsadm", &["-Sn"]).unwrap();
+        let ours = format!("-t {}:80 ", VIP.ipv4);
+        let lines = servers.lines().filter(|line| line.contains(&ours));
+        lines.map(|line| line.trim_end().to_owned()).collect()
+    };
+    let told = || -> bool {
+        let status = bench.ask("status");
+        let failures = status["last_pass"]["failures"].as_array().unwrap();
+        failures.iter().any(|failure| {
+            let message = failure["message"].as_str().unwrap();
+            message.contains("edgelb did not make") && message.contains("ipvsadm -D")
+        })
+    };
+    let endpoints = [bench.endpoint(bench.a())];
+    // Once had and given back, it is not ours any more.
+    bench.serve(&load_balancer(), &endpoints);
+    assert_eq!(at_vip().len(), 2);
+    bench.delete(&load_balancer());
+    bench.settle();
+    assert_eq!(at_vip(), [""; 0]);
+
+    foreign.iter().for_each(add);
+    bench.serve(&load_balancer(), &endpoints);
+    eventually(Duration::from_secs(10), || told().then_some(()));
+    answered(bench.c(), bench.external_frontends(true, 80)[0], TCP);
+    bench.endpoints(&load_balancer(), &[bench.endpoint(bench.r())]);
+    assert_eq!(at_vip(), foreign, "with a Service");
+    bench.delete(&load_balancer());
+    bench.settle();
+    assert_eq!(at_vip(), foreign, "after the Service");
+    eventually(Duration::from_secs(60), || (!told()).then_some(()));
+
+    // What was in the way goes: the Service is served.
+    bench.serve(&load_balancer(), &endpoints);
+    let remove = format!("{}:80", VIP.ipv4);
+    tool(bench.n1(), "ipvsadm", &["-D", "-t", &remove]).unwrap();
+    eventually(Duration::from_secs(60), || {
+        (at_vip().len() == 2 && at_vip() != foreign).then_some(())
+    });
+    bench.delete(&load_balancer());
+    bench.settle();
+}
+
 #[test]
 fn case_80_neighbors_in_the_kernel_are_left_alone() {
     let mut bench = Bench::new();
@@ -91,6 +145,10 @@ fn case_80_neighbors_in_the_kernel_are_left_alone() {
     bench.delete(&load_balancer());
     bench.settle();
     assert_untouched(&bench, "after a Service is gone");
+    if ipvs() {
+        assert_left_where_a_service_comes(&bench);
+        assert_untouched(&bench, "after another one has it");
+    }
     bench.daemons[0].terminate(Duration::from_secs(10)).unwrap();
     bench.start_again();
     bench.serve(&load_balancer(), &endpoints);
