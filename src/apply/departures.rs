@@ -15,6 +15,9 @@ use imbl::ordmap::DiffItem;
 use crate::model::family::Protocol;
 use crate::model::frontend::{Frontend, FrontendPort, RealServer, SourceClass};
 
+/// How long after a failure it is tried again to end connections.
+const AGAIN_AFTER: Duration = Duration::from_secs(60);
+
 /// Where a connection began, and where it was sent.
 pub type Departed = (FrontendPort, RealServer);
 
@@ -27,9 +30,6 @@ pub struct Departures {
     /// Their connections could not be ended: nobody is due before.
     postponed: Option<Instant>,
 }
-
-/// How long after a failure it is tried again to end connections.
-const AGAIN_AFTER: Duration = Duration::from_mins(1);
 
 impl Departures {
     /// Takes in what is in force from now on.
