@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::admin::applied::Applied;
+use crate::admin::applied::{Applied, Ended};
 use crate::admin::snapshot::{Failure, PassSummary, Snapshot};
 use crate::allocator::{AllocatorStatus, View};
 use crate::apply::kernel::{Kernel, Report, Standing};
@@ -302,11 +302,16 @@ impl Reconciler {
         } else {
             self.kernel.apply(&self.plan.state, &plan.state, now)
         };
+        let ended = Ended {
+            forwards: report.forwards,
+            repaired: repair,
+            failures: &report.failures,
+        };
+        (self.applied).pass_ended(&plan.state, &ended, waiting_since.unwrap_or(now));
         failures.append(&mut report.failures);
         if report.forwards {
             self.publisher.publish(plan.state.announced.clone());
         }
-        (self.applied).pass_ended(&plan.state, report.forwards, waiting_since.unwrap_or(now));
         self.plan = plan;
         self.trust = if report.forwards {
             Trust::Known

@@ -90,19 +90,20 @@ fn stopped(chain: &Dropping, needs: &Needs) -> (Level, String) {
     let (level, translated) = match (chain.hook, needs.ipvs) {
         (Hook::Forward, false) => (Level::Problem, "what goes to endpoints".to_owned()),
         (Hook::Forward, true) => (Level::Problem, "what endpoints answer".to_owned()),
-        (Hook::Input, true) => {
-            let what = "what goes to VIPs and node ports".to_owned();
-            (Level::Problem, what)
-        }
+        (Hook::Input, true) => (
+            Level::Problem,
+            "what goes to VIPs and node ports".to_owned(),
+        ),
         (Hook::Input, false) => {
             let endpoints: Vec<String> = (needs.own_endpoints(chain))
                 .map(ToString::to_string)
                 .collect();
             // Such endpoints can come any day, and without health checks nothing else is missing.
-            let level = match (endpoints.is_empty(), needs.health_checks.is_empty()) {
-                (true, true) if chain.lets_translated => Level::Info,
-                (true, true) => Level::Warning,
-                _ => Level::Problem,
+            let level = match (chain.lets_translated, endpoints.is_empty()) {
+                _ if !needs.health_checks.is_empty() => Level::Problem,
+                (true, _) => Level::Info,
+                (false, true) => Level::Warning,
+                (false, false) => Level::Problem,
             };
             let mut what = "what goes to endpoints on this node's own addresses".to_owned();
             if !endpoints.is_empty() {
@@ -183,6 +184,7 @@ mod tests {
         needs.own_endpoints = vec!["192.0.2.11".parse().unwrap()];
         assert_eq!(level(input(false, true), &needs), Level::Warning);
         assert_eq!(level(input(false, false), &needs), Level::Problem);
+        assert_eq!(level(input(true, false), &needs), Level::Info);
         let found = judge(&input(false, false), &needs);
         assert!(found.message.contains(
             "drops what goes to endpoints on this node's own addresses (192.0.2.11) and what asks \

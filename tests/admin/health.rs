@@ -41,8 +41,12 @@ async fn get(address: SocketAddr, path: &str) -> Answer {
 }
 
 async fn get_within(address: SocketAddr, path: &str, longest: Duration) -> Answer {
+    ask_within(address, "GET", path, longest).await
+}
+
+async fn ask_within(address: SocketAddr, method: &str, path: &str, longest: Duration) -> Answer {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: edge-a\r\n\r\n");
+    let request = format!("{method} {path} HTTP/1.1\r\nHost: edge-a\r\nContent-Length: 0\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut text = String::new();
     let read = stream.read_to_string(&mut text);
@@ -122,6 +126,37 @@ async fn metrics_are_openmetrics() {
         answer.head
     );
     assert_eq!(parse(&answer.body)["edgelb_services"], 5.0);
+}
+
+/// HZ-9, and any method as kube-proxy takes it.
+#[tokio::test]
+async fn health_answers_any_method_and_counts() {
+    let served = served(Paths::Observability, world::snapshot()).await;
+    for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "BREW"] {
+        for path in ["/livez", "/healthz"] {
+            let answer = ask_within(served.address, method, path, Duration::from_secs(4)).await;
+            assert_eq!(answer.status, 200, "{method} {path}");
+            assert_eq!(answer.body.is_empty(), method == "HEAD", "{method} {path}");
+        }
+    }
+    let deleting = world::with_inputs(|inputs| {
+        let mut node = world::node(world::NODE, "192.0.2.11");
+        node.deleting = true;
+        inputs.cluster.nodes.insert(node.name.clone(), node.into());
+    });
+    served.snapshots.send_replace(Arc::new(deleting));
+    eventually(served.address, "/healthz", 503).await;
+    let samples = parse(&get(served.address, "/metrics").await.body);
+    let answers = |path, code| {
+        let series = format!("edgelb_health_answers_total{{code=\"{code}\",path=\"{path}\"}}");
+        samples.get(&series).copied().unwrap_or_default()
+    };
+    assert_eq!(answers("/livez", 200), 7.0);
+    // Until the change is seen there may be more.
+    assert!(answers("/healthz", 200) >= 7.0);
+    assert_eq!(answers("/healthz", 503), 1.0);
+    let changes = ask_within(served.address, "POST", "/readyz", Duration::from_secs(4)).await;
+    assert_eq!(changes.status, 405);
 }
 
 #[tokio::test]

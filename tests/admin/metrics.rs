@@ -31,6 +31,7 @@ fn a_scrape_holds_every_metric() {
     announcer.conflicts(world::web_vip());
     let snapshot = world::snapshot();
     metrics.observe(&snapshot.pass, None, &snapshot.plan);
+    metrics.health_answered("/livez", 503);
     let samples = samples(&metrics, &snapshot);
     let expected = [
         (r#"edgelb_address_conflicts_total{vip="192.0.2.200"}"#, 0.0),
@@ -51,6 +52,10 @@ fn a_scrape_holds_every_metric() {
         ),
         (
             r#"edgelb_kernel_changes_total{object="route",operation="remove"}"#,
+            1.0,
+        ),
+        (
+            r#"edgelb_health_answers_total{code="503",path="/livez"}"#,
             1.0,
         ),
         ("edgelb_pass_duration_seconds_count", 1.0),

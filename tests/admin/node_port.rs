@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use edgelb::admin::health::{BindFailure, Health, serve_node_ports};
+use edgelb::admin::metrics::Metrics;
 use edgelb::admin::snapshot::Snapshot;
 use edgelb::model::family::Family;
 use edgelb::model::node_state::HealthCheck;
@@ -14,6 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use crate::openmetrics::parse;
 use crate::world;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -21,6 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 struct Served {
     snapshots: watch::Sender<Arc<Snapshot>>,
     failures: watch::Receiver<Vec<BindFailure>>,
+    metrics: Arc<Metrics>,
     /// Ends it all when it is dropped.
     _stop: watch::Sender<bool>,
 }
@@ -30,15 +33,18 @@ fn serve(snapshot: Snapshot) -> Served {
     let (stop, stopping) = watch::channel(false);
     let (sender, failures) = watch::channel(Vec::new());
     let health = Health::new(seen);
+    let metrics = Arc::new(Metrics::new(world::NODE));
+    let counted = Arc::clone(&metrics);
     tokio::spawn(async move {
         tokio::join!(
             health.follow(),
-            serve_node_ports(health.clone(), sender, stopping)
+            serve_node_ports(health.clone(), counted, sender, stopping)
         );
     });
     Served {
         snapshots,
         failures,
+        metrics,
         _stop: stop,
     }
 }
@@ -168,6 +174,9 @@ async fn every_path_and_method_answers_with_the_count() {
         check(&answer, 200, 2, true);
         assert_eq!(answer.body.is_empty(), request.starts_with("HEAD"));
     }
+    let text = served.metrics.render(&world::snapshot()).unwrap();
+    let series = r#"edgelb_health_answers_total{code="200",path="node_port"}"#;
+    assert_eq!(parse(&text).get(series), Some(&9.0), "{text}");
     for (count, status) in [(0, 503), (1, 200)] {
         served.publish(|_| {}, &[("web", port, &[(Family::V4, count)])]);
         let answer = ask(v4(port), "GET /").await.unwrap();

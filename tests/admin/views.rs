@@ -101,6 +101,11 @@ fn the_status_counts_and_names_every_trouble() {
                 "holder": "default/web",
                 "refused": "default/zgreedy",
             }],
+            "passing": {
+                "service_ranges": [],
+                "held": ["10.96.0.10/31", "10.96.0.12/31", "10.96.0.14/32", "192.0.2.200/31"],
+                "own_endpoints": [],
+            },
         })
     );
 }

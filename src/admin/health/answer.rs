@@ -9,7 +9,7 @@ use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::map_response;
 use axum::response::Response;
-use axum::routing::get;
+use axum::routing::{any, get};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tracing::error;
@@ -19,6 +19,8 @@ use crate::admin::metrics::{CONTENT_TYPE, Metrics};
 use crate::model::family::Family;
 
 const JSON: &str = "application/json";
+const LIVEZ: &str = "/livez";
+const HEALTHZ: &str = "/healthz";
 
 #[derive(Clone)]
 struct Told {
@@ -27,9 +29,10 @@ struct Told {
 }
 
 pub(super) fn router(paths: Paths, health: Health, metrics: Arc<Metrics>) -> Router {
+    // Any method, as kube-proxy answers them.
     let both = Router::new()
-        .route("/livez", get(livez))
-        .route("/healthz", get(healthz));
+        .route(LIVEZ, any(livez))
+        .route(HEALTHZ, any(healthz));
     let router = match paths {
         Paths::Health => both,
         Paths::Observability => both
@@ -51,16 +54,16 @@ pub(super) async fn last_answer(mut response: Response) -> Response {
 
 /// HZ-5: the daemon alone, whatever becomes of its node.
 async fn livez(State(told): State<Told>) -> Response {
-    health_answer(&told.health, false)
+    health_answer(&told, LIVEZ, false)
 }
 
 /// HZ-6: and whether the node should get traffic from outside.
 async fn healthz(State(told): State<Told>) -> Response {
-    health_answer(&told.health, true)
+    health_answer(&told, HEALTHZ, true)
 }
 
-fn health_answer(health: &Health, with_node: bool) -> Response {
-    let liveness = health.liveness();
+fn health_answer(told: &Told, path: &'static str, with_node: bool) -> Response {
+    let liveness = told.health.liveness();
     let healthy = liveness.alive();
     let good = healthy && (liveness.eligible || !with_node);
     let now = SystemTime::now();
@@ -82,7 +85,10 @@ fn health_answer(health: &Health, with_node: bool) -> Response {
     if let (true, Some(body)) = (with_node, body.as_object_mut()) {
         body.insert("nodeEligible".to_owned(), liveness.eligible.into());
     }
-    json_answer(good, &body)
+    let response = json_answer(good, &body);
+    // HZ-9.
+    (told.metrics).health_answered(path, response.status().as_u16());
+    response
 }
 
 /// Whether this node holds everything that it must hold.

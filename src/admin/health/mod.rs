@@ -85,7 +85,12 @@ pub async fn serve(
             }
         }
     });
-    tasks.spawn(node_port::serve(health.clone(), failures, stop.clone()));
+    tasks.spawn(node_port::serve(
+        health.clone(),
+        Arc::clone(&metrics),
+        failures,
+        stop.clone(),
+    ));
     for (address, paths) in [
         (addresses.observability, Paths::Observability),
         (addresses.health, Paths::Health),
@@ -124,10 +129,11 @@ pub async fn serve_on(
 /// beside it.
 pub async fn serve_node_ports(
     health: Health,
+    metrics: Arc<Metrics>,
     failures: watch::Sender<Vec<BindFailure>>,
     stop: watch::Receiver<bool>,
 ) {
-    node_port::serve(health, failures, stop).await;
+    node_port::serve(health, metrics, failures, stop).await;
 }
 
 async fn serve_router(

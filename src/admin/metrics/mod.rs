@@ -41,6 +41,13 @@ struct ChangeLabels {
     operation: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AnswerLabels {
+    path: &'static str,
+    /// Of HTTP.
+    code: u32,
+}
+
 /// What the daemon counts since its start, and the registry of what its parts count.
 #[derive(Debug)]
 pub struct Metrics {
@@ -51,6 +58,7 @@ pub struct Metrics {
     programming_latency: Histogram,
     kernel_changes: Family<ChangeLabels, Counter>,
     transitions: Family<ReasonLabels, Counter>,
+    health_answers: Family<AnswerLabels, Counter>,
 }
 
 impl Metrics {
@@ -64,6 +72,7 @@ impl Metrics {
             programming_latency: Histogram::new(DURATIONS),
             kernel_changes: Family::default(),
             transitions: Family::default(),
+            health_answers: Family::default(),
         };
         metrics.registered()
     }
@@ -96,6 +105,11 @@ impl Metrics {
             "vip_transitions",
             "VIPs that this node began or ceased to announce, by reason",
             self.transitions.clone(),
+        );
+        registry.register(
+            "health_answers",
+            "Answers of /healthz, /livez and health-check node ports (node_port), by HTTP status",
+            self.health_answers.clone(),
         );
         self
     }
@@ -131,6 +145,16 @@ impl Metrics {
                 .get_or_create(&ReasonLabels { reason })
                 .inc();
         }
+    }
+
+    /// Counts an answer of a health check: of `/healthz`, `/livez` or `node_port`, with its HTTP
+    /// status.
+    pub fn health_answered(&self, path: &'static str, code: u16) {
+        let labels = AnswerLabels {
+            path,
+            code: code.into(),
+        };
+        self.health_answers.get_or_create(&labels).inc();
     }
 
     /// Everything as `OpenMetrics` text; its media type is [`CONTENT_TYPE`].

@@ -1,5 +1,7 @@
 //! What a health-check node port answers: the same to any method on any path (HC-3).
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue};
@@ -10,6 +12,7 @@ use serde::Serialize;
 use super::super::Health;
 use super::super::answer::{json_answer, last_answer};
 use super::wanted::Listener;
+use crate::admin::metrics::Metrics;
 
 /// How much of the traffic this node should get, for load balancers that weigh (HC-6).
 const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
@@ -17,6 +20,7 @@ const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-we
 #[derive(Clone)]
 struct Asked {
     health: Health,
+    metrics: Arc<Metrics>,
     listener: Listener,
 }
 
@@ -35,15 +39,24 @@ struct Named<'b> {
     name: &'b str,
 }
 
-pub(super) fn router(health: Health, listener: Listener) -> Router {
+pub(super) fn router(health: Health, metrics: Arc<Metrics>, listener: Listener) -> Router {
     Router::new()
         .fallback(answer)
         .layer(map_response(last_answer))
-        .with_state(Asked { health, listener })
+        .with_state(Asked {
+            health,
+            metrics,
+            listener,
+        })
 }
 
 #[allow(clippy::unused_async, reason = "axum's handlers are async")]
-async fn answer(State(Asked { health, listener }): State<Asked>) -> Response {
+async fn answer(State(asked): State<Asked>) -> Response {
+    let Asked {
+        health,
+        metrics,
+        listener,
+    } = asked;
     let snapshot = health.snapshot();
     // A request may come in while its Service, or its port, goes away: then there is nothing here
     // (HC-9).
@@ -65,5 +78,6 @@ async fn answer(State(Asked { health, listener }): State<Asked>) -> Response {
     let mut response = json_answer(local_endpoints > 0 && service_proxy_healthy, &body);
     let weight = HeaderValue::from(local_endpoints);
     response.headers_mut().insert(WEIGHT, weight);
+    metrics.health_answered("node_port", response.status().as_u16());
     response
 }

@@ -27,6 +27,7 @@ use tracing::{error, info, warn};
 
 use super::listener::BoundedListener;
 use super::{Health, STOP_GRACE, serve_router};
+use crate::admin::metrics::Metrics;
 use crate::admin::snapshot::Snapshot;
 use crate::admin::stopped;
 
@@ -53,12 +54,13 @@ pub struct BindFailure {
 /// those that cannot be bound.
 pub(super) async fn serve(
     health: Health,
+    metrics: Arc<Metrics>,
     failures: watch::Sender<Vec<BindFailure>>,
     mut stop: watch::Receiver<bool>,
 ) {
     let mut snapshots = health.snapshots();
     snapshots.mark_changed();
-    let mut ports = Ports::new(health);
+    let mut ports = Ports::new(health, metrics);
     loop {
         let retry = ports.retry.map(|(at, _)| at);
         tokio::select! {
@@ -92,6 +94,7 @@ struct Open {
 
 struct Ports {
     health: Health,
+    metrics: Arc<Metrics>,
     /// What `wanted` was made from.
     seen: Option<(Arc<Snapshot>, BTreeSet<Listener>)>,
     open: BTreeMap<Listener, Open>,
@@ -103,9 +106,10 @@ struct Ports {
 }
 
 impl Ports {
-    fn new(health: Health) -> Self {
+    fn new(health: Health, metrics: Arc<Metrics>) -> Self {
         Self {
             health,
+            metrics,
             seen: None,
             open: BTreeMap::new(),
             failed: BTreeMap::new(),
@@ -195,7 +199,11 @@ impl Ports {
         let bounded = BoundedListener::new(socket, MOST_OF_ONE)
             .sharing(Arc::clone(&self.places))
             .telling(open);
-        let router = answer::router(self.health.clone(), listener.clone());
+        let router = answer::router(
+            self.health.clone(),
+            Arc::clone(&self.metrics),
+            listener.clone(),
+        );
         self.tasks.spawn(async move {
             serve_router(bounded, router, "health-check port", stopping).await;
         });
