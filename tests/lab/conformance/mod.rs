@@ -19,6 +19,7 @@ pub mod objects;
 mod observe;
 mod operation;
 mod policy;
+mod reach;
 mod selection;
 mod source_ranges;
 mod statements;
