@@ -143,6 +143,8 @@ pub async fn run(
             reconciler.run(now).await;
             loop_state.pass_ended(Instant::now());
             publish(&reconciler, &unopened, &snapshots, &metrics, &before);
+            // A Service that was known from a record may have its object now.
+            unopened.tell(&snapshots.borrow());
             allocator.show(&reconciler);
         }
         loop_state.tell_ready(&reconciler);

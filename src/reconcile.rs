@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::admin::applied::Applied;
 use crate::admin::snapshot::{Failure, PassSummary, Snapshot};
 use crate::allocator::{AllocatorStatus, View};
-use crate::apply::kernel::{Kernel, Report};
+use crate::apply::kernel::{Kernel, Report, Standing};
 use crate::apply::state_directory::StateDirectory;
 use crate::config::Config;
 use crate::model::allocation::Allocations;
@@ -59,7 +59,9 @@ pub struct Reconciler {
     saved: Allocations,
     trust: Trust,
     /// The kernel is as an earlier run left it.
-    adopted: bool,
+    adopted: Option<Standing>,
+    /// The host or the configuration changed since the first pass.
+    moved_on: bool,
     /// When the oldest event that no pass has seen came in.
     waiting_since: Option<Instant>,
     retry: Option<(Instant, Duration)>,
@@ -105,7 +107,8 @@ impl Reconciler {
             complete: false,
             saved,
             trust: Trust::Look,
-            adopted: false,
+            adopted: None,
+            moved_on: false,
             waiting_since: None,
             retry: None,
             next_drain: None,
@@ -140,7 +143,7 @@ impl Reconciler {
     /// Takes in how the source is.
     pub fn source_status(&mut self, status: SourceStatus) {
         self.source = status;
-        if self.adopted && !self.source.from_snapshot {
+        if self.adopted.is_some() && !self.source.from_snapshot {
             // The cluster is known: the kernel is compared with it.
             self.trust = Trust::Look;
         }
@@ -171,6 +174,7 @@ impl Reconciler {
         if self.inputs.host != relevant {
             self.inputs.host = relevant;
             self.scope = Scope::Everything;
+            self.moved_on |= self.pass.number > 0;
             self.wait(now);
         }
     }
@@ -194,6 +198,7 @@ impl Reconciler {
         }
         self.inputs.host = relevant(&self.config, &self.host);
         self.scope = Scope::Everything;
+        self.moved_on = true;
         self.trust = Trust::Look;
         self.wait(now);
     }
@@ -257,7 +262,10 @@ impl Reconciler {
                 });
             for failure in &report.failures {
                 warn(failure);
-                self.trust = Trust::Look;
+                // A comparison would end no connection: that is tried again by itself, later.
+                if failure.kind != "conntrack" {
+                    self.trust = Trust::Look;
+                }
             }
             self.drained.extend(report.changes);
             self.next_drain = self.kernel.drains().then(|| now + DRAIN_INTERVAL);
@@ -287,8 +295,7 @@ impl Reconciler {
         }
         self.log_ownership(&plan);
         self.publisher.withdraw(&plan.state.announced).await;
-        self.adopted = self.adopts();
-        let mut report = if self.adopted {
+        let mut report = if self.adopts() {
             Report::unchanged()
         } else if repair {
             self.kernel.repair(&plan.state, now)
@@ -320,10 +327,16 @@ impl Reconciler {
 
     /// Whether the kernel is left as it is: an earlier run's state is newer than the record of the
     /// cluster that this run has to do with until the API server is heard. Nothing is taken away
-    /// before there is a complete list (RUN-1); what was never there, after a boot, is made.
+    /// before there is a complete list (RUN-1). Once somebody else changed what stands there, or the
+    /// host or the configuration did change, the record is the best there is.
     fn adopts(&mut self) -> bool {
-        let as_started = self.adopted || self.pass.number == 0;
-        self.source.from_snapshot && as_started && self.kernel.stands()
+        let as_started = self.adopted.is_some() || self.pass.number == 0;
+        let standing = (self.source.from_snapshot && as_started && !self.moved_on)
+            .then(|| self.kernel.standing())
+            .flatten();
+        let as_left = self.adopted.is_none() || self.adopted == standing;
+        self.adopted = standing.filter(|_| as_left);
+        self.adopted.is_some()
     }
 
     /// What was given out is on disk before anybody can see it. A full disk stops nothing: the

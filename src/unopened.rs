@@ -48,29 +48,98 @@ impl Unopened {
         snapshot.pass.failures.extend(shown);
     }
 
-    /// Records an Event for each that is new; one that was opened meanwhile is new again.
+    /// Records an Event for each that is new; one that was opened meanwhile is new again. One whose
+    /// Service is only known from an earlier run's record has no object yet, and its turn comes later.
     pub fn tell(&mut self, snapshot: &Snapshot) {
         let Some(recorder) = &self.recorder else {
             return;
         };
-        let failures = self.failures.borrow_and_update();
+        // Those that this reads are still news to `changed`.
+        let failures = self.failures.borrow();
+        (self.told).retain(|told| failures.iter().any(|failure| failure.listener == *told));
         for failure in failures.iter() {
+            if self.told.contains(&failure.listener) {
+                continue;
+            }
             let Listener {
                 service, address, ..
             } = &failure.listener;
             let object = (snapshot.inputs.cluster.services.get(service))
                 .and_then(|service| service.object.as_deref());
-            if let Some(object) = object.filter(|_| !self.told.contains(&failure.listener)) {
+            if let Some(object) = object {
                 let note = format!(
                     "node {} cannot listen on the healthCheckNodePort, at {address}: {}",
                     snapshot.inputs.node, failure.message
                 );
                 let reason = EventReason::FailedToStartServiceHealthcheck;
                 recorder.record(service, object, reason, note);
+                self.told.insert(failure.listener.clone());
             }
         }
-        self.told = (failures.iter())
-            .map(|failure| failure.listener.clone())
-            .collect();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::sync::Arc;
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::admin::applied::Applied;
+    use crate::admin::snapshot::PassSummary;
+    use crate::config::Config;
+    use crate::model::cluster::ClusterChange;
+    use crate::model::family::Family;
+    use crate::model::service::{ObjectIdentity, Service, ServiceKey, ServiceType};
+    use crate::plan::{Inputs, Plan};
+    use crate::source::SourceStatus;
+
+    fn snapshot(object: Option<ObjectIdentity>) -> Snapshot {
+        let key = ServiceKey::new("default", "web");
+        let mut service = Service::new(key, ServiceType::LoadBalancer);
+        service.object = object.map(Box::new);
+        let mut inputs = Inputs::default();
+        (inputs.cluster).apply(ClusterChange::Service(Arc::new(service)));
+        Snapshot {
+            config: Arc::new(Config::defaults("edge-a")),
+            config_problem: None,
+            datapath: "nftables",
+            started: SystemTime::UNIX_EPOCH,
+            inputs: Arc::new(inputs),
+            plan: Arc::new(Plan::default()),
+            source: SourceStatus::default(),
+            allocator: None,
+            pass: PassSummary::default(),
+            applied: Applied::default(),
+            ready: true,
+        }
+    }
+
+    #[test]
+    fn a_service_known_from_a_record_gets_its_event_when_it_has_an_object() {
+        let failure = BindFailure {
+            listener: Listener {
+                service: ServiceKey::new("default", "web"),
+                family: Family::V4,
+                address: "0.0.0.0:31500".parse().unwrap(),
+            },
+            message: "the address is in use".to_owned(),
+        };
+        let (failures, receiver) = watch::channel(vec![failure]);
+        let (recorder, _queue) = Recorder::with_queue();
+        let mut unopened = Unopened::new(receiver, Some(recorder));
+        unopened.tell(&snapshot(None));
+        assert_eq!(unopened.told.len(), 0);
+        let object = ObjectIdentity {
+            uid: "1".to_owned(),
+            version: "1".to_owned(),
+        };
+        unopened.tell(&snapshot(Some(object.clone())));
+        assert_eq!(unopened.told.len(), 1);
+        failures.send_replace(Vec::new());
+        unopened.tell(&snapshot(Some(object)));
+        assert_eq!(unopened.told.len(), 0, "opened meanwhile: new again");
     }
 }

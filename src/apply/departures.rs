@@ -1,8 +1,9 @@
-//! Endpoints that a TCP frontend sent connections to and does not any more: since when. Pure.
+//! Endpoints that a TCP frontend sent connections to and that serve it no more: since when. Pure.
 //!
 //! In nftables a connection keeps its endpoint as long as it lasts, with nothing that counts it. So
 //! that the drain deadline holds there as it does in IPVS (D-5), this remembers who left; what is
-//! done about the connections is `conntrack`'s.
+//! done about the connections is `conntrack`'s. An endpoint that still serves, but that a policy or a
+//! hint takes new connections away from, has not left (POL-13).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,7 +24,12 @@ pub struct Departures {
     /// What was in force the last time.
     known: OrdMap<FrontendPort, Arc<Frontend>>,
     left: BTreeMap<Departed, Instant>,
+    /// Their connections could not be ended: nobody is due before.
+    postponed: Option<Instant>,
 }
+
+/// How long after a failure it is tried again to end connections.
+const AGAIN_AFTER: Duration = Duration::from_mins(1);
 
 impl Departures {
     /// Takes in what is in force from now on.
@@ -38,7 +44,7 @@ impl Departures {
             if port.protocol != Protocol::Tcp {
                 continue;
             }
-            let (old, new) = (real_servers(old), real_servers(new));
+            let (old, new) = (serving(old), serving(new));
             for back in &new {
                 self.left.remove(&(*port, *back));
             }
@@ -56,6 +62,9 @@ impl Departures {
 
     /// Those whose time `is_over`, by how long they have been gone.
     pub fn due(&self, now: Instant, is_over: impl Fn(Duration) -> bool) -> BTreeSet<Departed> {
+        if self.postponed.is_some_and(|until| now < until) {
+            return BTreeSet::new();
+        }
         let gone_for = |since: &Instant| now.saturating_duration_since(*since);
         let over = self
             .left
@@ -64,18 +73,25 @@ impl Departures {
         over.map(|(departed, _)| *departed).collect()
     }
 
-    /// Forgets those whose connections are ended.
+    /// Waits before anybody is due again.
+    pub fn postpone(&mut self, now: Instant) {
+        self.postponed = Some(now + AGAIN_AFTER);
+    }
+
+    /// Forgets those whose connections are ended, or cannot be.
     pub fn forget(&mut self, ended: &BTreeSet<Departed>) {
+        self.postponed = None;
         self.left.retain(|departed, _| !ended.contains(departed));
     }
 }
 
-/// Whoever some class of sources is sent to.
-fn real_servers(frontend: Option<&Arc<Frontend>>) -> BTreeSet<RealServer> {
-    let classes = frontend
-        .into_iter()
-        .flat_map(|frontend| SourceClass::ALL.map(|class| frontend.real_servers(class)));
-    classes.flatten().copied().collect()
+/// Whoever some class of sources is sent to, or may keep the connections that it has.
+fn serving(frontend: Option<&Arc<Frontend>>) -> BTreeSet<RealServer> {
+    let lists = frontend.into_iter().flat_map(|frontend| {
+        let listed = SourceClass::ALL.map(|class| frontend.real_servers(class));
+        listed.into_iter().chain([&*frontend.keeps])
+    });
+    lists.flatten().copied().collect()
 }
 
 #[cfg(test)]
@@ -104,8 +120,13 @@ mod tests {
         }
     }
 
-    /// Frontends for outside clients and for pods with these endpoints, by TCP and by UDP.
     fn frontends(outside: &[u8], pods: &[u8]) -> OrdMap<FrontendPort, Arc<Frontend>> {
+        keeping(outside, pods, &[])
+    }
+
+    /// Frontends for outside clients and for pods with these endpoints, by TCP and by UDP; others
+    /// serve without new connections.
+    fn keeping(outside: &[u8], pods: &[u8], keeps: &[u8]) -> OrdMap<FrontendPort, Arc<Frontend>> {
         let list = |list: &[u8]| Treatment {
             verdict: match list {
                 [] => Verdict::Drop,
@@ -119,7 +140,7 @@ mod tests {
             session_affinity: None,
             scheduler: Scheduler::Rr,
             allowed_sources: None,
-            keeps: Arc::default(),
+            keeps: keeps.iter().map(|last| real_server(*last)).collect(),
             forwarding_method: ForwardingMethod::Masquerade,
         };
         let frontend = Arc::new(frontend);
@@ -127,6 +148,46 @@ mod tests {
             .map(|protocol| (at(protocol), Arc::clone(&frontend)))
             .into_iter()
             .collect()
+    }
+
+    #[test]
+    fn the_clock_starts_when_an_endpoint_serves_no_more() {
+        let start = Instant::now();
+        let minute = |count: u32| start + MINUTE * count;
+        let due = |departures: &Departures, now: Instant| -> usize {
+            departures.due(now, |age| age >= 15 * MINUTE).len()
+        };
+        let mut departures = Departures::default();
+        departures.note(&keeping(&[1, 2], &[1, 2], &[1, 2]), minute(0));
+        // A policy takes 2 off every list, and it goes on serving.
+        departures.note(&keeping(&[1], &[1], &[1, 2]), minute(1));
+        departures.note(&keeping(&[], &[], &[1, 2]), minute(2));
+        assert!(departures.is_empty());
+        departures.note(&keeping(&[1], &[1], &[1]), minute(30));
+        assert_eq!(due(&departures, minute(44)), 0);
+        assert_eq!(due(&departures, minute(45)), 1);
+        // It serves again before its time is over, in no list yet.
+        departures.note(&keeping(&[1], &[1], &[1, 2]), minute(40));
+        assert!(departures.is_empty());
+    }
+
+    #[test]
+    fn after_a_failure_nobody_is_due_for_a_minute() {
+        let start = Instant::now();
+        let mut departures = Departures::default();
+        departures.note(&frontends(&[1, 2], &[1]), start);
+        departures.note(&frontends(&[1], &[1]), start);
+        let due = |departures: &Departures, seconds: u64| {
+            departures.due(start + Duration::from_secs(seconds), |_| true)
+        };
+        assert_eq!(due(&departures, 10).len(), 1);
+        departures.postpone(start + Duration::from_secs(10));
+        assert!(!departures.is_empty());
+        assert_eq!(due(&departures, 69).len(), 0);
+        let ended = due(&departures, 70);
+        assert_eq!(ended.len(), 1);
+        departures.forget(&ended);
+        assert!(departures.is_empty());
     }
 
     #[test]

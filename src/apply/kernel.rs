@@ -4,7 +4,7 @@
 //! address first, then forwarding and filter, so that no packet for it ever meets a socket of this
 //! node. Announcing comes after all this and ends before it; that is the caller's part.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -55,6 +55,14 @@ const FORWARDING: [(Family, &str); 2] = [
     (Family::V4, "net/ipv4/ip_forward"),
     (Family::V6, "net/ipv6/conf/all/forwarding"),
 ];
+
+/// What stands in the kernel by which packets are forwarded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    elements: nftables::Digest,
+    routes: BTreeSet<String>,
+    serving: BTreeSet<String>,
+}
 
 /// Our part of the kernel in this network namespace.
 pub struct Kernel {
@@ -110,7 +118,7 @@ impl Kernel {
             virtual_servers,
             leftover,
             routes: Routes::open()?,
-            conntrack: Conntrack::open()?,
+            conntrack: Conntrack::open(forwarder)?,
             departures: Departures::default(),
             sysctls,
             state,
@@ -149,10 +157,22 @@ impl Kernel {
             .map_or((0, 0), VirtualServers::totals)
     }
 
-    /// Whether an earlier run of this version left its table: then it forwards as that run did.
-    pub fn stands(&mut self) -> bool {
+    /// What an earlier run of this version and datapath left in the kernel, if it left anything to
+    /// forward by. Equal as long as nobody changes it.
+    pub fn standing(&mut self) -> Option<Standing> {
         // What cannot be read is for the repair to tell.
-        self.nftables.stands().unwrap_or(false)
+        let elements = self.nftables.fingerprint().ok().flatten()?;
+        let routes = self.routes.ours().ok()?;
+        let serving = match &mut self.virtual_servers {
+            Some(virtual_servers) => virtual_servers.serving().ok()?,
+            None => BTreeSet::new(),
+        };
+        let standing = Standing {
+            elements,
+            routes,
+            serving,
+        };
+        (self.leftover.is_none() && !standing.routes.is_empty()).then_some(standing)
     }
 
     /// Sends the difference between two states, at the price of what differs.
@@ -167,10 +187,11 @@ impl Kernel {
 
     fn send(&mut self, old: &NodeState, new: &NodeState, now: Instant) -> Report {
         let mut report = Report::default();
+        let router = old.sysctls != new.sysctls || old.pod_ranges != new.pod_ranges;
+        if router && self.layout(new) != self.nftables.layout() {
+            return self.compare(new, now);
+        }
         if old.sysctls != new.sysctls {
-            if self.layout(new) != self.nftables.layout() {
-                return self.compare(new, now);
-            }
             self.set_sysctls(new, &mut report);
         }
         // What stays held in between: what was and will be.
@@ -243,10 +264,18 @@ impl Kernel {
     }
 
     /// The table for a state: where it is edgelb that makes this node a router, nothing else than
-    /// Services and pods passes through it that did not before.
+    /// Services and pods passes through it that did not before. Where nothing tells a pod, what comes
+    /// from pods cannot be let through alone.
     fn layout(&self, state: &NodeState) -> Layout {
-        let ours = FORWARDING.into_iter().filter(|(_, path)| {
-            state.sysctls.contains_key(*path) && self.sysctls.previous(path).as_deref() == Some("0")
+        let pods_are_told = |family: &Family| {
+            let mut ranges = state.pod_ranges.iter();
+            !state.pod_interfaces.is_empty()
+                || ranges.any(|range| Family::of(range.addr()) == *family)
+        };
+        let ours = FORWARDING.into_iter().filter(|(family, path)| {
+            pods_are_told(family)
+                && state.sysctls.contains_key(*path)
+                && self.sysctls.previous(path).as_deref() == Some("0")
         });
         let ours: Vec<Family> = ours.map(|(family, _)| family).collect();
         Layout::new(self.nftables.layout().datapath).restrict_forwarding(&ours)
@@ -346,8 +375,10 @@ impl Kernel {
         let due = self.departures.due(now, |age| finished(age, 1));
         if !due.is_empty() {
             let ended = self.conntrack.end(&due, &state.node_addresses);
-            if ended.is_ok() {
-                self.departures.forget(&due);
+            match &ended {
+                // Where nothing can end them they end by themselves, which is told this once.
+                Ok(_) | Err(conntrack::Error::NotAvailable) => self.departures.forget(&due),
+                Err(_) => self.departures.postpone(now),
             }
             report.conntrack(ended);
         }

@@ -3,10 +3,11 @@
 
 use std::fs;
 
+use super::passing::Needs;
 use super::running::Running;
 use super::{Finding, Level, Section};
 use crate::apply::nftables::others::{Dropping, Hook, Others};
-use crate::config::{Config, Datapath};
+use crate::config::Config;
 use crate::model::family::Family;
 
 /// The findings of this section.
@@ -22,7 +23,7 @@ pub(super) fn examine(
     };
     let needs = Needs::of(config, running);
     let mut findings: Vec<Finding> = (others.dropping.iter())
-        .filter_map(|chain| judge(chain, &needs))
+        .map(|chain| judge(chain, &needs))
         .collect();
     findings.extend(Family::BOTH.into_iter().filter_map(legacy));
     if findings.is_empty() {
@@ -41,114 +42,30 @@ fn finding(level: Level, message: String, remedy: Option<String>) -> Finding {
     }
 }
 
-/// What has to come through.
-struct Needs {
-    ipvs: bool,
-    /// Addresses that virtual servers have, as nft writes a set.
-    held: [String; 2],
-    node_ports: String,
-    /// Ports on which this node answers health checks of Services, sorted.
-    health_checks: Vec<u16>,
-}
-
-impl Needs {
-    fn of(config: &Config, running: Option<&Running>) -> Self {
-        let ipvs = match (running, config.proxy.datapath) {
-            (Some(running), _) => running.status.datapath == "ipvs",
-            (None, Datapath::Ipvs) => true,
-            (None, Datapath::Nftables) => false,
-            (None, Datapath::Auto) => super::has_ipvs(),
-        };
-        let held = Family::BOTH.map(|family| {
-            let pools = config.pools.iter().flat_map(|pool| &pool.ranges);
-            let pools = pools.filter(|range| range.family() == family);
-            let networks = [
-                &config.proxy.service_cidrs,
-                &config.proxy.external_ip_ranges,
-            ];
-            let networks = networks.into_iter().flatten();
-            let networks = networks.filter(|range| Family::of(range.addr()) == family);
-            let mut ranges: Vec<String> = pools.map(ToString::to_string).collect();
-            ranges.extend(networks.map(ToString::to_string));
-            ranges.join(", ")
-        });
-        let services = running.into_iter().flat_map(|it| &it.services.services);
-        let mut health_checks: Vec<u16> = services
-            .filter_map(|service| service.health_check_node_port)
-            .collect();
-        health_checks.sort_unstable();
-        health_checks.dedup();
-        Self {
-            ipvs,
-            held,
-            node_ports: config.proxy.node_port_range.to_string(),
-            health_checks,
-        }
-    }
-
-    /// The rules that let it through such a chain, without `nft insert rule` and the place.
-    fn rules(&self, chain: &Dropping) -> Vec<String> {
-        let mut rules = Vec::new();
-        if self.ipvs {
-            // By the connection's first destination: the packet to the virtual server on its way in,
-            // and the answer of a real server on its way through.
-            for (family, held) in Family::BOTH.into_iter().zip(&self.held) {
-                let word = match family {
-                    Family::V4 => "ip",
-                    Family::V6 => "ip6",
-                };
-                if !held.is_empty() && ["inet", word].contains(&chain.name.family) {
-                    rules.push(format!("ct original {word} daddr {{ {held} }} accept"));
-                }
-            }
-            rules.push(format!(
-                "meta l4proto {{ tcp, udp, sctp }} ct original proto-dst {} accept",
-                self.node_ports
-            ));
-        }
-        if !self.ipvs || chain.hook == Hook::Forward {
-            rules.push("ct status dnat accept".to_owned());
-        }
-        if chain.hook == Hook::Input && !self.health_checks.is_empty() {
-            let ports: Vec<String> = self.health_checks.iter().map(u16::to_string).collect();
-            rules.push(format!("tcp dport {{ {} }} accept", ports.join(", ")));
-        }
-        rules
-    }
-}
-
-/// What a chain that drops means; none where nothing of ours goes that way.
-fn judge(chain: &Dropping, needs: &Needs) -> Option<Finding> {
+/// What a chain that drops means.
+fn judge(chain: &Dropping, needs: &Needs) -> Finding {
     let name = format!(
         "{} {} {}",
         chain.name.family, chain.name.table, chain.name.chain
     );
-    let concerned = match chain.hook {
-        Hook::Forward => true,
-        Hook::Input => needs.ipvs || !needs.health_checks.is_empty(),
-    };
-    if !concerned {
-        return None;
-    }
     if chain.hook == Hook::Forward && !needs.ipvs && chain.lets_translated {
         let message = format!("chain {name} drops, but for translated connections");
-        return Some(finding(Level::Fine, message, None));
+        return finding(Level::Fine, message, None);
     }
     let how = if chain.by_policy {
         "by its policy"
     } else {
         "by its last rule"
     };
-    let what = match (chain.hook, needs.ipvs) {
-        (Hook::Forward, false) => "what goes to endpoints",
-        (Hook::Forward, true) => "what endpoints answer",
-        (Hook::Input, true) => "what goes to VIPs, node ports and health-check ports",
-        (Hook::Input, false) => "what asks health-check ports",
-    };
-    let (level, unless) = if chain.lets_some || chain.lets_translated {
-        (Level::Warning, ", unless a rule of it accepts it")
+    let unless = if chain.lets_some || chain.lets_translated {
+        ", unless a rule of it accepts it"
     } else {
-        (Level::Problem, "")
+        ""
+    };
+    let (worst, what) = stopped(chain, needs);
+    let level = match worst {
+        Level::Problem if !unless.is_empty() => Level::Warning,
+        worst => worst,
     };
     let message = format!(
         "chain {name} (hook {}, priority {}) drops {what} {how}{unless}; no accept in another chain \
@@ -156,30 +73,49 @@ fn judge(chain: &Dropping, needs: &Needs) -> Option<Finding> {
         chain.hook.as_str(),
         chain.priority,
     );
-    let rules: Vec<String> = match iptables(chain).filter(|_| !needs.ipvs) {
-        Some(rule) => vec![rule],
-        None => (needs.rules(chain).iter())
-            .map(|rule| format!("nft 'insert rule {name} {rule}'"))
-            .collect(),
-    };
     let remedy = format!(
         "{}, and the same in the file that makes the chain",
-        rules.join(" && ")
+        needs.commands(chain).join(" && ")
     );
-    Some(finding(level, message, Some(remedy)))
+    finding(level, message, Some(remedy))
 }
 
-/// The rule for translated connections in a chain that iptables made, which does not understand those
-/// of nft.
-fn iptables(chain: &Dropping) -> Option<String> {
-    let program = match chain.name.family {
-        "ip" => "iptables",
-        "ip6" => "ip6tables",
-        _ => return None,
+/// What a chain stops that lets nothing through, and how bad that is.
+fn stopped(chain: &Dropping, needs: &Needs) -> (Level, String) {
+    let ports: Vec<String> = (needs.own_ports(chain).iter())
+        .map(ToString::to_string)
+        .collect();
+    let ports = (!ports.is_empty())
+        .then(|| format!("what asks this node for its health on {}", ports.join(", ")));
+    let (level, translated) = match (chain.hook, needs.ipvs) {
+        (Hook::Forward, false) => (Level::Problem, "what goes to endpoints".to_owned()),
+        (Hook::Forward, true) => (Level::Problem, "what endpoints answer".to_owned()),
+        (Hook::Input, true) => {
+            let what = "what goes to VIPs and node ports".to_owned();
+            (Level::Problem, what)
+        }
+        (Hook::Input, false) => {
+            let endpoints: Vec<String> = (needs.own_endpoints(chain))
+                .map(ToString::to_string)
+                .collect();
+            // Such endpoints can come any day, and without health checks nothing else is missing.
+            let level = match (endpoints.is_empty(), needs.health_checks.is_empty()) {
+                (true, true) if chain.lets_translated => Level::Info,
+                (true, true) => Level::Warning,
+                _ => Level::Problem,
+            };
+            let mut what = "what goes to endpoints on this node's own addresses".to_owned();
+            if !endpoints.is_empty() {
+                what = format!("{what} ({})", endpoints.join(", "));
+            }
+            if chain.lets_translated {
+                return (level, ports.unwrap_or(what));
+            }
+            (level, what)
+        }
     };
-    let made_by_it =
-        (chain.name.table.as_str(), chain.name.chain.as_str()) == ("filter", "FORWARD");
-    made_by_it.then(|| format!("{program} -I FORWARD -m conntrack --ctstate DNAT -j ACCEPT"))
+    let what: Vec<String> = std::iter::once(translated).chain(ports).collect();
+    (level, what.join(" and "))
 }
 
 /// Rules of the old `ip_tables`, which netlink does not show.
@@ -202,8 +138,11 @@ fn legacy(family: Family) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
     use crate::apply::nftables::others::ChainName;
+    use crate::model::port_range::PortRange;
 
     fn chain(hook: Hook, lets_translated: bool, lets_some: bool) -> Dropping {
         Dropping {
@@ -224,39 +163,47 @@ mod tests {
     fn a_chain_is_judged_by_what_goes_through_it() {
         let mut needs = Needs {
             ipvs: false,
-            held: ["192.0.2.200-192.0.2.219".to_owned(), String::new()],
-            node_ports: "30000-32767".to_owned(),
+            held: vec!["192.0.2.200-192.0.2.219".parse().unwrap()],
+            node_ports: PortRange::NODE_PORTS,
             health_checks: Vec::new(),
+            health: Some(9756),
+            own_endpoints: Vec::new(),
         };
-        let level = |chain: Dropping, needs: &Needs| judge(&chain, needs).map(|it| it.level);
+        let level = |chain: Dropping, needs: &Needs| judge(&chain, needs).level;
         let forward = |translated, some| chain(Hook::Forward, translated, some);
-        assert_eq!(level(forward(false, false), &needs), Some(Level::Problem));
-        assert_eq!(level(forward(false, true), &needs), Some(Level::Warning));
-        assert_eq!(level(forward(true, true), &needs), Some(Level::Fine));
-        assert_eq!(level(chain(Hook::Input, false, false), &needs), None);
-        let mut made_by_iptables = forward(false, false);
-        made_by_iptables.name = ChainName {
-            family: "ip6",
-            table: "filter".to_owned(),
-            chain: "FORWARD".to_owned(),
-        };
-        let remedy = judge(&made_by_iptables, &needs).and_then(|found| found.remedy);
-        let wanted = "ip6tables -I FORWARD -m conntrack --ctstate DNAT -j ACCEPT, and";
-        assert!(remedy.is_some_and(|remedy| remedy.starts_with(wanted)));
+        let input = |translated, some| chain(Hook::Input, translated, some);
+        assert_eq!(level(forward(false, false), &needs), Level::Problem);
+        assert_eq!(level(forward(false, true), &needs), Level::Warning);
+        assert_eq!(level(forward(true, true), &needs), Level::Fine);
+        assert_eq!(level(input(false, false), &needs), Level::Warning);
+        assert_eq!(level(input(true, false), &needs), Level::Info);
+        let found = judge(&input(true, false), &needs).message;
+        assert!(found.contains("drops what asks this node for its health on 9756 by"));
+
+        needs.own_endpoints = vec!["192.0.2.11".parse().unwrap()];
+        assert_eq!(level(input(false, true), &needs), Level::Warning);
+        assert_eq!(level(input(false, false), &needs), Level::Problem);
+        let found = judge(&input(false, false), &needs);
+        assert!(found.message.contains(
+            "drops what goes to endpoints on this node's own addresses (192.0.2.11) and what asks \
+             this node for its health on 9756 by its policy"
+        ));
+        let remedy = found.remedy.unwrap_or_default();
+        assert!(remedy.contains("'insert rule inet filter theirs ct status dnat accept'"));
+        let mut of_ipv6 = input(false, false);
+        of_ipv6.name.family = "ip6";
+        assert_eq!(level(of_ipv6, &needs), Level::Warning);
+
+        needs.own_endpoints.clear();
         needs.health_checks = vec![31_500];
-        let found = judge(&chain(Hook::Input, false, true), &needs);
-        let remedy = found.and_then(|found| found.remedy).unwrap_or_default();
-        assert!(remedy.contains("'insert rule inet filter theirs tcp dport { 31500 } accept'"));
-        needs.ipvs = true;
-        assert_eq!(level(forward(true, true), &needs), Some(Level::Warning));
-        let rules = needs.rules(&forward(false, false));
-        assert_eq!(
-            rules,
-            [
-                "ct original ip daddr { 192.0.2.200-192.0.2.219 } accept",
-                "meta l4proto { tcp, udp, sctp } ct original proto-dst 30000-32767 accept",
-                "ct status dnat accept",
-            ]
+        let found = judge(&input(false, true), &needs);
+        assert_eq!(found.level, Level::Warning);
+        let remedy = found.remedy.unwrap_or_default();
+        assert!(
+            remedy.contains("'insert rule inet filter theirs tcp dport { 9756, 31500 } accept'")
         );
+        needs.ipvs = true;
+        assert_eq!(level(forward(true, true), &needs), Level::Warning);
+        assert_eq!(level(input(false, false), &needs), Level::Problem);
     }
 }

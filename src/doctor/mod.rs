@@ -8,6 +8,7 @@ mod conflicts;
 mod firewall;
 mod kernel;
 mod node_ports;
+mod passing;
 mod running;
 mod settings;
 mod sockets;

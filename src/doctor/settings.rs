@@ -1,5 +1,6 @@
 //! Sysctls that somebody else holds at another value than edgelb wrote, and files that will do so at
-//! the next boot. Reads what the daemon recorded; writes nothing.
+//! the next boot; and what this node does not forward because edgelb made it a router. Reads what the
+//! daemon recorded; writes nothing.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,6 +21,9 @@ const DIRECTORIES: [&str; 4] = [
 ];
 const FILE: &str = "/etc/sysctl.conf";
 
+/// What makes a node a router, as [`crate::apply::kernel`] asks for it.
+const FORWARDING: [&str; 2] = ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"];
+
 /// The findings; without a daemon nothing holds the settings.
 pub(super) fn examine(config: &Config, running: bool) -> Vec<Finding> {
     if !running {
@@ -27,6 +31,7 @@ pub(super) fn examine(config: &Config, running: bool) -> Vec<Finding> {
     }
     let records = peek::sysctls(&config.node.state_dir);
     let mut findings = held(&records);
+    findings.extend(restricted(&records));
     for file in files() {
         let text = fs::read_to_string(&file).unwrap_or_default();
         findings.extend(set_by(&records, &file, &text));
@@ -95,6 +100,31 @@ fn held(records: &SysctlRecords) -> Vec<Finding> {
     findings
 }
 
+/// Where edgelb made this node a router, its table has a chain that keeps it from being one for
+/// anything else (`apply/nftables/rules/forward.rs`). It goes by the value before, which a record
+/// keeps until the next boot, or until cleanup puts it back.
+fn restricted(records: &SysctlRecords) -> Vec<Finding> {
+    let ours = FORWARDING.into_iter().filter(|path| {
+        let record = records.get(*path);
+        record.is_some_and(|record| record.previous.trim() == "0")
+    });
+    let told = ours.map(|path| {
+        let name = path.replace('/', ".");
+        let short = name.rsplit('.').next().unwrap_or(&name);
+        let family = if path.contains("ipv6") { "IPv6" } else { "IPv4" };
+        let message = format!(
+            "edgelb switched {short} on ({name}), so this node forwards only {family} that belongs to \
+             Services and pods"
+        );
+        let remedy = format!(
+            "to have a general router set {name}=1 in sysctl.d, and start edgelb again after a reboot, \
+             or stop it, remove the record with edgelb cleanup, run sysctl --system and start it again"
+        );
+        finding(Level::Info, message, remedy)
+    });
+    told.collect()
+}
+
 /// Every file with settings; a name in an earlier directory hides the same in a later one.
 fn files() -> Vec<PathBuf> {
     let mut names = BTreeSet::new();
@@ -155,6 +185,26 @@ fn set_by(records: &SysctlRecords, file: &Path, text: &str) -> Vec<Finding> {
 mod tests {
     use super::*;
     use crate::apply::state_directory::SysctlRecord;
+
+    #[test]
+    fn a_node_that_edgelb_made_a_router_is_told_what_it_forwards() {
+        let record = |previous: &str| SysctlRecord {
+            previous: previous.to_owned(),
+            ours: BTreeSet::from(["1".to_owned()]),
+        };
+        let records = SysctlRecords::from([
+            ("net/ipv4/ip_forward".to_owned(), record("0\n")),
+            ("net/ipv6/conf/all/forwarding".to_owned(), record("1")),
+            ("net/ipv4/conf/all/rp_filter".to_owned(), record("0")),
+        ]);
+        let found = restricted(&records);
+        let told: Vec<_> = (found.iter())
+            .map(|it| (it.level, it.message.as_str()))
+            .collect();
+        let message = "edgelb switched ip_forward on (net.ipv4.ip_forward), so this node forwards only \
+                       IPv4 that belongs to Services and pods";
+        assert_eq!(told, [(Level::Info, message)]);
+    }
 
     #[test]
     fn lines_that_set_another_value_are_named() {

@@ -47,6 +47,21 @@ pub(super) fn waiting() -> io::Result<Vec<Waiting>> {
     Ok(sockets)
 }
 
+/// The addresses of this node's interfaces at which others reach it; none where they cannot be read.
+pub(super) fn own_addresses() -> Vec<IpAddr> {
+    let found = nix::ifaddrs::getifaddrs().into_iter().flatten();
+    let found = found.filter_map(|interface| {
+        let address = interface.address?;
+        let v4 = (address.as_sockaddr_in()).map(|it| IpAddr::V4(it.ip()));
+        v4.or_else(|| Some(IpAddr::V6(address.as_sockaddr_in6()?.ip())))
+    });
+    let local = |address: &IpAddr| match address {
+        IpAddr::V4(address) => address.is_loopback(),
+        IpAddr::V6(address) => address.is_loopback() || address.is_unicast_link_local(),
+    };
+    found.filter(|address| !local(address)).collect()
+}
+
 /// The sockets of a table in this state, each with its inode.
 fn parse(text: &str, protocol: Protocol, state: &str) -> Vec<(Waiting, u64)> {
     let line = |line: &str| {

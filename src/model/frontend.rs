@@ -204,8 +204,8 @@ pub struct Frontend {
     /// The sources that may open connections (SR-1, SR-3): sorted, none within another, all of the
     /// frontend's family, never empty. Absent: any.
     pub allowed_sources: Option<Arc<[IpNet]>>,
-    /// Endpoints that still serve, whether or not any class may be sent to them: flows to these go
-    /// on, all others end (CT-3). Sorted; empty where the protocol is not UDP.
+    /// Endpoints that still serve, whether or not any class may be sent to them: what is connected to
+    /// these goes on, whatever policies and hints say (CT-3, POL-13). Sorted.
     pub keeps: Arc<[RealServer]>,
     /// How packets get to the real servers.
     pub forwarding_method: ForwardingMethod,

@@ -11,7 +11,7 @@ use super::Inputs;
 use super::addresses::AddressSource;
 use crate::model::cluster::{ClusterState, Node};
 use crate::model::endpoint::{Conditions, Endpoint};
-use crate::model::family::{Family, Protocol};
+use crate::model::family::Family;
 use crate::model::frontend::RealServer;
 use crate::model::service::{ServiceKey, ServicePort};
 
@@ -50,6 +50,9 @@ pub struct Topology<'a> {
     nodes: &'a OrdMap<String, Arc<Node>>,
     /// A node that is not among them is gone.
     nodes_complete: bool,
+    /// A silent node is dead. Where more than half are silent at once it is the API server that nobody
+    /// reaches, and their pods live.
+    silence_tells: bool,
 }
 
 impl<'a> Topology<'a> {
@@ -61,18 +64,20 @@ impl<'a> Topology<'a> {
             .and_then(|node| node.labels.get(ZONE_LABEL))
             .map(String::as_str)
             .filter(|zone| !zone.is_empty());
+        let silent = nodes.values().filter(|node| node.silent).count();
         Self {
             node: &inputs.node,
             zone,
             nodes,
             // Manifests need not name every node.
             nodes_complete: inputs.nodes_known && inputs.address_source == AddressSource::Status,
+            silence_tells: silent * 2 <= nodes.len(),
         }
     }
 
     fn is_dead(&self, node: &str) -> bool {
         match self.nodes.get(node) {
-            Some(known) => known.silent,
+            Some(known) => known.silent && self.silence_tells,
             None => self.nodes_complete,
         }
     }
@@ -123,22 +128,22 @@ pub fn select(
     let local =
         |candidate: &Candidate<'_>| candidate.node() == Some(this_node) && !this_node.is_empty();
     let hinted = hints(&candidates, topology);
-    let all = |wanted: &dyn Fn(&Candidate<'_>) -> bool| {
+    let all = |wanted: &dyn Fn(&Candidate<'_>) -> bool| -> Vec<RealServer> {
         let wanted = candidates.iter().filter(|(_, candidate)| wanted(candidate));
         wanted.map(|(real_server, _)| *real_server).collect()
     };
+    let by_hints = |candidate: &Candidate<'_>| hinted(candidate.endpoint);
+    let cluster = usable(&candidates, |_| true, by_hints);
+    let serving = all(&|candidate| candidate.conditions.serving);
     Endpoints {
-        cluster: usable(
-            &candidates,
-            |_| true,
-            |candidate| hinted(candidate.endpoint),
-        ),
-        local: usable(&candidates, local, |_| true),
-        serving: if port.protocol == Protocol::Udp {
-            Arc::from(all(&|candidate| candidate.conditions.serving))
+        // Almost always the same list: held once.
+        serving: if *serving == *cluster {
+            Arc::clone(&cluster)
         } else {
-            Arc::default()
+            serving.into()
         },
+        cluster,
+        local: usable(&candidates, local, |_| true),
         // A single node that nobody named still has its own pods on it (hairpin).
         on_this_node: all(&|candidate| {
             (local(candidate) || candidate.node().is_none()) && candidate.conditions.serving

@@ -219,7 +219,7 @@ pub fn replan(config: &Config, inputs: &Inputs, previous: &Plan, scope: &Scope) 
 }
 
 /// Who announces which VIP, and what this node announces where. VIPs that have a Service in common
-/// go together (cases 36 and 59).
+/// go together: shared addresses, and dual stack.
 fn own(
     config: &Config,
     inputs: &Inputs,

@@ -278,3 +278,54 @@ fn a_node_starts_while_the_server_is_away() {
     let later = cluster.address("later", SUCCESSION);
     cluster.wait_served(socket(later, 80));
 }
+
+/// A daemon that starts again while the API server is away leaves what it finds; what others take away
+/// then, and what the host changes, it makes good from what it recorded (case 78, NP-7).
+#[test]
+fn what_others_take_away_is_put_back_while_the_server_is_away() {
+    let mut cluster = Cluster::new();
+    cluster.serve("web");
+    let vip = cluster.address("web", Duration::from_secs(20));
+    cluster.wait_served(socket(vip, 80));
+    let owner = cluster.owner(0, vip);
+    let namespace = cluster.lab.node(owner).unwrap().namespace.clone();
+    let held = || {
+        let words = ["route", "show", "table", "local", "proto", "225"];
+        let routes = edgelb::lab::tool(&namespace, "ip", &words).unwrap();
+        routes.contains(&vip.to_string())
+    };
+    let change = |words: &[&str]| edgelb::lab::tool(&namespace, "ip", words).unwrap();
+
+    cluster.secure.server.with(|script| script.down = true);
+    for (what, harm) in [
+        (
+            "a route",
+            &["route", "flush", "table", "local", "proto", "225"][..],
+        ),
+        (
+            "an address",
+            &["address", "add", "192.0.2.99/32", "dev", "eth0"][..],
+        ),
+    ] {
+        cluster.daemons[owner]
+            .terminate(Duration::from_secs(10))
+            .unwrap();
+        cluster.daemons[owner] = cluster.start(owner);
+        cluster.daemons[owner].wait_ready(START).unwrap();
+        let status = cluster.ask(owner, "status");
+        assert_eq!(status["source"]["from_snapshot"], true, "{what}");
+        assert!(held(), "{what}: nothing is taken away");
+        cluster.wait_served(socket(vip, 80));
+        change(harm);
+        if what == "a route" {
+            eventually(START, || held().then_some(()));
+        } else {
+            eventually(START, || {
+                let words = ["list", "set", "inet", "edgelb", "node_addresses4"];
+                let set = edgelb::lab::tool(&namespace, "nft", &words).unwrap();
+                set.contains("192.0.2.99").then_some(())
+            });
+        }
+        cluster.wait_served(socket(vip, 80));
+    }
+}

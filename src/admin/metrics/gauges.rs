@@ -195,7 +195,7 @@ fn counts(registry: &mut Registry, snapshot: &Snapshot) {
     }
 }
 
-/// Services without an address, by reason (case 29).
+/// Services without an address, by reason.
 fn waiting(registry: &mut Registry, snapshot: &Snapshot) {
     let waiting = Family::<ReasonLabels, Gauge>::default();
     for (reason, count) in pending(&snapshot.plan.addresses) {

@@ -2,12 +2,14 @@
 //!
 //! `tests/schemas/` describes each object; fields are only ever added.
 
+mod passing;
 mod peers;
 mod pools;
 mod services;
 mod status;
 mod vips;
 
+pub use passing::Passing;
 pub use peers::{Peer, Peers};
 pub use pools::{PoolFamily, Pools};
 pub use services::{ServicePortView, ServiceView, ServiceVip, Services};

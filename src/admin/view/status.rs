@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::owned_here;
+use super::{Passing, owned_here};
 use crate::admin::snapshot::Snapshot;
 use crate::allocator::{AllocatorStatus, Role};
 use crate::config::SourceKind;
@@ -37,6 +37,9 @@ pub struct Status {
     pub last_pass: LastPass,
     /// Frontends that several Services want.
     pub conflicts: Vec<Conflict>,
+    /// A daemon of an earlier version does not tell it.
+    #[serde(default)]
+    pub passing: Passing,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -223,6 +226,7 @@ impl Status {
                     .collect(),
             },
             conflicts: conflicts(snapshot),
+            passing: Passing::of(snapshot),
         }
     }
 }

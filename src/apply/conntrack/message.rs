@@ -24,6 +24,7 @@ const NESTED: u16 = 0x8000;
 /// `CTA_*`
 const TUPLE_ORIGINAL: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
+const STATUS: u16 = 3;
 const ID: u16 = 12;
 const ZONE: u16 = 18;
 /// Linux 5.8; older kernels ignore it and tell of every protocol.
@@ -41,6 +42,8 @@ const V6_DESTINATION: u16 = 4;
 const PROTOCOL_NUMBER: u16 = 1;
 const SOURCE_PORT: u16 = 2;
 const DESTINATION_PORT: u16 = 3;
+/// `IPS_DST_NAT`, `include/uapi/linux/netfilter/nf_conntrack_common.h`
+const DESTINATION_NAT: u32 = 1 << 5;
 /// `CTA_FILTER_ORIG_FLAGS`
 const FILTER_ORIGINAL_FLAGS: u16 = 1;
 /// `CTA_FILTER_F_CTA_PROTO_NUM`
@@ -55,6 +58,8 @@ pub struct Flow {
     pub original_destination: (IpAddr, u16),
     /// Where answers come from: the endpoint, where the flow was translated.
     pub reply_source: (IpAddr, u16),
+    /// Whether packets get there by the NAT of netfilter: IPVS changes addresses without it.
+    pub destination_nat: bool,
     /// What tells exactly this entry.
     pub identity: Identity,
 }
@@ -100,11 +105,13 @@ pub(super) fn flow(payload: &[u8]) -> Option<Flow> {
     let family = *payload.first()?;
     let mut original = None;
     let mut reply = None;
+    let mut status = None;
     let mut id = None;
     for (kind, value) in attributes(payload.get(GENERIC_LENGTH..)?) {
         match kind {
             TUPLE_ORIGINAL => original = Some(value),
             TUPLE_REPLY => reply = Some(value),
+            STATUS => status = value.try_into().ok().map(u32::from_be_bytes),
             ID => id = Some(value),
             ZONE if value.iter().any(|byte| *byte != 0) => return None,
             _ => {}
@@ -117,6 +124,7 @@ pub(super) fn flow(payload: &[u8]) -> Option<Flow> {
         protocol: forth.protocol,
         original_destination: (forth.destination?, forth.destination_port),
         reply_source: (back.source?, back.source_port),
+        destination_nat: status? & DESTINATION_NAT != 0,
         identity: Identity {
             tuple: original.to_vec(),
             id: id?.to_vec(),

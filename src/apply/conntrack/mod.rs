@@ -17,6 +17,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 
 use super::departures::Departed;
+use super::forwarder::Forwarder;
 use super::netlink::{self, NetlinkSocket};
 use crate::model::family::{Family, Protocol};
 use crate::model::node_state::NodeState;
@@ -36,7 +37,7 @@ pub enum Error {
     Open(#[source] netlink::Error),
     /// Neither `nf_conntrack` nor its netlink interface is there.
     #[error(
-        "this kernel shows no connection tracking by netlink, so UDP flows to removed endpoints go on until they time out: {}",
+        "this kernel shows no connection tracking by netlink, so flows to removed endpoints go on until they end or time out: {}",
         super::module::remedy("nf_conntrack_netlink")
     )]
     NotAvailable,
@@ -81,16 +82,18 @@ pub fn sysctls() -> [(&'static str, Sysctl); 4] {
 /// The connection tracking table of this network namespace.
 pub struct Conntrack {
     socket: NetlinkSocket,
+    datapath: Forwarder,
     /// What the table was last made to fit; none before the first time.
     settled: Option<Settled>,
 }
 
 impl Conntrack {
-    /// Opens a socket; looks at nothing yet.
-    pub fn open() -> Result<Self, Error> {
+    /// Opens a socket; looks at nothing yet. `datapath` forwards all that it can.
+    pub fn open(datapath: Forwarder) -> Result<Self, Error> {
         let socket = NetlinkSocket::open(NETLINK_NETFILTER).map_err(Error::Open)?;
         Ok(Self {
             socket,
+            datapath,
             settled: None,
         })
     }
@@ -143,7 +146,9 @@ impl Conntrack {
         let mut all = Vec::new();
         for (family, only_udp) in concern.families() {
             let protocol = only_udp.then(|| Protocol::Udp.number());
-            all.extend(self.dump(family, protocol, |flow| concern.is_stale(flow, state))?);
+            let datapath = self.datapath;
+            let is_stale = |flow: &Flow| concern.is_stale(flow, state, datapath);
+            all.extend(self.dump(family, protocol, is_stale)?);
         }
         Ok(all)
     }

@@ -4,7 +4,7 @@
 //! gone, or past a Service that had no endpoint when the flow began (CT-3, CT-4). TCP ends by itself
 //! and is left alone (CT-7), but for endpoints on nodes that are gone: these will never answer (D-5).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ use imbl::{OrdMap, OrdSet};
 
 use super::message::Flow;
 use crate::apply::departures::Departed;
+use crate::apply::forwarder::Forwarder;
 use crate::model::family::{Family, Protocol};
 use crate::model::frontend::{
     ForwardingMethod, Frontend, FrontendAddress, FrontendPort, RealServer, SourceClass,
@@ -24,9 +25,8 @@ use crate::model::node_state::NodeState;
 pub struct Settled {
     frontends: OrdMap<FrontendPort, Arc<Frontend>>,
     node_addresses: OrdSet<IpAddr>,
-    dead: OrdSet<IpAddr>,
-    /// Dead endpoints that no frontend lists: their entries are gone.
-    buried: BTreeSet<IpAddr>,
+    /// Dead endpoints, and how many frontends list each; the entries of those in no list are gone.
+    dead: BTreeMap<IpAddr, usize>,
 }
 
 /// What is to be looked for in the table.
@@ -46,28 +46,58 @@ impl Settled {
         Self {
             frontends: state.frontends.clone(),
             node_addresses: state.node_addresses.clone(),
-            dead: state.dead.clone(),
-            buried: self.buried_in(state),
+            dead: self.dead_in(state),
         }
     }
 
-    /// Dead endpoints that no frontend lists.
-    fn buried_in(&self, state: &NodeState) -> BTreeSet<IpAddr> {
+    /// The same of a state, at the price of what changed; all frontends are gone through only when
+    /// somebody dies.
+    fn dead_in(&self, state: &NodeState) -> BTreeMap<IpAddr, usize> {
         if state.dead.is_empty() {
-            return BTreeSet::new();
+            return BTreeMap::new();
         }
-        if self.frontends.ptr_eq(&state.frontends) && self.dead == state.dead {
-            return self.buried.clone();
+        let (mut known, mut new) = (BTreeMap::new(), BTreeMap::new());
+        for dead in &state.dead {
+            match self.dead.get(dead) {
+                Some(lists) => known.insert(*dead, *lists),
+                None => new.insert(*dead, 0),
+            };
         }
-        let mut buried: BTreeSet<IpAddr> = state.dead.iter().copied().collect();
-        for frontend in state.frontends.values() {
-            for class in SourceClass::ALL {
-                for real_server in frontend.real_servers(class) {
-                    buried.remove(&real_server.address);
-                }
+        for difference in self.frontends.diff(&state.frontends) {
+            let (old, new) = match difference {
+                DiffItem::Add(_, new) => (None, Some(new)),
+                DiffItem::Update { old, new } => (Some(old.1), Some(new.1)),
+                DiffItem::Remove(_, old) => (Some(old), None),
+            };
+            count(&mut known, old, |lists| lists.saturating_sub(1));
+            count(&mut known, new, |lists| lists.saturating_add(1));
+        }
+        if !new.is_empty() {
+            for frontend in state.frontends.values() {
+                count(&mut new, Some(frontend), |lists| lists.saturating_add(1));
             }
         }
-        buried
+        known.append(&mut new);
+        known
+    }
+}
+
+/// Changes the number of those of these endpoints whom the frontend lists for some class.
+fn count(
+    numbers: &mut BTreeMap<IpAddr, usize>,
+    frontend: Option<&Arc<Frontend>>,
+    change: impl Fn(usize) -> usize,
+) {
+    let Some(frontend) = frontend.filter(|_| !numbers.is_empty()) else {
+        return;
+    };
+    let lists = SourceClass::ALL.map(|class| frontend.real_servers(class));
+    let listed = lists.into_iter().flatten().map(|listed| listed.address);
+    // Once each: in whichever classes, with whichever ports.
+    for address in listed.collect::<BTreeSet<_>>() {
+        if let Some(number) = numbers.get_mut(&address) {
+            *number = change(*number);
+        }
     }
 }
 
@@ -100,8 +130,11 @@ impl Concern {
             .filter(|address| !state.node_addresses.contains(*address))
             .copied()
             .collect();
-        let buried = settled.buried_in(state);
-        concern.dead = buried.difference(&settled.buried).copied().collect();
+        let dead = settled.dead_in(state).into_iter();
+        concern.dead = dead
+            .filter(|(address, lists)| *lists == 0 && settled.dead.get(address) != Some(&0))
+            .map(|(address, _)| address)
+            .collect();
         concern
     }
 
@@ -135,8 +168,8 @@ impl Concern {
         })
     }
 
-    /// Whether an entry is to go.
-    pub fn is_stale(&self, flow: &Flow, state: &NodeState) -> bool {
+    /// Whether an entry is to go, where `datapath` forwards all that it can.
+    pub fn is_stale(&self, flow: &Flow, state: &NodeState, datapath: Forwarder) -> bool {
         let translated = flow.original_destination != flow.reply_source;
         // What nothing translated was no Service's.
         if translated && self.dead.contains(&flow.reply_source.0) {
@@ -168,6 +201,10 @@ impl Concern {
         match frontend {
             // Nothing was translated and nothing will be: not ours any more, and right as it is.
             None => translated,
+            // IPVS did, in an earlier run: without it packets go nowhere.
+            Some(_) if translated && !flow.destination_nat && datapath == Forwarder::Nftables => {
+                true
+            }
             // Packets that are not rewritten leave no trace of where they went.
             Some(frontend)
                 if !translated && frontend.forwarding_method != ForwardingMethod::Masquerade =>

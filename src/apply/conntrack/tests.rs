@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::message::{self, Flow};
 use super::stale::{Concern, Settled};
+use crate::apply::forwarder::Forwarder;
 use crate::model::family::{Family, Protocol};
 use crate::model::frontend::{
     ForwardingMethod, Frontend, FrontendAddress, FrontendPort, RealServer, Treatment, Verdict,
@@ -102,7 +103,7 @@ fn stale(old: &NodeState, new: &NodeState, flows: &[Flow]) -> Vec<bool> {
     let concern = Concern::between(&settled, new);
     flows
         .iter()
-        .map(|flow| concern.is_stale(flow, new))
+        .map(|flow| concern.is_stale(flow, new, Forwarder::Nftables))
         .collect()
 }
 
@@ -206,6 +207,27 @@ fn packets_that_are_not_rewritten_tell_nothing() {
 }
 
 #[test]
+fn what_ipvs_translated_is_stale_where_nothing_does_so_any_more() {
+    let dns = port(VIP, Protocol::Udp, 53);
+    let now = state(&[(dns, &["10.0.0.1:53"])]);
+    let by_netfilter = udp("192.0.2.200:53", "10.0.0.1:53");
+    let by_ipvs = Flow {
+        destination_nat: false,
+        ..by_netfilter.clone()
+    };
+    let elsewhere = Flow {
+        destination_nat: false,
+        ..udp("192.0.2.99:53", "10.0.0.1:53")
+    };
+    let concern = Concern::everything(&Settled::default(), &now);
+    let stale = |datapath| {
+        [&by_netfilter, &by_ipvs, &elsewhere].map(|flow| concern.is_stale(flow, &now, datapath))
+    };
+    assert_eq!(stale(Forwarder::Nftables), [false, true, false]);
+    assert_eq!(stale(Forwarder::Ipvs), [false, false, false]);
+}
+
+#[test]
 fn nothing_is_looked_at_without_a_reason() {
     let dns = port(VIP, Protocol::Udp, 53);
     let tcp = port(VIP, Protocol::Tcp, 53);
@@ -213,6 +235,18 @@ fn nothing_is_looked_at_without_a_reason() {
     let new = state(&[(dns, &["10.0.0.1:53"]), (tcp, &["10.0.0.2:53"])]);
     let settled = Settled::default().after(&old);
     assert!(Concern::between(&settled, &new).is_empty());
+    // What TCP keeps is no matter of the table (CT-7).
+    let mut keeping = old.clone();
+    let mut frontend = Frontend::clone(&old.frontends[&tcp]);
+    frontend.keeps = real_servers(&["10.0.0.2:53"]);
+    keeping.frontends.insert(tcp, Arc::new(frontend));
+    assert!(Concern::between(&settled, &keeping).is_empty());
+    let entry = flow(6, "192.0.2.200:53", "10.0.0.1:53");
+    assert!(!Concern::everything(&settled, &keeping).is_stale(
+        &entry,
+        &keeping,
+        Forwarder::Nftables
+    ));
     assert!(
         Concern::everything(&settled, &state(&[]))
             .families()
@@ -249,7 +283,7 @@ fn the_dead_are_buried_once_when_nobody_lists_them() {
     assert!(concern.families().eq([(Family::V4, false)]));
     let stale: Vec<bool> = flows
         .iter()
-        .map(|flow| concern.is_stale(flow, &gone))
+        .map(|flow| concern.is_stale(flow, &gone, Forwarder::Nftables))
         .collect();
     assert_eq!(stale, [true, true, false, false]);
     // Not again, unless it was listed in between.
@@ -258,6 +292,39 @@ fn the_dead_are_buried_once_when_nobody_lists_them() {
     assert!(Concern::between(&settled, &same).is_empty());
     let settled = settled.after(&silent);
     assert!(!Concern::between(&settled, &gone).is_empty());
+}
+
+/// Also after many steps: each is counted from the one before it.
+#[test]
+fn the_dead_are_buried_when_the_last_list_lets_them_go() {
+    let [one, two] = [80, 81].map(|number| port(VIP, Protocol::Tcp, number));
+    let all: &[&str] = &["10.0.0.1:80", "10.0.0.2:80", "10.0.0.2:90"];
+    let with = |lists: &[(FrontendPort, &[&str])], dead: &[&str]| {
+        let mut state = state(lists);
+        state.dead = dead.iter().map(|dead| dead.parse().unwrap()).collect();
+        state
+    };
+    let mut settled = Settled::default();
+    let mut buries = |state: NodeState| {
+        let concern = Concern::between(&settled, &state);
+        settled = settled.after(&state);
+        !concern.is_empty()
+    };
+    let (dead, other): (&[&str], &[&str]) = (&["10.0.0.2"], &["10.0.0.2", "10.0.0.1"]);
+    assert!(!buries(with(&[(one, all), (two, all)], &[])));
+    assert!(!buries(with(&[(one, all), (two, all)], dead)));
+    assert!(!buries(with(&[(one, &all[..2]), (two, all)], dead)));
+    assert!(!buries(with(&[(one, &all[..1]), (two, all)], dead)));
+    assert!(!buries(with(&[(one, &all[..1]), (two, all)], other)));
+    assert!(buries(with(&[(one, &all[..1])], other)));
+    assert!(!buries(with(&[(one, all)], other)));
+    assert!(!buries(with(&[(one, all), (two, all)], other)));
+    assert!(!buries(with(&[(two, all)], other)));
+    assert!(buries(with(&[], other)));
+    assert!(!buries(with(&[], dead)));
+    // Whoever lived in between is buried anew.
+    assert!(!buries(with(&[], &[])));
+    assert!(buries(with(&[], dead)));
 }
 
 /// An entry as a dump has it, without its `nlmsghdr`: UDP 192.0.2.50:41000 to
@@ -290,6 +357,13 @@ fn an_entry_is_read_and_deleted_exactly() {
     let address = |text: &str| text.parse::<IpAddr>().unwrap();
     assert_eq!(flow.original_destination, (address(VIP), 80));
     assert_eq!(flow.reply_source, (address("10.244.1.2"), 8080));
+    assert!(flow.destination_nat);
+    // IPS_DST_NAT is the bit 5 of a number that is big-endian.
+    let mut untouched = bytes.clone();
+    let status = untouched.len() - 9;
+    assert_eq!(untouched[status], 0xb8);
+    untouched[status] &= !0x20;
+    assert!(!message::flow(&untouched).unwrap().destination_nat);
     let request = message::delete(&flow.identity);
     // IPCTNL_MSG_CT_DELETE of the subsystem 1
     assert_eq!(request[4..6], 0x0102u16.to_ne_bytes());

@@ -112,7 +112,7 @@ impl Collection for List {
 
 /// Tells whether two lists have the same elements, in whatever order, without keeping them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Digest {
+pub struct Digest {
     count: usize,
     sum: u64,
     parity: u64,

@@ -27,7 +27,8 @@ use crate::apply::netlink::{self, NetlinkSocket, TransactionError};
 use crate::model::family::Family;
 use crate::model::node_state::NodeState;
 use edits::{Edit, Edits, batches};
-use element::{Digest, List};
+pub use element::Digest;
+use element::List;
 use encode::{Request, message};
 
 pub use describe::{describe, describe_chains};
@@ -128,13 +129,19 @@ impl Nftables {
         self.send(edits)
     }
 
-    /// Whether the table is there as this version makes it, on this datapath, whatever is in it.
-    pub fn stands(&mut self) -> Result<bool, Error> {
-        let observed = observe::observe(&mut self.socket)?;
+    /// What tells whether the content of the table is as it was; `None` where the table is not there
+    /// as this version makes it.
+    pub fn fingerprint(&mut self) -> Result<Option<Digest>, Error> {
+        let Some(observed) = observe::observe(&mut self.socket)? else {
+            return Ok(None);
+        };
         let restrictions = Family::BOTH.map(|family| vec![family]).into_iter();
         let restrictions = restrictions.chain([Vec::new(), Family::BOTH.to_vec()]);
         let mut layouts = restrictions.map(|families| self.layout.restrict_forwarding(&families));
-        Ok(observed.is_some_and(|observed| layouts.any(|layout| schema::fits(&observed, layout))))
+        if !layouts.any(|layout| schema::fits(&observed, layout)) {
+            return Ok(None);
+        }
+        observe::elements::<Digest>(&mut self.socket, &observed).map(Some)
     }
 
     /// Compares the kernel with the state and repairs whatever differs; makes the table where it is

@@ -10,7 +10,7 @@ mod prune;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use imbl::ordmap::DiffItem;
@@ -274,6 +274,14 @@ impl Routes {
             }
         }
         Ok(exist)
+    }
+
+    /// The routes that are ours, in the words of `ip`.
+    pub fn ours(&mut self) -> Result<BTreeSet<String>, Error> {
+        let observed = self.observe()?;
+        let routes = observed.values().flatten();
+        let ours = routes.filter(|route| route.protocol == PROTOCOL);
+        Ok(ours.map(ToString::to_string).collect())
     }
 
     fn observe(&mut self) -> Result<Observed, Error> {

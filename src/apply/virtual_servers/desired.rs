@@ -36,7 +36,7 @@ pub(super) fn method(port: FrontendPort, frontend: &Frontend) -> ForwardingMetho
     }
 }
 
-/// Real servers whose UDP flows go on though no new ones come (CT-3).
+/// Real servers whose connections go on though no new ones come (CT-3, POL-13).
 pub(super) fn keeps(frontend: &Frontend) -> BTreeSet<RealServerKey> {
     let key = |real_server: &crate::model::frontend::RealServer| RealServerKey {
         address: real_server.address,

@@ -1,18 +1,18 @@
 //! Real servers that take no new connections: which there are, and how they go.
 //!
-//! TCP ones wait for their connections (GT-1) and are asked about; UDP ones that still serve stay with
-//! their flows until the plan says that they serve no more. On a node that is gone nothing is waited
-//! for: the connections can only time out (D-5).
+//! Those that still serve stay with what they have until the plan says that they serve no more
+//! (POL-13, CT-3). From then on they wait for their connections (GT-1) and are asked about, but for UDP
+//! ones. On a node that is gone nothing is waited for: the connections can only time out (D-5).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use super::{Outcome, Server, VirtualServers};
+use super::{Outcome, Server, Standing, VirtualServers};
 use crate::apply::ipvs::Error;
 use crate::apply::ipvs::types::{Change, Protocol, RealServerKey, VirtualServerKey};
 
-/// A real server with weight 0 and what it still has.
+/// A real server that serves no more, with weight 0, and what it still has.
 #[derive(Debug, Clone, Copy)]
 pub struct Draining {
     pub virtual_server: VirtualServerKey,
@@ -26,12 +26,14 @@ impl VirtualServers {
     pub fn draining(&mut self) -> Result<Vec<Draining>, Error> {
         let mut draining = Vec::new();
         for (key, server) in &self.servers {
-            if !waits(key, server) {
+            if !waits(server) {
                 continue;
             }
             let observed = self.ipvs.real_servers(key)?;
-            for (real_server, since) in &server.real_servers {
-                let Some(since) = since else { continue };
+            for (real_server, standing) in &server.real_servers {
+                let Standing::Draining(since) = standing else {
+                    continue;
+                };
                 let connections = observed
                     .iter()
                     .find(|observed| observed.key == *real_server)
@@ -54,7 +56,7 @@ impl VirtualServers {
 
     /// Whether anything drains.
     pub fn drains(&self) -> bool {
-        self.servers.iter().any(|(key, server)| waits(key, server))
+        self.servers.values().any(waits)
     }
 
     /// Removes real servers that have drained, and virtual servers that only waited for them.
@@ -78,8 +80,8 @@ impl VirtualServers {
             .iter()
             .flat_map(|(key, server)| {
                 let real_servers = server.real_servers.iter();
-                let buried = real_servers.filter(|(real_server, since)| {
-                    since.is_some() && dead.contains(&real_server.address)
+                let buried = real_servers.filter(|(real_server, standing)| {
+                    **standing != Standing::Serving && dead.contains(&real_server.address)
                 });
                 buried.map(|(real_server, _)| (*key, *real_server))
             })
@@ -106,8 +108,9 @@ impl VirtualServers {
 }
 
 /// Whether real servers of it wait for their connections.
-fn waits(key: &VirtualServerKey, server: &Server) -> bool {
-    is_of(key, Protocol::Tcp) && server.real_servers.values().any(Option::is_some)
+fn waits(server: &Server) -> bool {
+    let mut standings = server.real_servers.values();
+    standings.any(|standing| matches!(standing, Standing::Draining(_)))
 }
 
 /// Whether a virtual server is of a protocol.

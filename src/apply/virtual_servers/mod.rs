@@ -1,11 +1,12 @@
 //! The IPVS datapath: makes the virtual servers of IPVS equal to the frontends of a state.
 //!
-//! Touches only virtual servers that its journal names; a foreign one in the way is reported. A TCP
-//! real server that is no longer wanted gets weight 0 and goes when its connections have gone, a UDP one
-//! when it no longer serves.
+//! Touches only virtual servers that its journal names; a foreign one in the way is reported. A real
+//! server that gets no new connections has weight 0 as long as it serves (POL-13, CT-3); when it serves
+//! no more, a UDP one goes at once and any other when its connections have gone.
 
 pub mod desired;
 mod drain;
+mod foreign;
 mod names;
 mod outcome;
 
@@ -30,6 +31,7 @@ use crate::model::frontend::{Frontend, FrontendAddress, FrontendPort};
 use crate::model::node_state::NodeState;
 use desired::{SERVING, keeps, keys, method, of_frontend};
 use drain::is_of;
+use foreign::in_the_way;
 use names::{describe, missing_scheduler, name, real_server_of, scheduler_of};
 
 pub use drain::Draining;
@@ -53,10 +55,31 @@ pub const SYSCTLS: [(&str, &str); 3] = [
 struct Server {
     attributes: VirtualServer,
     method: ForwardingMethod,
-    /// Since when a real server has weight 0; `None` for one that takes connections.
-    real_servers: BTreeMap<RealServerKey, Option<Instant>>,
-    /// Whether a frontend wants it; else it only drains.
+    real_servers: BTreeMap<RealServerKey, Standing>,
+    /// Whether a frontend wants it; else it only waits for what its real servers still have.
     wanted: bool,
+}
+
+/// Whether a real server takes connections, and what for it is there if not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// It takes connections.
+    Serving,
+    /// Weight 0: it serves the connections that it has, for as long as they last.
+    Kept,
+    /// Weight 0 since then: it serves no more, and its connections have a deadline.
+    Draining(Instant),
+}
+
+impl Standing {
+    /// Of one that is not to serve: `keeps` says whether the plan lets it keep its connections.
+    fn without_new_connections(self, keeps: bool, now: Instant) -> Self {
+        match self {
+            _ if keeps => Self::Kept,
+            Self::Draining(since) => Self::Draining(since),
+            Self::Serving | Self::Kept => Self::Draining(now),
+        }
+    }
 }
 
 /// What a frontend wants of IPVS.
@@ -66,7 +89,7 @@ struct Intent {
     method: ForwardingMethod,
     /// Those that take connections.
     real_servers: BTreeSet<RealServerKey>,
-    /// Those whose UDP flows go on.
+    /// Those whose connections go on, without new ones.
     keeps: BTreeSet<RealServerKey>,
 }
 
@@ -115,6 +138,19 @@ impl VirtualServers {
         )
     }
 
+    /// Every real server of ours that takes connections, in the words of `ipvsadm`.
+    pub fn serving(&mut self) -> Result<BTreeSet<String>, Error> {
+        let mut serving = BTreeSet::new();
+        for (server, real_servers) in self.ipvs.inventory()? {
+            let key = server.key;
+            if name(&key).is_some_and(|name| self.journal.contains(&name)) {
+                let takes = real_servers.iter().filter(|it| it.real_server.weight > 0);
+                serving.extend(takes.map(|it| format!("{key} {}", it.key)));
+            }
+        }
+        Ok(serving)
+    }
+
     /// The timeouts of idle connections.
     pub fn timeouts(&mut self) -> Result<Timeouts, Error> {
         self.ipvs.timeouts()
@@ -154,6 +190,7 @@ impl VirtualServers {
             }
         }
         let mut outcome = Outcome::default();
+        self.leave_foreign(&mut wanted, &mut outcome);
         self.change(wanted, &new.dead, now, &mut outcome);
         if old.dead != new.dead {
             let newly = new.dead.iter().filter(|dead| !old.dead.contains(*dead));
@@ -185,11 +222,7 @@ impl VirtualServers {
             if !name(&key).is_some_and(|name| self.journal.contains(&name)) {
                 // Somebody else's: never changed, and in the way only where we want the same.
                 if wanted.remove(&key).is_some() {
-                    outcome.failures.push(Failure::told(
-                        KIND,
-                        key.to_string(),
-                        "a virtual server that edgelb did not make is in the way: remove it with ipvsadm -D",
-                    ));
+                    outcome.failures.push(in_the_way(&key));
                 }
                 continue;
             }
@@ -207,12 +240,16 @@ impl VirtualServers {
                     if !serving && real_server.real_server != quiet {
                         odd.push(Change::SetRealServer(key, real_server.key, quiet));
                     }
-                    let draining = (!serving).then(|| {
+                    let standing = if serving {
+                        Standing::Serving
+                    } else {
                         known
-                            .and_then(|server| *server.real_servers.get(&real_server.key)?)
-                            .unwrap_or(now)
-                    });
-                    (real_server.key, draining)
+                            .and_then(|server| server.real_servers.get(&real_server.key))
+                            .copied()
+                            .filter(|standing| *standing != Standing::Serving)
+                            .unwrap_or(Standing::Draining(now))
+                    };
+                    (real_server.key, standing)
                 })
                 .collect();
             let server = Server {
@@ -256,17 +293,7 @@ impl VirtualServers {
         now: Instant,
         outcome: &mut Outcome,
     ) {
-        let created: Vec<VirtualServerName> = wanted
-            .iter()
-            .filter(|(key, wanted)| {
-                wanted
-                    .as_ref()
-                    .is_some_and(|intent| !intent.real_servers.is_empty())
-                    && !self.servers.contains_key(key)
-            })
-            .filter_map(|(key, _)| name(key))
-            .filter(|name| !self.journal.contains(name))
-            .collect();
+        let created: Vec<VirtualServerName> = self.created(&wanted).map(|(_, name)| name).collect();
         if !created.is_empty()
             && let Err(error) = self.journal.record(&created)
         {
@@ -321,31 +348,30 @@ impl VirtualServers {
         let serving = RealServer::new(intent.method, SERVING);
         let quiet = RealServer::new(intent.method, 0);
         for real_server in &intent.real_servers {
-            changes.push(match server.real_servers.insert(*real_server, None) {
-                Some(None) if same_method => continue,
+            let before = server.real_servers.insert(*real_server, Standing::Serving);
+            changes.push(match before {
+                Some(Standing::Serving) if same_method => continue,
                 Some(_) => Change::SetRealServer(key, *real_server, serving),
                 None => Change::NewRealServer(key, *real_server, serving),
             });
         }
-        let drains = is_of(&key, Protocol::Tcp);
-        let unwanted: Vec<(RealServerKey, Option<Instant>)> = server
-            .real_servers
-            .iter()
-            .filter(|(present, _)| !intent.real_servers.contains(present))
-            .map(|(present, since)| (*present, *since))
-            .collect();
-        for (real_server, since) in unwanted {
-            let stays = drains || intent.keeps.contains(&real_server);
-            if !stays || dead.contains(&real_server.address) {
-                changes.push(Change::DeleteRealServer(key, real_server));
-                server.real_servers.remove(&real_server);
-            } else if since.is_none() || !same_method {
-                changes.push(Change::SetRealServer(key, real_server, quiet));
-                server
-                    .real_servers
-                    .insert(real_server, Some(since.unwrap_or(now)));
+        // Nobody knows the end of a UDP flow.
+        let drains = !is_of(&key, Protocol::Udp);
+        server.real_servers.retain(|real_server, standing| {
+            if intent.real_servers.contains(real_server) {
+                return true;
             }
-        }
+            let keeps = intent.keeps.contains(real_server);
+            if !(keeps || drains) || dead.contains(&real_server.address) {
+                changes.push(Change::DeleteRealServer(key, *real_server));
+                return false;
+            }
+            if *standing == Standing::Serving || !same_method {
+                changes.push(Change::SetRealServer(key, *real_server, quiet));
+            }
+            *standing = standing.without_new_connections(keeps, now);
+            true
+        });
         if server.real_servers.is_empty() && !server.wanted {
             changes.push(Change::DeleteVirtualServer(key));
             self.servers.remove(&key);
@@ -366,10 +392,14 @@ impl VirtualServers {
         };
         // Without the virtual server there is no place for its real servers: one cause, told once.
         let mut missing = BTreeSet::new();
+        let mut deleted = Vec::new();
         for (change, result) in changes.iter().zip(results) {
             let refusal = match result {
                 Ok(()) => {
                     outcome.count(change);
+                    if let Change::DeleteVirtualServer(key) = change {
+                        deleted.extend(name(key));
+                    }
                     continue;
                 }
                 Err(refusal) => refusal,
@@ -386,6 +416,11 @@ impl VirtualServers {
                 }
                 _ => Failure::new(KIND, &object, &refusal),
             });
+        }
+        // Whoever makes one in its place is not us.
+        if let Err(error) = self.journal.forget(&deleted) {
+            let failure = Failure::new("state_directory", "ipvs.journal", &error);
+            outcome.failures.push(failure);
         }
     }
 }

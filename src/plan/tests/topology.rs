@@ -211,8 +211,31 @@ fn endpoints_of_nodes_that_are_gone_are_dead() {
 }
 
 #[test]
-fn flows_of_udp_go_on_to_all_that_serve() {
-    // CT-3: policies and readiness do not matter; TCP has nothing to keep.
+fn where_most_nodes_are_silent_it_is_the_api_server_that_is_not_reached() {
+    for (silent, expected) in [(1, 1), (2, 2), (3, 0), (4, 0)] {
+        let mut inputs = in_zone(None);
+        for index in 0..3 {
+            let mut other = node(&format!("edge-{index}"), &format!("192.0.2.{}", 20 + index));
+            other.silent = index < silent;
+            inputs.put(other);
+        }
+        if silent == 4 {
+            let mut here = node(HERE, "192.0.2.11");
+            here.silent = true;
+            inputs.put(here);
+        }
+        inputs.put(everywhere_as(ServiceType::NodePort));
+        inputs.put(hinted_slice(
+            "10.244.0.1@edge-0 10.244.0.2@edge-1 10.244.0.3@edge-2 10.244.0.4@edge-a",
+        ));
+        let dead = inputs.planned(&lan()).state.dead;
+        assert_eq!(dead.len(), expected, "{silent} of 4 are silent");
+    }
+}
+
+#[test]
+fn what_is_connected_goes_on_to_all_that_serve() {
+    // CT-3, POL-13: policies and readiness do not matter.
     let mut inputs = in_zone(None);
     let mut service = everywhere_as(ServiceType::LoadBalancer);
     service.external_traffic_policy = TrafficPolicy::Local;
@@ -233,12 +256,7 @@ fn flows_of_udp_go_on_to_all_that_serve() {
     let plan = inputs.planned(&lan());
     assert_eq!(plan.state.frontends.len(), 6);
     for (port, frontend) in &plan.state.frontends {
-        let expected = if port.protocol == Protocol::Udp {
-            "1 2 3"
-        } else {
-            ""
-        };
-        assert_eq!(short(&frontend.keeps), expected, "{port}");
+        assert_eq!(short(&frontend.keeps), "1 2 3", "{port}");
     }
 }
 
