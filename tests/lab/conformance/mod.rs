@@ -14,6 +14,7 @@ mod endpoints;
 mod flows;
 mod health;
 mod load_balancer;
+mod network;
 mod node_port;
 pub mod objects;
 mod observe;

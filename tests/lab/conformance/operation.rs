@@ -38,7 +38,7 @@ fn one_weight(bench: &Bench) -> Vec<String> {
     let line = text.lines().find(|line| line.starts_with("-a ")).unwrap();
     let line = line.replacen("-a ", "-e ", 1);
     let mut words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-    *words.last_mut().unwrap() = "7".to_owned();
+    "7".clone_into(words.last_mut().unwrap());
     words
 }
 
