@@ -55,6 +55,29 @@ fn case_62_one_endpoint_through_every_frontend() {
     }
 }
 
+/// The same for the node itself, and for who comes from outside, where there is no `ClusterIP`.
+#[test]
+fn case_62b_also_for_the_node_and_from_outside() {
+    let bench = Bench::new();
+    let workloads = [bench.a(), bench.a2(), bench.r()];
+    serve(&bench, &sticky(load_balancer(), 600), &workloads);
+    for (from, first) in [(bench.n1(), 0), (bench.c(), 1)] {
+        for v6 in FAMILIES {
+            for protocol in [TCP, UDP] {
+                let names: BTreeSet<String> = (bench.frontends(v6, 80)[first..].iter())
+                    .flat_map(|to| answering(from, *to, protocol, 10))
+                    .collect();
+                assert_eq!(
+                    names.len(),
+                    1,
+                    "{} {protocol} v6 {v6}: {names:?}",
+                    from.name()
+                );
+            }
+        }
+    }
+}
+
 /// It is each client's own: of many, not all go to one endpoint.
 #[test]
 fn case_109_each_client_has_its_own_endpoint() {

@@ -19,12 +19,12 @@ use std::time::Duration;
 use edgelb::lab::client::{Protocol, RequestOptions, request_with};
 use edgelb::lab::daemon::{Daemon, DaemonOptions};
 use edgelb::lab::manifests::ManifestDirectory;
-use edgelb::lab::server::Listen;
-use edgelb::lab::{DualStack, Lab, LabOptions, Namespace, Node, Route, Workload};
+use edgelb::lab::{DualStack, Lab, Namespace, Node, Workload};
 use edgelb::source::kubernetes::kind::Watched;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
+use super::network;
 use super::objects::{self, Endpoint, list, slices};
 use crate::authority::Secure;
 use crate::rig::{PROGRAM, START, datapath, eventually, ipvs, socket};
@@ -100,7 +100,7 @@ impl Bench {
     }
 
     pub fn with(setup: &Setup) -> Self {
-        let lab = lab();
+        let lab = network::lab();
         let mut configuration: toml::Table =
             "[proxy]\nexternal_ip_ranges = [\"203.0.113.0/24\", \"fd00:113::/64\"]\n\
             resync_interval = \"10m\"\n"
@@ -364,48 +364,6 @@ impl Bench {
         let [_, rest @ ..] = self.frontends(v6, port);
         rest
     }
-}
-
-fn lab() -> Lab {
-    let mut lab = Lab::build(LabOptions {
-        nodes: 2,
-        workloads: 1,
-        clients: 2,
-        listen: vec![
-            Listen::tcp(8080),
-            Listen::udp(8080),
-            Listen::tcp(9090),
-            Listen::udp(9090),
-        ],
-        ..LabOptions::default()
-    })
-    .unwrap();
-    for node in [0, 0, 1] {
-        lab.add_workload(node).unwrap();
-    }
-    let n1 = &lab.nodes()[0];
-    for setting in ["net/ipv4/icmp_ratelimit", "net/ipv6/icmp/ratelimit"] {
-        n1.namespace.set_sysctl(setting, "0").unwrap();
-    }
-    let b = &lab.clients()[1];
-    for (old, new) in b.address.in_lan().into_iter().zip(B.in_lan()) {
-        b.namespace.remove_address("eth0", old).unwrap();
-        b.namespace.add_address("eth0", new).unwrap();
-    }
-    lab.route_cluster_ips(0).unwrap();
-    for client in lab.clients() {
-        for addresses in [VIP, EXTERNAL] {
-            for (destination, gateway) in addresses.hosts().into_iter().zip(n1.address.both()) {
-                let route = Route {
-                    destination,
-                    gateway: Some(gateway),
-                    link: "eth0",
-                };
-                client.namespace.add_route(&route).unwrap();
-            }
-        }
-    }
-    lab
 }
 
 /// A scripted API server on B, and the path of the kubeconfig that leads to it.

@@ -103,6 +103,17 @@ impl Endpoint {
         }
     }
 
+    /// A ready pod in the network of its node.
+    pub fn of_node(node: &Node) -> Self {
+        Self {
+            address: node.address,
+            rest: json!({
+                "conditions": {"ready": true, "serving": true, "terminating": false},
+                "nodeName": node.name,
+            }),
+        }
+    }
+
     /// Still serves while it goes away.
     pub fn terminating(self) -> Self {
         self.conditions(&json!({"ready": false, "serving": true, "terminating": true}))

@@ -1,42 +1,88 @@
 //! Cases 78 to 82: repair, neighbors in the kernel, two families.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use edgelb::lab::server::{Listen, Server};
 use edgelb::lab::tool;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::bench::{Bench, CLUSTER_IP, VIP};
 use super::objects::{cluster_ip, load_balancer, slice, slice_ports};
-use super::observe::{
-    FAMILIES, TCP, UDP, answered, datapath_text, reaches, refused, try_datapath_text,
-};
-use crate::rig::{eventually, ipvs, request, socket};
+use super::observe::{FAMILIES, TCP, UDP, answered, reaches, refused, try_datapath_items};
+use crate::rig::{ipvs, request, socket};
+
+/// Words for `nft -j` that delete the first element of a map or set of ours that has one.
+fn one_element(bench: &Bench) -> String {
+    let text = tool(
+        bench.n1(),
+        "nft",
+        &["-j", "list", "table", "inet", "edgelb"],
+    )
+    .unwrap();
+    let listed: Value = serde_json::from_str(&text).unwrap();
+    let objects = listed["nftables"].as_array().unwrap();
+    let found = objects.iter().find_map(|object| {
+        let map = object.get("map")?;
+        let first = map["elem"].as_array()?.first()?;
+        let dynamic = map["flags"].to_string().contains("dynamic");
+        (!dynamic).then(|| (map["name"].clone(), first.clone()))
+    });
+    let (name, element) = found.unwrap();
+    let element = json!({"family": "inet", "table": "edgelb", "name": name, "elem": [element]});
+    json!({"nftables": [{"delete": {"element": element}}]}).to_string()
+}
+
+/// Words for `ipvsadm` that change the weight of the first real server.
+fn one_weight(bench: &Bench) -> Vec<String> {
+    let text = tool(bench.n1(), "ipvsadm", &["-Sn"]).unwrap();
+    let line = text.lines().find(|line| line.starts_with("-a ")).unwrap();
+    let line = line.replacen("-a ", "-e ", 1);
+    let mut words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+    "7".clone_into(words.last_mut().unwrap());
+    words
+}
 
 #[test]
 fn case_78_what_others_break_is_repaired() {
-    let bench = Bench::new();
+    let bench = Bench::configured("[proxy]\nresync_interval = \"30s\"");
     bench.serve(&load_balancer(), &[bench.endpoint(bench.a())]);
-    let mut edits: Vec<&[&str]> = vec![
-        &["nft", "flush", "ruleset"],
-        &["nft", "delete", "table", "inet", "edgelb"],
-        &["ip", "route", "flush", "table", "local", "proto", "225"],
-        &[
+    let element = one_element(&bench);
+    let mut edits: Vec<Vec<&str>> = vec![
+        vec!["nft", "-j", &element],
+        vec!["nft", "flush", "ruleset"],
+        vec!["nft", "delete", "table", "inet", "edgelb"],
+        vec!["ip", "route", "flush", "table", "local", "proto", "225"],
+        vec![
             "ip", "-6", "route", "flush", "table", "local", "proto", "225",
         ],
     ];
+    let weight = if ipvs() {
+        one_weight(&bench)
+    } else {
+        Vec::new()
+    };
     if ipvs() {
-        edits.push(&["ipvsadm", "-C"]);
+        let words = weight.iter().map(String::as_str);
+        edits.push(std::iter::once("ipvsadm").chain(words).collect());
+        edits.push(vec!["ipvsadm", "-C"]);
     }
-    let whole = datapath_text(bench.n1());
+    let whole = try_datapath_items(bench.n1()).unwrap();
     for edit in edits {
         tool(bench.n1(), edit[0], &edit[1..]).unwrap();
         // Twice the time from one resync to the next on an emulated machine.
         let bound = Duration::from_secs(if ipvs() { 60 } else { 30 });
-        eventually(bound, || {
-            let text = try_datapath_text(bench.n1()).ok()?;
-            (text.lines().count() == whole.lines().count()).then_some(())
-        });
+        let start = Instant::now();
+        loop {
+            let items = try_datapath_items(bench.n1());
+            if items.as_ref().is_ok_and(|items| *items == whole) {
+                break;
+            }
+            assert!(
+                start.elapsed() < bound,
+                "{edit:?} is not repaired within {bound:?}: {items:?}, not {whole:?}"
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
         for v6 in FAMILIES {
             let own = &bench.p().namespace;
             answered(own, bench.frontends(v6, 80)[0], TCP);
