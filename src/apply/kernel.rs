@@ -220,6 +220,8 @@ impl Kernel {
         let waits = self.set_sysctls(state, &mut report);
         if let Some(virtual_servers) = &mut self.virtual_servers {
             report.virtual_servers(virtual_servers.repair(state, now));
+            let finished = self.nftables.finish();
+            report.table(finished);
         }
         if let Some(leftover) = &mut self.leftover {
             let outcome = leftover.remove_all();

@@ -32,15 +32,27 @@ pub(super) struct Edits {
     /// Sets of ranges with all that they are to hold. They are replaced whole: the kernel refuses
     /// edits in which the end of one range becomes the start of another.
     pub(super) ranges: Ranges,
-    /// What is to be done when IPVS forwards what these edits leave to it.
+    /// What is to be done when IPVS forwards what these edits leave to it, and nothing any more that
+    /// they no longer keep clients away from.
     pub(super) later: Vec<Edit>,
 }
 
 /// Sets of ranges with all that they are to hold.
 pub(super) type Ranges = BTreeMap<(Table, Family), Elements>;
 
-#[cfg(test)]
 impl Edits {
+    /// Takes in the change of one frontend.
+    fn frontend(&mut self, before: &Elements, after: &Elements, datapath: Forwarder) {
+        let mut changes = Self::default();
+        compare(before, after, &mut changes);
+        let restricted = |key: &ElementKey| after.contains_key(key);
+        let waits = |edit: &Edit| datapath == Forwarder::Ipvs && opens(edit, restricted);
+        let (later, single): (Vec<_>, Vec<_>) = changes.single.into_iter().partition(waits);
+        self.single.extend(single);
+        self.later.extend(later);
+    }
+
+    #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.single.is_empty() && self.ranges.is_empty() && self.later.is_empty()
     }
@@ -71,7 +83,7 @@ pub(super) fn between(old: &NodeState, new: &NodeState, layout: Layout) -> Edits
                 of_frontend(*port, frontend, layout.datapath, &mut before);
             }
         }
-        compare(&before, &after, &mut edits);
+        edits.frontend(&before, &after, layout.datapath);
     }
     let add = |key| Edit {
         key,
@@ -111,9 +123,12 @@ pub(super) fn between(old: &NodeState, new: &NodeState, layout: Layout) -> Edits
                     edits.single.push(add(element::of_address(table, *address)));
                 }
                 SetDiff::Remove(address) => {
-                    edits
-                        .single
-                        .push(remove(element::of_address(table, *address)));
+                    let edit = remove(element::of_address(table, *address));
+                    if layout.datapath == Forwarder::Ipvs && opens(&edit, |_| false) {
+                        edits.later.push(edit);
+                    } else {
+                        edits.single.push(edit);
+                    }
                 }
             }
         }
@@ -147,6 +162,27 @@ pub(super) fn between(old: &NodeState, new: &NodeState, layout: Layout) -> Edits
         compare(&before, &after, &mut edits);
     }
     edits
+}
+
+/// Whether an edit lets somebody through who was kept away. IPVS changes later than the table, and
+/// has one list for whoever asks: until it has changed, what is opened leads to endpoints that were
+/// meant for others. `restricted` tells whether an element of [`Table::Restricted`] is wanted.
+pub(super) fn opens(edit: &Edit, restricted: impl Fn(&ElementKey) -> bool) -> bool {
+    let removed = edit.new.is_none();
+    removed
+        && match edit.key.table {
+            Table::Restricted
+            | Table::Closed
+            | Table::OutsideClosed
+            | Table::NodePortsClosed
+            | Table::NodePortsOutsideClosed
+            // By which it is known that a packet is for a node port.
+            | Table::NodeAddresses => true,
+            // With the restriction, or else those who may ask would wait for it. Where it stays, the
+            // ranges change at once: the kernel takes none that overlaps another.
+            Table::Allowed => !restricted(&element::restriction_of(&edit.key)),
+            _ => false,
+        }
 }
 
 /// The edits from one set of elements to another.

@@ -372,6 +372,11 @@ impl Table {
         self.shape().keys == Keys::Dynamic
     }
 
+    /// Whether it tells where packets of a frontend go.
+    pub(super) fn translates(self) -> bool {
+        self >= Self::Endpoints && !self.dynamic()
+    }
+
     /// Whether it is replaced whole.
     pub(super) fn interval(self) -> bool {
         self.shape().keys == Keys::Ranges
