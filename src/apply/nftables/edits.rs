@@ -8,6 +8,7 @@ use imbl::ordset::DiffItem as SetDiff;
 
 use super::element::{self, ElementKey, Elements, List, Value};
 use super::frontend::of_frontend;
+use super::handover::opens;
 use super::layout::Layout;
 use super::sets::Table;
 use crate::apply::forwarder::{Forwarder, hands_over};
@@ -162,27 +163,6 @@ pub(super) fn between(old: &NodeState, new: &NodeState, layout: Layout) -> Edits
         compare(&before, &after, &mut edits);
     }
     edits
-}
-
-/// Whether an edit lets somebody through who was kept away. IPVS changes later than the table, and
-/// has one list for whoever asks: until it has changed, what is opened leads to endpoints that were
-/// meant for others. `restricted` tells whether an element of [`Table::Restricted`] is wanted.
-pub(super) fn opens(edit: &Edit, restricted: impl Fn(&ElementKey) -> bool) -> bool {
-    let removed = edit.new.is_none();
-    removed
-        && match edit.key.table {
-            Table::Restricted
-            | Table::Closed
-            | Table::OutsideClosed
-            | Table::NodePortsClosed
-            | Table::NodePortsOutsideClosed
-            // By which it is known that a packet is for a node port.
-            | Table::NodeAddresses => true,
-            // With the restriction, or else those who may ask would wait for it. Where it stays, the
-            // ranges change at once: the kernel takes none that overlaps another.
-            Table::Allowed => !restricted(&element::restriction_of(&edit.key)),
-            _ => false,
-        }
 }
 
 /// The edits from one set of elements to another.

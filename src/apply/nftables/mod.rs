@@ -9,6 +9,9 @@ mod element;
 mod encode;
 mod expression;
 mod frontend;
+mod handover;
+#[cfg(test)]
+mod handover_tests;
 mod layout;
 mod observe;
 pub mod others;
@@ -23,13 +26,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
-use crate::apply::forwarder::Forwarder;
+use crate::apply::forwarder::{Forwarder, Refused};
 use crate::apply::netlink::{self, NetlinkSocket, TransactionError};
 use crate::model::family::Family;
 use crate::model::node_state::NodeState;
-use edits::{Edit, Edits, batches, opens};
+use edits::{Edit, Edits, batches};
 use element::{Digest, ElementKey, List};
 use encode::{Request, message};
+use handover::{opens, released};
 use sets::Table;
 
 pub use describe::{describe, describe_chains};
@@ -69,6 +73,8 @@ pub struct Changes {
     pub removed: usize,
     /// The table or its chains were made anew.
     pub rebuilt: bool,
+    /// Something waits that IPVS refused to take over.
+    pub held: bool,
 }
 
 /// Our table in the kernel of this network namespace.
@@ -121,13 +127,18 @@ impl Nftables {
         self.send(edits)
     }
 
-    /// Leaves to IPVS what it forwards now, and lets those through who may ask it.
-    pub fn finish(&mut self) -> Result<Changes, Error> {
+    /// Leaves to IPVS what it forwards now, and lets those through who may ask it. Where IPVS refused
+    /// something, nftables goes on forwarding what it forwarded, and whoever is kept away stays so:
+    /// then the next call must be a repair.
+    pub fn finish(&mut self, state: &NodeState, refused: &Refused) -> Result<Changes, Error> {
+        let later = std::mem::take(&mut self.later);
+        let (single, held) = released(later, state, refused, self.layout);
         let edits = Edits {
-            single: std::mem::take(&mut self.later),
+            single,
             ..Edits::default()
         };
-        self.send(edits)
+        let changes = self.send(edits)?;
+        Ok(Changes { held, ..changes })
     }
 
     /// Whether the table is there as this version makes it, on this datapath, whatever is in it.

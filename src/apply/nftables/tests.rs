@@ -13,11 +13,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 use proptest::prelude::*;
 
-use super::edits::{Edit, batches, between, differences};
+use super::edits::{batches, between, differences};
 use super::element::{Digest, Elements, List, of_state};
 use super::expression::Choice;
 use super::rules::{OUTSIDE_INDEX, Pick};
-use super::sets::Table;
 use super::{Layout, describe, describe_chains};
 use crate::apply::forwarder::Forwarder;
 use crate::model::family::{Family, Protocol};
@@ -223,7 +222,7 @@ fn ranges_that_touch_or_overlap_are_described_as_one() {
     );
 }
 
-fn layout(ipvs: bool) -> Layout {
+pub(super) fn layout(ipvs: bool) -> Layout {
     Layout::new(if ipvs {
         Forwarder::Ipvs
     } else {
@@ -232,7 +231,7 @@ fn layout(ipvs: bool) -> Layout {
 }
 
 /// One frontend: outside clients have the first list, all others the second one.
-fn one_frontend(outside: &[u8], inside: &[u8]) -> (FrontendPort, Frontend) {
+pub(super) fn one_frontend(outside: &[u8], inside: &[u8]) -> (FrontendPort, Frontend) {
     let treatment = |lasts: &[u8]| {
         let list = lasts.iter().map(|last| RealServer {
             address: [10, 244, 0, *last].into(),
@@ -293,88 +292,6 @@ fn beside_ipvs_only_what_it_cannot_do_is_translated() {
             "endpoints4 { 192.0.2.1 . tcp . 80 . 0x00000001 : 10.244.0.2 . 8080 }",
             "inside4 { 192.0.2.1 . tcp . 80 : goto pick4_2 }",
         ]
-    );
-}
-
-#[test]
-fn ipvs_has_taken_over_before_nftables_lets_go() {
-    let state = |(port, frontend): (FrontendPort, Frontend)| {
-        let mut state = NodeState::default();
-        state.frontends.insert(port, Arc::new(frontend));
-        state
-    };
-    let changed = |edits: &[Edit]| -> Vec<(Table, bool)> {
-        let tables = edits
-            .iter()
-            .map(|edit| (edit.key.table, edit.new.is_some()));
-        tables.collect()
-    };
-    let (split, closed) = (one_frontend(&[1], &[1, 2]), one_frontend(&[], &[1, 2]));
-    let edits = between(&state(split.clone()), &state(closed.clone()), layout(true));
-    // Outside clients are kept away at once; pods and this node have their endpoints all the time.
-    assert!(changed(&edits.single).contains(&(Table::OutsideClosed, true)));
-    assert!(changed(&edits.single).contains(&(Table::Frontends, true)));
-    assert!(changed(&edits.later).contains(&(Table::Frontends, false)));
-    let back = between(&state(closed), &state(split), layout(true));
-    // What stood for outside clients in IPVS until now was the list of the others.
-    assert_eq!(changed(&back.later), [(Table::OutsideClosed, false)]);
-}
-
-#[test]
-fn nobody_is_let_through_to_what_ipvs_still_has() {
-    let state = |(port, frontend): &(FrontendPort, Frontend)| {
-        let mut state = NodeState::default();
-        state.frontends.insert(*port, Arc::new(frontend.clone()));
-        state
-    };
-    let tables = |edits: &[Edit]| -> Vec<(Table, bool)> {
-        let tables = edits
-            .iter()
-            .map(|edit| (edit.key.table, edit.new.is_some()));
-        tables.collect()
-    };
-    let edits = |old: &NodeState, new: &NodeState, ipvs| {
-        let edits = between(old, new, layout(ipvs));
-        (tables(&edits.single), tables(&edits.later))
-    };
-    let mut restricted = one_frontend(&[1], &[1]);
-    restricted.1.allowed_sources = Some(Arc::from(["192.0.2.48/28".parse::<IpNet>().unwrap()]));
-    let lifted = vec![(Table::Allowed, false), (Table::Restricted, false)];
-    // The frontend goes, or everybody may ask it.
-    let open = state(&one_frontend(&[1], &[1]));
-    for new in [&NodeState::default(), &open] {
-        let old = state(&restricted);
-        assert_eq!(edits(&old, new, true), (vec![], lifted.clone()));
-        assert!(edits(&old, new, false).1.is_empty());
-    }
-    assert_eq!(edits(&open, &state(&restricted), true).1, vec![]);
-    // The ranges of one that stays restricted change at once.
-    let mut other = restricted.clone();
-    other.1.allowed_sources = Some(Arc::from(["192.0.2.0/24".parse::<IpNet>().unwrap()]));
-    assert_eq!(
-        edits(&state(&restricted), &state(&other), true),
-        (
-            vec![(Table::Allowed, false), (Table::Allowed, true)],
-            vec![]
-        )
-    );
-    // Outside clients get an endpoint of their own while IPVS has the list of the pods.
-    let (old, new) = (one_frontend(&[], &[2]), one_frontend(&[1], &[2]));
-    let (at_once, later) = edits(&state(&old), &state(&new), true);
-    assert!(at_once.contains(&(Table::Inside, true)), "{at_once:?}");
-    assert_eq!(later, [(Table::OutsideClosed, false)]);
-    // A frontend that nobody had.
-    let (old, new) = (one_frontend(&[], &[]), one_frontend(&[1], &[1]));
-    assert_eq!(
-        edits(&state(&old), &state(&new), true),
-        (vec![], vec![(Table::Closed, false)])
-    );
-    // An address that is the node's no more takes its node ports along.
-    let mut old = NodeState::default();
-    old.node_addresses.insert([192, 0, 2, 10].into());
-    assert_eq!(
-        edits(&old, &NodeState::default(), true),
-        (vec![], vec![(Table::NodeAddresses, false)])
     );
 }
 
