@@ -35,7 +35,7 @@ const DRAIN_INTERVAL: Duration = Duration::from_secs(1);
 enum Trust {
     /// It does, but for single items that failed: the next pass sends differences.
     Known,
-    /// A transaction failed: the next pass compares, whenever it comes.
+    /// A transaction failed, or was put off: the next pass compares, whenever it comes.
     Unknown,
     /// Somebody may have changed it: compare now.
     Look,
@@ -313,7 +313,7 @@ impl Reconciler {
             self.publisher.publish(plan.state.announced.clone());
         }
         self.plan = plan;
-        self.trust = if report.forwards {
+        self.trust = if report.forwards && !report.uncertain {
             Trust::Known
         } else {
             Trust::Unknown

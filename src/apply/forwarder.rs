@@ -3,6 +3,9 @@
 //! IPVS has one list of real servers for whoever asks, and its persistence is a virtual server's own
 //! (AFF-3). What needs more than that is translated by nftables, straight to the endpoint.
 
+use std::collections::BTreeSet;
+
+use crate::apply::state_directory::VirtualServerName;
 use crate::model::frontend::{ForwardingMethod, Frontend, SourceClass};
 
 /// A part of the kernel that forwards.
@@ -10,6 +13,15 @@ use crate::model::frontend::{ForwardingMethod, Frontend, SourceClass};
 pub enum Forwarder {
     Ipvs,
     Nftables,
+}
+
+/// What IPVS did not do of what it was asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Refused {
+    /// Nothing is known of any virtual server.
+    pub everything: bool,
+    /// Virtual servers of which something was refused.
+    pub servers: BTreeSet<VirtualServerName>,
 }
 
 /// Who forwards for this class where `datapath` forwards all that it can. Says nothing of frontends

@@ -218,9 +218,11 @@ impl Kernel {
             return report;
         }
         if let Some(virtual_servers) = &mut self.virtual_servers {
-            report.virtual_servers(virtual_servers.apply(old, new, now));
-            let finished = self.nftables.finish();
-            report.table(finished);
+            let outcome = virtual_servers.apply(old, new, now);
+            let finished = self.nftables.finish(new, &outcome.refused);
+            report.virtual_servers(outcome);
+            let finished = report.table(finished);
+            report.uncertain |= !finished;
         }
         report.routes(self.routes.apply(&between, new));
         report.conntrack(self.conntrack.settle(new, false));
@@ -240,7 +242,11 @@ impl Kernel {
         // After the table: a node that becomes a router has the chain that says for whom.
         let waits = self.set_sysctls(state, &mut report);
         if let Some(virtual_servers) = &mut self.virtual_servers {
-            report.virtual_servers(virtual_servers.repair(state, now));
+            let outcome = virtual_servers.repair(state, now);
+            let finished = self.nftables.finish(state, &outcome.refused);
+            report.virtual_servers(outcome);
+            let finished = report.table(finished);
+            report.uncertain |= !finished;
         }
         if let Some(leftover) = &mut self.leftover {
             let outcome = leftover.remove_all();

@@ -17,6 +17,8 @@ pub struct Report {
     pub failures: Vec<Failure>,
     /// Whether filter and forwarding of everything new are in place: only then may it be announced.
     pub forwards: bool,
+    /// Whether something was left undone that the next pass must find by comparing.
+    pub uncertain: bool,
 }
 
 impl Report {
@@ -43,6 +45,7 @@ impl Report {
     pub(super) fn table(&mut self, result: Result<nftables::Changes, nftables::Error>) -> bool {
         match result {
             Ok(changes) => {
+                self.uncertain |= changes.held;
                 self.count("element", "add", changes.added);
                 self.count("element", "remove", changes.removed);
                 self.count("table", "add", usize::from(changes.rebuilt));

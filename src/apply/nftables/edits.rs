@@ -8,6 +8,7 @@ use imbl::ordset::DiffItem as SetDiff;
 
 use super::element::{self, ElementKey, Elements, List, Value};
 use super::frontend::of_frontend;
+use super::handover::opens;
 use super::layout::Layout;
 use super::sets::Table;
 use crate::apply::forwarder::{Forwarder, hands_over};
@@ -32,15 +33,27 @@ pub(super) struct Edits {
     /// Sets of ranges with all that they are to hold. They are replaced whole: the kernel refuses
     /// edits in which the end of one range becomes the start of another.
     pub(super) ranges: Ranges,
-    /// What is to be done when IPVS forwards what these edits leave to it.
+    /// What is to be done when IPVS forwards what these edits leave to it, and nothing any more that
+    /// they no longer keep clients away from.
     pub(super) later: Vec<Edit>,
 }
 
 /// Sets of ranges with all that they are to hold.
 pub(super) type Ranges = BTreeMap<(Table, Family), Elements>;
 
-#[cfg(test)]
 impl Edits {
+    /// Takes in the change of one frontend.
+    fn frontend(&mut self, before: &Elements, after: &Elements, datapath: Forwarder) {
+        let mut changes = Self::default();
+        compare(before, after, &mut changes);
+        let restricted = |key: &ElementKey| after.contains_key(key);
+        let waits = |edit: &Edit| datapath == Forwarder::Ipvs && opens(edit, restricted);
+        let (later, single): (Vec<_>, Vec<_>) = changes.single.into_iter().partition(waits);
+        self.single.extend(single);
+        self.later.extend(later);
+    }
+
+    #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.single.is_empty() && self.ranges.is_empty() && self.later.is_empty()
     }
@@ -71,7 +84,7 @@ pub(super) fn between(old: &NodeState, new: &NodeState, layout: Layout) -> Edits
                 of_frontend(*port, frontend, layout.datapath, &mut before);
             }
         }
-        compare(&before, &after, &mut edits);
+        edits.frontend(&before, &after, layout.datapath);
     }
     let add = |key| Edit {
         key,
@@ -111,9 +124,12 @@ pub(super) fn between(old: &NodeState, new: &NodeState, layout: Layout) -> Edits
                     edits.single.push(add(element::of_address(table, *address)));
                 }
                 SetDiff::Remove(address) => {
-                    edits
-                        .single
-                        .push(remove(element::of_address(table, *address)));
+                    let edit = remove(element::of_address(table, *address));
+                    if layout.datapath == Forwarder::Ipvs && opens(&edit, |_| false) {
+                        edits.later.push(edit);
+                    } else {
+                        edits.single.push(edit);
+                    }
                 }
             }
         }

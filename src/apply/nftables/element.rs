@@ -151,6 +151,23 @@ pub(super) fn of_address(table: Table, address: IpAddr) -> ElementKey {
     }
 }
 
+/// What restricts the frontend that a range of [`Table::Allowed`] belongs to.
+pub(super) fn restriction_of(allowed: &ElementKey) -> ElementKey {
+    let key = allowed.key.as_slice();
+    let address = match allowed.family {
+        Family::V4 => 4,
+        Family::V6 => 16,
+    };
+    let frontend = key.get(..key.len().saturating_sub(address));
+    ElementKey {
+        table: Table::Restricted,
+        key: frontend
+            .and_then(Key::from_slice)
+            .unwrap_or_else(Key::empty),
+        ..*allowed
+    }
+}
+
 /// A hairpin endpoint: as source and as destination.
 pub(super) fn of_hairpin(address: IpAddr) -> ElementKey {
     ElementKey {

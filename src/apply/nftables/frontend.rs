@@ -74,7 +74,7 @@ pub(super) fn of_frontend(
 }
 
 /// Appends address, protocol and port; for node ports protocol and port.
-fn key_of_frontend(key: Key, port: FrontendPort) -> Key {
+pub(super) fn key_of_frontend(key: Key, port: FrontendPort) -> Key {
     let key = match port.address {
         FrontendAddress::Address(address) => key.address(address),
         FrontendAddress::NodePort(_) => key,

@@ -9,6 +9,9 @@ mod element;
 mod encode;
 mod expression;
 mod frontend;
+mod handover;
+#[cfg(test)]
+mod handover_tests;
 mod layout;
 mod observe;
 pub mod others;
@@ -23,13 +26,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
+use crate::apply::forwarder::{Forwarder, Refused};
 use crate::apply::netlink::{self, NetlinkSocket, TransactionError};
 use crate::model::family::Family;
 use crate::model::node_state::NodeState;
 use edits::{Edit, Edits, batches};
 pub use element::Digest;
-use element::List;
+use element::{ElementKey, List};
 use encode::{Request, message};
+use handover::{opens, released};
+use sets::Table;
 
 pub use describe::{describe, describe_chains};
 pub use layout::Layout;
@@ -68,6 +74,8 @@ pub struct Changes {
     pub removed: usize,
     /// The table or its chains were made anew.
     pub rebuilt: bool,
+    /// Something waits that IPVS refused to take over.
+    pub held: bool,
 }
 
 /// Our table in the kernel of this network namespace.
@@ -113,20 +121,25 @@ impl Nftables {
     }
 
     /// Sends the difference between two states. What IPVS takes over is still forwarded here too,
-    /// until [`Self::finish`] is called.
+    /// and who was kept away still is, until [`Self::finish`] is called.
     pub fn apply(&mut self, old: &NodeState, new: &NodeState) -> Result<Changes, Error> {
         let mut edits = edits::between(old, new, self.layout);
         self.later = std::mem::take(&mut edits.later);
         self.send(edits)
     }
 
-    /// Leaves to IPVS what it forwards now.
-    pub fn finish(&mut self) -> Result<Changes, Error> {
+    /// Leaves to IPVS what it forwards now, and lets those through who may ask it. Where IPVS refused
+    /// something, nftables goes on forwarding what it forwarded, and whoever is kept away stays so:
+    /// then the next call must be a repair.
+    pub fn finish(&mut self, state: &NodeState, refused: &Refused) -> Result<Changes, Error> {
+        let later = std::mem::take(&mut self.later);
+        let (single, held) = released(later, state, refused, self.layout);
         let edits = Edits {
-            single: std::mem::take(&mut self.later),
+            single,
             ..Edits::default()
         };
-        self.send(edits)
+        let changes = self.send(edits)?;
+        Ok(Changes { held, ..changes })
     }
 
     /// What tells whether the content of the table is as it was; `None` where the table is not there
@@ -145,7 +158,8 @@ impl Nftables {
     }
 
     /// Compares the kernel with the state and repairs whatever differs; makes the table where it is
-    /// missing. Leaves what is right untouched.
+    /// missing. Leaves what is right untouched. Beside IPVS it ends with [`Self::finish`], as
+    /// [`Self::apply`] does.
     pub fn repair(&mut self, state: &NodeState) -> Result<Changes, Error> {
         match self.repair_or_make(state, false) {
             // What is there cannot be edited into what is wanted, whatever the reason: made anew, in
@@ -178,8 +192,23 @@ impl Nftables {
             }
         };
         let wanted: List = element::of_state(state, self.layout);
-        let (ranges, single) = edits::differences(present, wanted);
         let rebuilt = !requests.is_empty();
+        let waiting = !rebuilt && self.layout.datapath == Forwarder::Ipvs;
+        let restrictions: BTreeSet<ElementKey> = wanted
+            .iter()
+            .map(|(key, _)| *key)
+            .filter(|key| waiting && key.table == Table::Restricted)
+            .collect();
+        let (ranges, single) = edits::differences(present, wanted);
+        let mut later = Vec::new();
+        let single = single.filter_map(|edit| {
+            let lets_go = edit.new.is_none() && edit.key.table.translates();
+            if waiting && (lets_go || opens(&edit, |key| restrictions.contains(key))) {
+                later.push(edit);
+                return None;
+            }
+            Some(edit)
+        });
         let mut changes = Changes {
             rebuilt,
             ..Changes::default()
@@ -198,6 +227,7 @@ impl Nftables {
             let requests = requests::of_edits(&batch, &mut self.picks);
             self.transaction(&requests)?;
         }
+        self.later = later;
         Ok(changes)
     }
 

@@ -372,6 +372,20 @@ impl Table {
         self.shape().keys == Keys::Dynamic
     }
 
+    /// Bytes of a key that tell the frontend: protocol and port, and the address before them.
+    pub(super) fn frontend_length(self, family: Family) -> usize {
+        match (self.shape().key.first(), family) {
+            (Some(Part::Protocol), _) => 8,
+            (_, Family::V4) => 12,
+            (_, Family::V6) => 24,
+        }
+    }
+
+    /// Whether it tells where packets of a frontend go.
+    pub(super) fn translates(self) -> bool {
+        self >= Self::Endpoints && !self.dynamic()
+    }
+
     /// Whether it is replaced whole.
     pub(super) fn interval(self) -> bool {
         self.shape().keys == Keys::Ranges

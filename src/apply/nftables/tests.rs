@@ -13,11 +13,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 use proptest::prelude::*;
 
-use super::edits::{Edit, batches, between, differences};
+use super::edits::{batches, between, differences};
 use super::element::{Digest, Elements, List, of_state};
 use super::expression::Choice;
 use super::rules::{OUTSIDE_INDEX, Pick};
-use super::sets::Table;
 use super::{Layout, describe, describe_chains};
 use crate::apply::forwarder::Forwarder;
 use crate::model::family::{Family, Protocol};
@@ -223,7 +222,7 @@ fn ranges_that_touch_or_overlap_are_described_as_one() {
     );
 }
 
-fn layout(ipvs: bool) -> Layout {
+pub(super) fn layout(ipvs: bool) -> Layout {
     Layout::new(if ipvs {
         Forwarder::Ipvs
     } else {
@@ -232,7 +231,7 @@ fn layout(ipvs: bool) -> Layout {
 }
 
 /// One frontend: outside clients have the first list, all others the second one.
-fn one_frontend(outside: &[u8], inside: &[u8]) -> (FrontendPort, Frontend) {
+pub(super) fn one_frontend(outside: &[u8], inside: &[u8]) -> (FrontendPort, Frontend) {
     let treatment = |lasts: &[u8]| {
         let list = lasts.iter().map(|last| RealServer {
             address: [10, 244, 0, *last].into(),
@@ -294,29 +293,6 @@ fn beside_ipvs_only_what_it_cannot_do_is_translated() {
             "inside4 { 192.0.2.1 . tcp . 80 : goto pick4_2 }",
         ]
     );
-}
-
-#[test]
-fn ipvs_has_taken_over_before_nftables_lets_go() {
-    let state = |(port, frontend): (FrontendPort, Frontend)| {
-        let mut state = NodeState::default();
-        state.frontends.insert(port, Arc::new(frontend));
-        state
-    };
-    let changed = |edits: &[Edit]| -> Vec<(Table, bool)> {
-        let tables = edits
-            .iter()
-            .map(|edit| (edit.key.table, edit.new.is_some()));
-        tables.collect()
-    };
-    let (split, closed) = (one_frontend(&[1], &[1, 2]), one_frontend(&[], &[1, 2]));
-    let edits = between(&state(split.clone()), &state(closed.clone()), layout(true));
-    // Outside clients are kept away at once; pods and this node have their endpoints all the time.
-    assert!(changed(&edits.single).contains(&(Table::OutsideClosed, true)));
-    assert!(changed(&edits.single).contains(&(Table::Frontends, true)));
-    assert!(changed(&edits.later).contains(&(Table::Frontends, false)));
-    let back = between(&state(closed), &state(split), layout(true));
-    assert!(back.later.is_empty());
 }
 
 #[test]

@@ -29,11 +29,13 @@ impl VirtualServers {
             Ok(foreign) => {
                 for key in foreign {
                     wanted.remove(&key);
+                    outcome.refused.servers.extend(name(&key));
                     outcome.failures.push(in_the_way(&key));
                 }
             }
             Err(error) => {
                 wanted.retain(|key, _| !new.contains(key));
+                outcome.refused.servers.extend(new.iter().filter_map(name));
                 let failure = Failure::new(KIND, "inventory", &error);
                 outcome.failures.push(failure);
             }

@@ -32,7 +32,7 @@ use crate::model::node_state::NodeState;
 use desired::{SERVING, keeps, keys, method, of_frontend};
 use drain::is_of;
 use foreign::in_the_way;
-use names::{describe, missing_scheduler, name, real_server_of, scheduler_of};
+use names::{describe, missing_scheduler, name, name_of, real_server_of, scheduler_of};
 
 pub use drain::Draining;
 pub use outcome::Outcome;
@@ -212,6 +212,7 @@ impl VirtualServers {
                 outcome
                     .failures
                     .push(Failure::new(KIND, "inventory", &error));
+                outcome.refused.everything = true;
                 return outcome;
             }
         };
@@ -222,6 +223,7 @@ impl VirtualServers {
             if !name(&key).is_some_and(|name| self.journal.contains(&name)) {
                 // Somebody else's: never changed, and in the way only where we want the same.
                 if wanted.remove(&key).is_some() {
+                    outcome.refused.servers.extend(name(&key));
                     outcome.failures.push(in_the_way(&key));
                 }
                 continue;
@@ -302,6 +304,7 @@ impl VirtualServers {
                 .failures
                 .push(Failure::new("state_directory", "ipvs.journal", &error));
             wanted.retain(|key, _| name(key).is_none_or(|name| !created.contains(&name)));
+            outcome.refused.servers.extend(created);
         }
         let mut changes = Vec::new();
         for (key, wanted) in wanted {
@@ -387,6 +390,7 @@ impl VirtualServers {
             Ok(results) => results,
             Err(error) => {
                 outcome.failures.push(Failure::new(KIND, "batch", &error));
+                outcome.refused.everything = true;
                 return;
             }
         };
@@ -404,6 +408,7 @@ impl VirtualServers {
                 }
                 Err(refusal) => refusal,
             };
+            outcome.refused.servers.extend(name_of(change));
             if let Change::NewVirtualServer(key, _) = change {
                 missing.insert(*key);
             } else if real_server_of(change).is_some_and(|key| missing.contains(&key)) {

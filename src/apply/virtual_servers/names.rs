@@ -49,6 +49,16 @@ pub(super) fn scheduler_of(change: &Change) -> Option<&str> {
     }
 }
 
+/// The virtual server that a change is about.
+pub(super) fn name_of(change: &Change) -> Option<VirtualServerName> {
+    match change {
+        Change::NewVirtualServer(key, _)
+        | Change::SetVirtualServer(key, _)
+        | Change::DeleteVirtualServer(key) => name(key),
+        _ => name(&real_server_of(change)?),
+    }
+}
+
 /// The virtual server that a change needs to be there.
 pub(super) fn real_server_of(change: &Change) -> Option<VirtualServerKey> {
     match change {

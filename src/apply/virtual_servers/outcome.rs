@@ -1,6 +1,7 @@
 //! What one call changed in IPVS, for metrics and logs.
 
 use crate::apply::Failure;
+use crate::apply::forwarder::Refused;
 use crate::apply::ipvs::types::Change;
 
 /// What one call changed.
@@ -13,6 +14,8 @@ pub struct Outcome {
     pub real_servers_changed: usize,
     pub real_servers_removed: usize,
     pub failures: Vec<Failure>,
+    /// What the failures are about.
+    pub refused: Refused,
 }
 
 impl Outcome {

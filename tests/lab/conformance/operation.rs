@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::bench::{Bench, CLUSTER_IP, VIP};
 use super::objects::{cluster_ip, load_balancer, slice, slice_ports};
 use super::observe::{FAMILIES, TCP, UDP, answered, reaches, refused, try_datapath_items};
-use crate::rig::{ipvs, request, socket};
+use crate::rig::{eventually, ipvs, request, socket};
 
 /// Words for `nft -j` that delete the first element of a map or set of ours that has one.
 fn one_element(bench: &Bench) -> String {
