@@ -335,3 +335,29 @@ fn restricted_forwarding_lets_only_frontends_through() {
         .unwrap();
     ask(pod, socket(hidden, 8080), TCP).unwrap();
 }
+
+/// Where the kernel hands bridged frames to the IP firewall, the guests of a bridge keep each other.
+#[test]
+fn restricted_forwarding_leaves_bridges_alone() {
+    let options = LabOptions {
+        nodes: 1,
+        workloads: 0,
+        clients: 2,
+        ..LabOptions::default()
+    };
+    let lab = Lab::build(options).unwrap();
+    let (client, other) = (&lab.clients()[0], &lab.clients()[1]);
+    let _server = Server::start(&other.namespace, "guest", &[Listen::tcp(8080)]).unwrap();
+    for family in ["iptables", "ip6tables"] {
+        let path = format!("net/bridge/bridge-nf-call-{family}");
+        lab.switch().set_sysctl_if_present(&path, "1").unwrap();
+    }
+    let layout = Layout::new(Forwarder::Nftables).restrict_forwarding(&Family::BOTH);
+    let state = NodeState::default();
+    lab.switch()
+        .run(|| Nftables::open(layout).unwrap().repair(&state).unwrap())
+        .unwrap();
+    for address in other.address.both() {
+        ask(&client.namespace, socket(address, 8080), TCP).unwrap();
+    }
+}

@@ -6,7 +6,13 @@ use std::collections::BTreeSet;
 use edgelb::apply::forwarder::Forwarder;
 use edgelb::apply::nftables::{Layout, Nftables};
 use edgelb::lab::{Namespace, tool};
+use edgelb::model::family::Protocol;
+use edgelb::model::frontend::{
+    ForwardingMethod, Frontend, FrontendAddress, FrontendPort, RealServer, Treatment, Verdict,
+};
 use edgelb::model::node_state::NodeState;
+use edgelb::model::scheduler::Scheduler;
+use edgelb::model::service::ServiceKey;
 use ipnet::IpNet;
 
 const RANGES: [&str; 8] = [
@@ -106,6 +112,71 @@ fn damaged_chains_and_tables_are_made_anew() {
                 let again = nftables.repair(&wanted).unwrap();
                 assert!(!again.rebuilt && again.added == 0, "{edit}: {again:?}");
             }
+        })
+        .unwrap();
+}
+
+/// Chains that choose among so many endpoints come filled once, and go when no frontend has so many.
+#[test]
+fn chains_of_choices_come_and_go() {
+    let state = |count: u8| {
+        let list = (1..=count).map(|last| RealServer {
+            address: [10, 244, 0, last].into(),
+            port: 8080,
+        });
+        let treatment = Treatment {
+            verdict: Verdict::Forward(list.collect()),
+            masquerade: false,
+        };
+        let frontend = Frontend {
+            service: ServiceKey::new("default", "web"),
+            treatments: std::array::from_fn(|_| treatment.clone()),
+            session_affinity: None,
+            allowed_sources: None,
+            keeps: [].into(),
+            forwarding_method: ForwardingMethod::Masquerade,
+            scheduler: Scheduler::Rr,
+        };
+        let port = FrontendPort {
+            address: FrontendAddress::Address([192, 0, 2, 1].into()),
+            protocol: Protocol::Tcp,
+            port: 80,
+        };
+        let mut state = NodeState::default();
+        state.frontends.insert(port, frontend.into());
+        state
+    };
+    let namespace = Namespace::create("node").unwrap();
+    let node = namespace.clone();
+    let chains = || -> Vec<String> {
+        let listed = tool(&node, "nft", &["list", "chains", "inet"]).unwrap();
+        let names = listed.split_whitespace();
+        names
+            .filter(|word| word.starts_with("pick"))
+            .map(str::to_owned)
+            .collect()
+    };
+    namespace
+        .run(|| {
+            let mut nftables = Nftables::open(Layout::new(Forwarder::Nftables)).unwrap();
+            nftables.repair(&state(1)).unwrap();
+            // As if it were left by a transaction of which nothing is known.
+            tool(&node, "nft", &["add chain inet edgelb pick4_2"]).unwrap();
+            tool(&node, "nft", &["add rule inet edgelb pick4_2 accept"]).unwrap();
+            for count in 1..5 {
+                nftables.apply(&state(count), &state(count + 1)).unwrap();
+            }
+            assert_eq!(chains().len(), 5);
+            // Where elements are right already, and where they are not.
+            for (next, only) in [(5, "pick4_5"), (3, "pick4_3"), (5, "pick4_5")] {
+                let found = nftables.repair(&state(next)).unwrap();
+                assert!(!found.rebuilt, "{found:?}");
+                assert_eq!(chains(), [only]);
+            }
+            // One that went comes again.
+            nftables.apply(&state(5), &state(3)).unwrap();
+            let found = nftables.repair(&state(3)).unwrap();
+            assert!(!found.rebuilt && found.added == 0, "{found:?}");
         })
         .unwrap();
 }

@@ -1,10 +1,10 @@
 //! Real packets through real daemons, the same on both datapaths. Cases by their number in the
 //! specification of the service proxy.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use edgelb::lab::client::{Protocol, RequestError, open_stream};
+use edgelb::lab::client::{Protocol, RequestError, RequestOptions, open_stream, request_with};
 use edgelb::lab::manifests::{ServiceManifest, ServicePort};
 use edgelb::lab::server::{Listen, Server};
 use edgelb::lab::{DualStack, Namespace};
@@ -331,6 +331,18 @@ fn no_endpoints_is_refused_at_once() {
     };
     rig.wait_refused(rig.client(), socket(vip, 80), TCP);
     all_refused();
+    // A connection of the node's own may begin at a port that is a closed node port.
+    let listen = [Listen::tcp(8080), Listen::udp(8080)];
+    let _server = Server::start(rig.client(), "elsewhere", &listen).unwrap();
+    let options = RequestOptions {
+        source_address: Some(node.into()),
+        source_port: 30_014,
+        ..RequestOptions::default()
+    };
+    for protocol in BOTH {
+        let to = SocketAddr::new(rig.client_address(), 8080);
+        request_with(rig.node(0), to, protocol, &options).unwrap();
+    }
     rig.endpoints(&service, &rig.workloads());
     for (from, address, port) in &targets {
         for protocol in BOTH {

@@ -222,6 +222,7 @@ fn words(step: &Step, family: Option<Family>) -> String {
         Step::Related => "ct state related".to_owned(),
         Step::Established => "ct state established,related".to_owned(),
         Step::Reply => "ct direction reply".to_owned(),
+        Step::BetweenBridges => "meta iifkind \"bridge\" meta oifkind \"bridge\"".to_owned(),
         Step::NoInputInterface => "meta iif 0".to_owned(),
         Step::IcmpType(kind) => format!("@th,0,8 {kind}"),
         Step::LocalSource => "fib saddr type local".to_owned(),

@@ -1,6 +1,6 @@
 //! Set and map elements, and what a host needs of them. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
@@ -13,6 +13,7 @@ use super::sets::Table;
 use crate::model::family::Family;
 use crate::model::interface_pattern::InterfacePattern;
 use crate::model::node_state::NodeState;
+use crate::model::text::Text;
 
 /// Bytes of a key, at most the longest one: an IPv6 frontend and a source address.
 pub type Key = Bytes<40>;
@@ -138,6 +139,27 @@ impl Collection for Digest {
         self.count += other.count;
         self.sum = self.sum.wrapping_add(other.sum);
         self.parity ^= other.parity;
+    }
+}
+
+/// Tells what a digest tells, and to which chains the elements lead.
+#[derive(Debug, Default)]
+pub(super) struct Summary {
+    pub(super) digest: Digest,
+    pub(super) chains: BTreeSet<Text>,
+}
+
+impl Extend<(ElementKey, Value)> for Summary {
+    fn extend<I: IntoIterator<Item = (ElementKey, Value)>>(&mut self, elements: I) {
+        let chains = &mut self.chains;
+        self.digest
+            .extend(elements.into_iter().inspect(|(_, value)| {
+                if let Value::Verdict(Verdict::Goto(chain)) = value
+                    && !chains.contains(chain)
+                {
+                    chains.insert(chain.clone());
+                }
+            }));
     }
 }
 

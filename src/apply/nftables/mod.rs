@@ -32,8 +32,9 @@ use crate::model::family::Family;
 use crate::model::node_state::NodeState;
 use edits::{Edit, Edits, batches};
 pub use element::Digest;
-use element::{ElementKey, List};
+use element::{ElementKey, List, Summary, Value};
 use encode::{Request, message};
+use expression::Verdict;
 use handover::{opens, released};
 use sets::Table;
 
@@ -175,12 +176,14 @@ impl Nftables {
         let fits = observed
             .as_ref()
             .is_some_and(|observed| !anew && schema::fits(observed, self.layout));
+        let summary: Summary = element::of_state(state, self.layout);
         let (mut requests, present) = match observed {
             Some(observed) if fits => {
                 self.picks = observed.picks();
                 // Almost always: found without holding either side.
                 let present: Digest = observe::elements(&mut self.socket, &observed)?;
-                if present == element::of_state(state, self.layout) {
+                if present == summary.digest {
+                    self.remove_unused(&summary)?;
                     return Ok(Changes::default());
                 }
                 let present = observe::elements(&mut self.socket, &observed)?;
@@ -228,7 +231,33 @@ impl Nftables {
             self.transaction(&requests)?;
         }
         self.later = later;
+        self.remove_unused(&summary)?;
         Ok(changes)
+    }
+
+    /// Removes the chains that chose among as many endpoints as no frontend has any more.
+    fn remove_unused(&mut self, wanted: &Summary) -> Result<(), Error> {
+        let waits: BTreeSet<&str> = self
+            .later
+            .iter()
+            .filter_map(|edit| match &edit.old {
+                Some(Value::Verdict(Verdict::Goto(chain))) => Some(&**chain),
+                _ => None,
+            })
+            .collect();
+        let used = |name: &str| wanted.chains.contains(name) || waits.contains(name);
+        let unused: Vec<String> = (self.picks.iter())
+            .filter(|name| !used(name))
+            .cloned()
+            .collect();
+        for names in unused.chunks(1000) {
+            let requests: Vec<Request> = (names.iter())
+                .map(|name| requests::remove_chain_request(name))
+                .collect();
+            self.transaction(&requests)?;
+            self.picks.retain(|name| !names.contains(name));
+        }
+        Ok(())
     }
 
     /// Removes the table, if it is there.

@@ -55,6 +55,11 @@ fn add_pick(name: &str, picks: &mut BTreeSet<String>, requests: &mut Vec<Request
     }
     if let Some(pick) = Pick::parse(name) {
         requests.push(chain_request(name, None));
+        // After a transaction that failed in no known way it may be there: it is filled once.
+        let mut empty = Request::new(message::DELETE_RULE, 0);
+        empty.string(1, TABLE);
+        empty.string(2, name);
+        requests.push(empty);
         requests.extend(pick.rules().iter().map(|rule| rule_request(name, rule)));
         picks.insert(name.to_owned());
     }
@@ -162,6 +167,14 @@ pub(super) fn chain_request(name: &str, chain: Option<&Chain>) -> Request {
         request.number(5, 1); // policy accept
         request.string(7, hook.kind);
     }
+    request
+}
+
+/// Removes a chain that nothing goes to, with its rules.
+pub(super) fn remove_chain_request(name: &str) -> Request {
+    let mut request = Request::new(message::DELETE_CHAIN, 0);
+    request.string(1, TABLE);
+    request.string(3, name);
     request
 }
 

@@ -66,6 +66,8 @@ pub(super) enum Step {
     Established,
     /// Only packets in the direction of replies go on.
     Reply,
+    /// Only packets go on that came in by a bridge and leave by one.
+    BetweenBridges,
     /// Only packets go on that came in by no interface: this node's own, on their way out.
     NoInputInterface,
     /// Only packets whose ICMP type is this go on.
@@ -176,6 +178,13 @@ fn encode_step(request: &mut Request, step: &Step, family: Option<Family>) {
                 request.number(2, 1); // NFT_CT_DIRECTION
             });
             compare(request, false, &[1]); // IP_CT_DIR_REPLY
+        }
+        Step::BetweenBridges => {
+            // NFT_META_IIFKIND, NFT_META_OIFKIND
+            for key in [26, 27] {
+                meta(request, key, FIRST_REGISTER);
+                compare(request, false, b"bridge\0\0\0\0\0\0\0\0\0\0");
+            }
         }
         Step::NoInputInterface => {
             meta(request, 4, FIRST_REGISTER);

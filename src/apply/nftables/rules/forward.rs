@@ -12,11 +12,20 @@ pub(super) fn restriction(layout: Layout) -> Option<Chain> {
         return None;
     }
     let accept = [Step::Verdict(Verdict::Accept)];
-    let mut rules = vec![rule(
-        "connections that exist go on",
-        None,
-        vec![Step::Established, Step::Verdict(Verdict::Accept)],
-    )];
+    let mut rules = vec![
+        rule(
+            "connections that exist go on",
+            None,
+            vec![Step::Established, Step::Verdict(Verdict::Accept)],
+        ),
+        // br_netfilter hands the frames of a bridge to this hook, where the bridge is both interfaces.
+        // No rule can compare the two: routing from one bridge to another passes as well.
+        rule(
+            "frames within a bridge",
+            None,
+            vec![Step::BetweenBridges, Step::Verdict(Verdict::Accept)],
+        ),
+    ];
     for family in families {
         // An address of this node's own would not be forwarded to, but for a translation.
         for (key, table, comment) in [

@@ -33,18 +33,11 @@ pub(super) fn refuse() -> Chain {
 pub(super) fn unserved() -> Chain {
     // Not the original direction: a connection that got to a socket of this node while the table was
     // away must not stay there.
-    let mut rules = vec![
-        rule(
-            "errors of connections",
-            None,
-            vec![Step::Related, Step::Verdict(Verdict::Accept)],
-        ),
-        rule(
-            "replies",
-            None,
-            vec![Step::Reply, Step::Verdict(Verdict::Accept)],
-        ),
-    ];
+    let mut rules = vec![rule(
+        "errors of connections",
+        None,
+        vec![Step::Related, Step::Verdict(Verdict::Accept)],
+    )];
     for (family, protocol, echo_request) in [(Family::V4, ICMP, 8), (Family::V6, ICMPV6, 128)] {
         rules.push(rule(
             "echo for owned addresses",
@@ -158,7 +151,12 @@ pub(super) fn closed(family: Family) -> [Rule; 2] {
 
 /// IPVS takes its packets in this hook at 98 to 100; translated ones have another destination.
 pub(super) fn input() -> Chain {
-    let mut rules = Vec::new();
+    // A connection of this node's own may have begun at a port that is a node port too.
+    let mut rules = vec![rule(
+        "replies",
+        None,
+        vec![Step::Reply, Step::Verdict(Verdict::Accept)],
+    )];
     for family in Family::BOTH {
         rules.extend(closed(family));
         rules.push(rule(
