@@ -156,17 +156,18 @@ type LossKey = (Protocol, u16, Option<(String, u32)>);
 
 type Losses = BTreeMap<LossKey, Loss>;
 
-fn note(losses: &mut Losses, socket: &Waiting, lost: Loses) {
-    if lost == Loses::Nothing {
+fn note(found: &mut Losses, socket: &Waiting, loses: Loses) {
+    if loses == Loses::Nothing {
         return;
     }
     let key = (socket.protocol, socket.port, socket.process.clone());
-    let loss = losses.entry(key).or_default();
-    loss.sockets
+    let entry = found.entry(key).or_default();
+    entry
+        .sockets
         .push(SocketAddr::new(socket.address, socket.port));
-    match lost {
-        Loses::Some(addresses) => loss.at.extend(addresses),
-        Loses::All | Loses::Nothing => loss.all = true,
+    match loses {
+        Loses::Some(addresses) => entry.at.extend(addresses),
+        Loses::All | Loses::Nothing => entry.all = true,
     }
 }
 
