@@ -151,19 +151,23 @@ struct Loss {
     at: BTreeSet<IpAddr>,
 }
 
-type Losses = BTreeMap<(Protocol, u16, Option<(String, u32)>), Loss>;
+/// Protocol, port and process.
+type LossKey = (Protocol, u16, Option<(String, u32)>);
 
-fn note(losses: &mut Losses, socket: &Waiting, loses: Loses) {
+type Losses = BTreeMap<LossKey, Loss>;
+
+fn note(found: &mut Losses, socket: &Waiting, loses: Loses) {
     if loses == Loses::Nothing {
         return;
     }
     let key = (socket.protocol, socket.port, socket.process.clone());
-    let loss = losses.entry(key).or_default();
-    loss.sockets
+    let entry = found.entry(key).or_default();
+    entry
+        .sockets
         .push(SocketAddr::new(socket.address, socket.port));
     match loses {
-        Loses::Some(addresses) => loss.at.extend(addresses),
-        Loses::All | Loses::Nothing => loss.all = true,
+        Loses::Some(addresses) => entry.at.extend(addresses),
+        Loses::All | Loses::Nothing => entry.all = true,
     }
 }
 
@@ -213,7 +217,7 @@ fn in_range(range: PortRange, node: &Node, sockets: &[Waiting]) -> Vec<Finding> 
             node.loses(socket.address, &Family::BOTH),
         );
     }
-    let warn = |((protocol, _, process), loss): ((Protocol, u16, Option<(String, u32)>), Loss)| {
+    let warn = |((protocol, _, process), loss): (LossKey, Loss)| {
         let message = format!(
             "{} listens in proxy.node_port_range: as soon as a Service has this node port, it gets \
              no packet from outside",
