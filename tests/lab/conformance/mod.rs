@@ -17,7 +17,7 @@ mod load_balancer;
 mod network;
 mod node_port;
 pub mod objects;
-mod observe;
+pub mod observe;
 mod operation;
 mod policy;
 mod reach;

@@ -15,7 +15,8 @@ use serde_json::{Value, json};
 
 use crate::conformance::bench::Bench;
 use crate::conformance::objects::{self, Endpoint, port, slices};
-use crate::rig::ipvs;
+use crate::conformance::observe::http;
+use crate::rig::{PATIENCE, eventually, ipvs, socket};
 use observed::{observed, routes};
 
 const SERVICES: usize = 4;
@@ -326,7 +327,27 @@ fn history(seed: u64) {
         assert_eq!(held, observed_held, "seed {seed} step {step}");
         let routes = routes(bench.n1());
         assert_eq!(expected_routes(&held), routes, "seed {seed} step {step}");
+        // And what edgelb itself observes is the same: it compares all of it and finds nothing to do.
+        let made = changes(&bench);
+        let passes = bench.ask("status")["last_pass"]["number"].clone();
+        bench.daemons[0].reload().unwrap();
+        eventually(PATIENCE, || {
+            (bench.ask("status")["last_pass"]["number"] != passes).then_some(())
+        });
+        assert_eq!(made, changes(&bench), "seed {seed} step {step}");
     }
+}
+
+/// What the daemon has changed in the kernel so far, but for what only goes because it has drained.
+fn changes(bench: &Bench) -> Vec<String> {
+    let text = http(bench.n1(), socket([127, 0, 0, 1], 9750), "GET /metrics");
+    let text = text.unwrap().body;
+    let lines = text.lines().filter(|line| {
+        let drained = line.contains("_server\"") && line.contains("\"remove\"");
+        let flows = line.contains("\"flow\"");
+        line.starts_with("edgelb_kernel_changes_total") && !drained && !flows
+    });
+    lines.map(str::to_owned).collect()
 }
 
 #[test]
