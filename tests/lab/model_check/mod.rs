@@ -339,7 +339,7 @@ fn history(seed: u64) {
 }
 
 /// What the daemon has changed in the kernel so far, but for what only goes because it has drained.
-fn changes(bench: &Bench) -> Vec<String> {
+fn changes(bench: &Bench) -> BTreeSet<String> {
     let text = http(bench.n1(), socket([127, 0, 0, 1], 9750), "GET /metrics");
     let text = text.unwrap().body;
     let lines = text.lines().filter(|line| {
