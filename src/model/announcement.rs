@@ -2,8 +2,9 @@
 //! the wire (apply) meet here only.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use imbl::OrdSet;
 use serde::{Deserialize, Serialize};
 
 /// Everything that this node has to announce now, on all its interfaces.
@@ -28,6 +29,10 @@ pub struct AnnouncedInterface {
     pub mac: [u8; 6],
     /// The VIPs, of both families.
     pub addresses: BTreeSet<IpAddr>,
+    /// All VIPs that some node announces on this LAN, those above among them. Who asks for one that is
+    /// not above is remembered and not answered: when it moves here, those neighbours are told first.
+    #[serde(default)]
+    pub watched: OrdSet<IpAddr>,
 }
 
 impl AnnouncedSet {
@@ -47,6 +52,18 @@ impl AnnouncedSet {
             .filter_map(|address| match address {
                 IpAddr::V4(address) => Some(*address),
                 IpAddr::V6(_) => None,
+            })
+    }
+
+    /// The IPv6 VIPs of one interface, ascending; none for an interface that is not in the set.
+    pub fn ipv6_addresses(&self, index: u32) -> impl Iterator<Item = Ipv6Addr> + '_ {
+        self.interfaces
+            .get(&index)
+            .into_iter()
+            .flat_map(|interface| &interface.addresses)
+            .filter_map(|address| match address {
+                IpAddr::V6(address) => Some(*address),
+                IpAddr::V4(_) => None,
             })
     }
 }

@@ -63,6 +63,7 @@ pub(super) fn announce(
                 name: interface.name.clone(),
                 mac,
                 addresses: BTreeSet::new(),
+                watched: imbl::OrdSet::new(),
             })
             .addresses
             .insert(vip);

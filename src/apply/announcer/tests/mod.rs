@@ -30,6 +30,7 @@ fn interface() -> AnnouncingInterface {
 
 fn announced(vips: &[Ipv4Addr]) -> AnnouncedSet {
     let announcing = AnnouncedInterface {
+        watched: imbl::OrdSet::new(),
         name: "eth0".to_owned(),
         mac: OWN_MAC,
         addresses: vips.iter().copied().map(IpAddr::V4).collect(),

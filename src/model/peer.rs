@@ -1,0 +1,116 @@
+//! The other edge nodes, as membership tells of them, and what this one tells of itself. Plain data:
+//! who exchanges it (membership) and who decides from it (plan) meet here only.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::allocation::Allocations;
+use super::foreign::MacAddress;
+
+/// The VIPs that one node says it owns, each with the number of its claim.
+///
+/// A node alone writes its claims. Of two claims to one VIP the greater number is the later one, and
+/// of equal numbers that of the lower node name: see [`supersedes`].
+pub type Claims = OrdMap<IpAddr, u64>;
+
+/// Whether one node's claim to a VIP takes it from another's. Total: of two different claimants
+/// exactly one supersedes the other, so that all who see both agree.
+pub fn supersedes(claim: (u64, &str), other: (u64, &str)) -> bool {
+    claim.0 > other.0 || (claim.0 == other.0 && claim.1 < other.1)
+}
+
+/// An interface on which a node could announce: up, with carrier and an Ethernet address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishedInterface {
+    /// Its name on that node.
+    pub name: String,
+    /// What neighbours learn there.
+    pub mac: MacAddress,
+    /// Its addresses with their prefix lengths, link-local ones left out.
+    pub subnets: Vec<IpNet>,
+}
+
+/// What a node says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct MemberState {
+    /// It holds the forwarding state of its first complete list: it may own VIPs.
+    pub ready: bool,
+    /// It gives its VIPs up, make-before-break, and takes none.
+    pub draining: bool,
+    /// It stops and comes back within `restart_grace`.
+    pub restarting: bool,
+    /// Where it could announce.
+    pub interfaces: Vec<PublishedInterface>,
+    /// VIPs that it could not serve, although it is ready; the lowest [`MOST_EXCEPTIONS`] of them.
+    pub exceptions: Vec<IpAddr>,
+    /// Of the decisions that its configuration makes; equal configurations have equal digests.
+    pub configuration_digest: u64,
+    /// Of the VIPs and Services that it holds in its kernel.
+    pub snapshot_digest: u64,
+}
+
+/// Exceptions that are told one by one; a node with more of them is not ready.
+pub const MOST_EXCEPTIONS: usize = 16;
+
+/// Whether a node is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Presence {
+    /// It answers.
+    Alive,
+    /// It said that it restarts, and its time is not over. It keeps what it owns.
+    Restarting,
+    /// It does not answer, or left.
+    Down,
+}
+
+/// One other node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Whether it is there.
+    pub presence: Presence,
+    /// The start of its present run, in milliseconds since 1970: a restarted node has a later one.
+    pub epoch: u64,
+    /// What it said last of itself.
+    pub state: MemberState,
+    /// What it owns, as it said last.
+    pub claims: Claims,
+    /// How it is heard.
+    pub heard: Heard,
+}
+
+/// The ways by which a node is heard now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Heard {
+    /// By UDP.
+    pub udp: bool,
+    /// By frames on a LAN that both are on.
+    pub lan: bool,
+}
+
+/// All other nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Peers {
+    /// Nodes talk with one another; without it every node decides alone, from Nodes.
+    pub enabled: bool,
+    /// Whoever is there has been heard by now: who is not in here is not there. Before that a VIP
+    /// whose owner is unknown is nobody's.
+    pub settled: bool,
+    /// By name, without this node.
+    pub members: OrdMap<String, Arc<Peer>>,
+}
+
+/// What this node tells the others.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Publication {
+    /// Of itself.
+    pub state: MemberState,
+    /// What it owns.
+    pub claims: Claims,
+    /// Who holds which address, where the nodes agree on that among themselves.
+    pub allocations: Allocations,
+}
