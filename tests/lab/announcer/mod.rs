@@ -27,6 +27,7 @@ fn silent() -> BurstSettings {
 
 fn set(generation: u64, index: u32, mac: [u8; 6], vips: &[Ipv4Addr]) -> AnnouncedSet {
     let interface = AnnouncedInterface {
+        watched: imbl::OrdSet::new(),
         name: "lan0".to_owned(),
         mac,
         addresses: vips.iter().copied().map(IpAddr::V4).collect(),
@@ -220,6 +221,7 @@ fn a_failing_interface_stops_no_other() {
     let (index, mac) = lan.announcing_link();
     let mut both = set(1, index, mac, &[VIP]);
     let missing = AnnouncedInterface {
+        watched: imbl::OrdSet::new(),
         name: "gone0".to_owned(),
         mac,
         addresses: BTreeSet::from([IpAddr::V4(VIP)]),
