@@ -217,6 +217,9 @@ impl<'a> Bench<'a> {
         self.interrupt.check()?;
         if let Err(error) = &result {
             note(&format!("keepalived: {}: {error:#}", fault.name()));
+            if let Some(lan) = lan.as_ref() {
+                note(&format!("the ends of the logs:\n{}", lan.log_tails()));
+            }
             *lan = None;
         }
         Ok(FaultReport::of(

@@ -1,5 +1,6 @@
 //! keepalived in the same kind of LAN, put through those faults that it has an answer to.
 
+use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -66,6 +67,18 @@ impl<'a> PeerLan<'a> {
             options,
             lab,
         })
+    }
+
+    /// The last lines of each log.
+    pub(super) fn log_tails(&self) -> String {
+        let mut text = String::new();
+        for router in &self.routers {
+            for line in router.log_tail().lines() {
+                // Writing to a String cannot fail.
+                let _ = writeln!(text, "  {}: {line}", router.node());
+            }
+        }
+        text
     }
 
     /// Does it to the owner, undoes it, and gives what the clients saw of both.
