@@ -9,6 +9,7 @@
 //! | VIP pool | `192.0.2.200-192.0.2.219` | `fd00:2::200-fd00:2::219` |
 //! | pods of node N | `10.244.N.0/24` | `fd00:244:N::/64` |
 //! | `ClusterIPs` | `10.96.0.0/16` | `fd00:96::/112` |
+//! | management, if there is one | `198.18.0.0/24` | `fd00:18::/64` |
 //! | behind the router | `198.51.100.0/24` | `fd00:51::/64` |
 //!
 //! IPv6 host parts are written with the decimal digits of their IPv4 twin.
@@ -97,6 +98,15 @@ pub fn cluster_ip_ranges() -> [IpNet; 2] {
 /// A node's address on the LAN; `index` counts from 0.
 pub fn node_address(index: usize) -> DualStack {
     lan_address(11_u8.saturating_add(octet(index)))
+}
+
+/// A node's address on the management network; `index` counts from 0.
+pub fn management_address(index: usize) -> DualStack {
+    let host = 11_u8.saturating_add(octet(index));
+    DualStack {
+        ipv4: Ipv4Addr::new(198, 18, 0, host),
+        ipv6: Ipv6Addr::new(0xfd00, 0x18, 0, 0, 0, 0, 0, decimal_as_hexadecimal(host)),
+    }
 }
 
 /// A client's address on the LAN; `index` counts from 0.

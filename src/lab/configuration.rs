@@ -59,6 +59,10 @@ pub(super) fn configuration(node: &str, directory: &Path, options: &DaemonOption
             ])),
         ),
     ]);
+    if let Some(membership) = &options.membership {
+        let section = Value::Table(membership.section(node));
+        table.insert("membership".to_owned(), section);
+    }
     merge(&mut table, &options.configuration);
     table
 }

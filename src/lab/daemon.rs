@@ -20,6 +20,7 @@ use nix::unistd::Pid;
 use toml::Table;
 
 use super::configuration::{configuration, configuration_path, write_configuration};
+use super::membership::Membership;
 use super::{Lab, LabError, Namespace};
 
 /// How often a state that can only be polled is looked at.
@@ -41,16 +42,19 @@ pub struct DaemonOptions {
     /// Keys that are added to the lab's configuration or take the place of its keys; tables are
     /// merged, everything else is replaced.
     pub configuration: Table,
+    /// The other nodes; without it each daemon decides alone.
+    pub membership: Option<Membership>,
 }
 
 impl DaemonOptions {
-    /// The lab's configuration as it is, with the datapath chosen by the daemon.
+    /// The lab's configuration as it is, with the datapath chosen by the daemon, and no membership.
     pub fn new(program: impl Into<PathBuf>, manifests: impl Into<PathBuf>) -> Self {
         Self {
             program: program.into(),
             manifests: manifests.into(),
             datapath: "auto".to_owned(),
             configuration: Table::new(),
+            membership: None,
         }
     }
 }
@@ -254,6 +258,16 @@ impl Daemon {
             &configuration(&self.node, &self.directory, options),
         )?;
         self.reload()
+    }
+
+    /// Stops the process where it stands (SIGSTOP): it does nothing more, and nobody is told.
+    pub fn freeze(&self) -> Result<(), LabError> {
+        self.signal(Signal::SIGSTOP)
+    }
+
+    /// Lets a stopped process go on (SIGCONT).
+    pub fn thaw(&self) -> Result<(), LabError> {
+        self.signal(Signal::SIGCONT)
     }
 
     /// Tells the daemon to read its configuration again (SIGHUP).

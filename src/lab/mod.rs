@@ -16,19 +16,20 @@ pub mod arp_probe;
 pub mod client;
 mod configuration;
 pub mod daemon;
-
 pub mod directory;
 mod error;
+pub mod fault;
+pub mod keepalived;
 pub mod link;
 pub mod manifests;
-
+pub mod membership;
 pub mod namespace;
 mod netlink;
 pub mod prober;
 pub mod sandbox;
-
 pub mod server;
 mod topology;
+pub mod wire;
 
 use std::path::Path;
 
@@ -56,6 +57,8 @@ pub struct LabOptions {
     /// Whether there is a router on the LAN with one more client behind it. It is the default route
     /// of nodes and clients; without it they have none.
     pub router: bool,
+    /// Whether the nodes have a second network among themselves, on their link `eth1`.
+    pub management: bool,
     /// Whether the clients have routes to the pods. Hosts of a real LAN have none.
     pub client_pod_routes: bool,
 }
@@ -68,6 +71,7 @@ impl Default for LabOptions {
             clients: 1,
             listen: vec![Listen::tcp(8080), Listen::udp(8080)],
             router: false,
+            management: false,
             client_pod_routes: false,
         }
     }

@@ -129,6 +129,21 @@ impl Prober {
         Ok(self.report())
     }
 
+    /// Sends nothing more, waits for what is on its way, and gives what was seen: every request that
+    /// was ever sent counts as answered or failed.
+    pub fn finish(mut self) -> Result<ProbeReport, LabError> {
+        if let Some(stop) = self.stop.take() {
+            // The thread may have ended with an error, which comes next.
+            let _ = stop.send(());
+        }
+        let ended = self.end();
+        ended.map_err(|source| LabError::Client {
+            namespace: "a prober".to_owned(),
+            source,
+        })?;
+        Ok(self.report())
+    }
+
     fn end(&mut self) -> io::Result<()> {
         self.stop = None;
         match self.thread.take() {
@@ -192,9 +207,9 @@ async fn probe(
     let mut ticks = tokio::time::interval(options.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut running = JoinSet::new();
-    loop {
+    let waits_for_the_rest = loop {
         tokio::select! {
-            _ = &mut stopped => return,
+            result = &mut stopped => break result.is_ok(),
             _ = ticks.tick() => {
                 running.spawn(async move {
                     match tokio::time::timeout(options.timeout, send(to, protocol)).await {
@@ -206,6 +221,12 @@ async fn probe(
             Some(Ok(result)) = running.join_next() => {
                 tally.lock().unwrap_or_else(PoisonError::into_inner).record(result, Instant::now());
             }
+        }
+    };
+    while waits_for_the_rest && let Some(result) = running.join_next().await {
+        if let Ok(result) = result {
+            let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
+            tally.record(result, Instant::now());
         }
     }
 }

@@ -6,8 +6,8 @@ use ipnet::IpNet;
 
 use super::address_plan::{
     DualStack, MAXIMUM_CLIENTS, MAXIMUM_NODES, MAXIMUM_WORKLOADS_OF_NODE, REMOTE_CLIENT, ROUTER,
-    ROUTER_FAR, client_address, cluster_ip_ranges, default_routes, node_address, node_name,
-    pod_address, pod_gateway, pod_ranges,
+    ROUTER_FAR, client_address, cluster_ip_ranges, default_routes, management_address,
+    node_address, node_name, pod_address, pod_gateway, pod_ranges,
 };
 use super::directory::LabDirectory;
 use super::server::Server;
@@ -15,8 +15,12 @@ use super::{Host, Lab, LabError, LabOptions, Namespace, Node, Route, Router, Wor
 
 /// The bridge in the switch's namespace.
 const BRIDGE: &str = "lan0";
+/// The bridge of the nodes' second network.
+const MANAGEMENT_BRIDGE: &str = "mgmt0";
 /// The link of every host and pod.
-const UPLINK: &str = "eth0";
+pub(super) const UPLINK: &str = "eth0";
+/// The link of a node to the second network.
+const MANAGEMENT_LINK: &str = "eth1";
 
 impl Lab {
     pub(super) fn build_in(options: LabOptions, directory: LabDirectory) -> Result<Self, LabError> {
@@ -24,8 +28,14 @@ impl Lab {
         check_size("clients", options.clients, MAXIMUM_CLIENTS)?;
         let workloads = options.workloads;
         let switch = Namespace::create("switch")?;
-        switch.create_bridge(BRIDGE)?;
-        switch.set_up(BRIDGE)?;
+        let bridges = [
+            Some(BRIDGE),
+            options.management.then_some(MANAGEMENT_BRIDGE),
+        ];
+        for bridge in bridges.into_iter().flatten() {
+            switch.create_bridge(bridge)?;
+            switch.set_up(bridge)?;
+        }
         let mut lab = Self {
             workloads: Vec::new(),
             nodes: Vec::new(),
@@ -135,12 +145,41 @@ impl Lab {
     /// the bridge has the host's name.
     fn attach(&self, name: &str, address: DualStack) -> Result<Namespace, LabError> {
         let namespace = Namespace::create(name)?;
-        self.switch.create_veth(name, &namespace, UPLINK)?;
-        self.switch.set_bridge(name, BRIDGE)?;
-        self.switch.set_up(name)?;
+        self.connect(&namespace, UPLINK, BRIDGE, name)?;
         add_addresses(&namespace, UPLINK, address.in_lan())?;
         namespace.set_up(UPLINK)?;
         Ok(namespace)
+    }
+
+    /// A cable from a new link of the namespace, still down and without an address, to a bridge.
+    fn connect(
+        &self,
+        namespace: &Namespace,
+        link: &str,
+        bridge: &str,
+        port: &str,
+    ) -> Result<(), LabError> {
+        self.switch.create_veth(port, namespace, link)?;
+        self.switch.set_bridge(port, bridge)?;
+        self.switch.set_up(port)
+    }
+
+    /// Gives a node one more link to the LAN, which is up and has no address of its own. Its port on
+    /// the bridge has the name of node and link, for [`Lab::unplug`].
+    pub fn add_uplink(&self, node: usize, link: &str) -> Result<(), LabError> {
+        let node = self.node(node)?;
+        let port = format!("{}-{link}", node.name);
+        self.connect(&node.namespace, link, BRIDGE, &port)?;
+        node.namespace.set_up(link)
+    }
+
+    /// Adds a host to the LAN, which is none of the lab's clients.
+    pub fn add_host(&self, name: &str, address: DualStack) -> Result<Host, LabError> {
+        Ok(Host {
+            name: name.to_owned(),
+            namespace: self.attach(name, address)?,
+            address,
+        })
     }
 
     fn build_node(&self, index: usize) -> Result<Node, LabError> {
@@ -150,6 +189,13 @@ impl Lab {
         set_forwarding(&namespace)?;
         if self.options.router {
             add_routes(&namespace, default_routes(), ROUTER.both())?;
+        }
+        if self.options.management {
+            let port = management_port(&name);
+            self.connect(&namespace, MANAGEMENT_LINK, MANAGEMENT_BRIDGE, &port)?;
+            let addresses = management_address(index).in_lan();
+            add_addresses(&namespace, MANAGEMENT_LINK, addresses)?;
+            namespace.set_up(MANAGEMENT_LINK)?;
         }
         Ok(Node {
             name,
@@ -218,6 +264,11 @@ fn check_size(what: &str, number: usize, maximum: usize) -> Result<(), LabError>
             "a lab has 1 to {maximum} {what}, not {number}"
         )))
     }
+}
+
+/// A node's port on the bridge of the second network.
+pub(super) fn management_port(node: &str) -> String {
+    format!("{node}-mgmt")
 }
 
 fn set_forwarding(namespace: &Namespace) -> Result<(), LabError> {
