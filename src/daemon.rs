@@ -25,6 +25,7 @@ use crate::admin::health::{self, Addresses};
 use crate::admin::metrics::Metrics;
 use crate::admin::snapshot::Snapshot;
 use crate::admin::socket::AdminSocket;
+use crate::apply::fence::Fence;
 use crate::apply::kernel::Kernel;
 use crate::apply::monitor::Monitor;
 use crate::apply::prober::ProbeSettings;
@@ -61,7 +62,10 @@ pub async fn run(
     if let Some(warning) = warning {
         tracing::warn!(error = %warning, "allocations could not be read, addresses are given out anew");
     }
-    let (monitor, mut foreign_edits) = Monitor::open(&kernel.ports())?;
+    let fence = Fence::open().context("cannot open the fence")?;
+    let mut ports = kernel.ports();
+    ports.push(fence.port());
+    let (monitor, mut foreign_edits) = Monitor::open(&ports)?;
     tasks.spawn_until("monitor", stopped.clone(), async move {
         Ok(monitor.run().await?)
     });
@@ -71,7 +75,8 @@ pub async fn run(
         Ok(host_source.run().await?)
     });
 
-    let mut owning = Owning::start(&config, host.clone(), &state, &mut tasks, &stopped)?;
+    let fence = (fence, foreign_edits.clone());
+    let mut owning = Owning::start(&config, host.clone(), &state, fence, &mut tasks, &stopped)?;
     let Sources {
         events: mut source_events,
         status: mut source,
@@ -120,6 +125,7 @@ pub async fn run(
     let mut loop_state = LoopState::new(config_file.to_owned());
     let mut watchdog = watchdog_timer();
     let mut source_gone = false;
+    let mut seen_edits = (0, 0);
     tracing::info!(node = config.node.name, "started");
 
     let ended = loop {
@@ -197,6 +203,10 @@ pub async fn run(
             changed = foreign_edits.changed() => {
                 if changed.is_ok() {
                     let edits = *foreign_edits.borrow_and_update();
+                    if (edits.tables, edits.routes) == seen_edits {
+                        continue;
+                    }
+                    seen_edits = (edits.tables, edits.routes);
                     tracing::info!(tables = edits.tables, routes = edits.routes, "somebody changed what is ours, it is repaired");
                     reconciler.distrust_kernel();
                 }

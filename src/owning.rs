@@ -9,6 +9,8 @@ use anyhow::Context;
 use tokio::sync::watch;
 
 use crate::apply::announcer::{Announcer, AnnouncerView, burst::BurstSettings};
+use crate::apply::fence::Fence;
+use crate::apply::monitor::ForeignEdits;
 use crate::apply::state_directory::StateDirectory;
 use crate::config::Config;
 use crate::model::allocation::Allocations;
@@ -39,6 +41,7 @@ impl Owning {
         config: &Arc<Config>,
         host: watch::Receiver<Host>,
         state: &Arc<StateDirectory>,
+        (fence, foreign_edits): (Fence, watch::Receiver<ForeignEdits>),
         tasks: &mut Tasks,
         stopped: &watch::Receiver<bool>,
     ) -> anyhow::Result<Self> {
@@ -69,6 +72,8 @@ impl Owning {
                 draining: draining.clone(),
                 node_addresses: node_addresses_receiver,
                 allocations: allocations_receiver,
+                foreign_edits,
+                fence,
                 announced,
                 claims,
             },

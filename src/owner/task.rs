@@ -15,6 +15,7 @@ use super::engine::{Engine, Outcome, World};
 use super::guard::Guard;
 use super::pause::PauseWatch;
 use super::{announcing, digest};
+use crate::apply::monitor::ForeignEdits;
 use crate::config::Config;
 use crate::model::allocation::Allocations;
 use crate::model::announcement::{AnnouncedInterface, AnnouncedSet};
@@ -37,6 +38,8 @@ pub struct Ears {
     pub host: watch::Receiver<Host>,
     pub draining: watch::Receiver<bool>,
     pub peers: watch::Receiver<Arc<Peers>>,
+    /// What somebody else changed in our tables.
+    pub foreign_edits: watch::Receiver<ForeignEdits>,
     /// Who holds which address, where nodes agree on that among themselves.
     pub allocations: watch::Receiver<Arc<Allocations>>,
 }
@@ -62,12 +65,16 @@ pub struct OwnerTask {
     mouths: Mouths,
     engine: Engine,
     guard: Guard,
+    /// Foreign edits of the fence so far.
+    fences: u64,
     pause: PauseWatch,
     /// Until when nothing is announced because this node was stopped for a while.
     suspended: Option<Instant>,
     stage: BTreeMap<u32, AnnouncedInterface>,
     /// What the stage was made of.
     staged: Option<(u64, Host)>,
+    /// All VIPs of the table.
+    vips: OrdSet<IpAddr>,
     /// Of the configuration and of the table.
     digests: (u64, u64),
     wake: Option<Instant>,
@@ -83,10 +90,12 @@ impl OwnerTask {
             ears,
             mouths,
             guard,
+            fences: 0,
             pause: PauseWatch::new(),
             suspended: None,
             stage: BTreeMap::new(),
             staged: None,
+            vips: OrdSet::new(),
             digests: (0, 0),
             wake: None,
             probed: mpsc::channel(8),
@@ -114,6 +123,14 @@ impl OwnerTask {
                 Ok(()) = self.ears.table.changed() => {}
                 Ok(()) = self.ears.config.changed() => self.staged = None,
                 Ok(()) = self.ears.allocations.changed() => {}
+                Ok(()) = self.ears.foreign_edits.changed() => {
+                    let fences = self.ears.foreign_edits.borrow_and_update().fences;
+                    if std::mem::replace(&mut self.fences, fences) != fences {
+                        self.guard.distrust();
+                        self.guard.repair();
+                    }
+                    continue;
+                }
                 Some((asked, used)) = self.probed.1.recv() => {
                     self.engine.probed(&asked, &used, Instant::now());
                 }
@@ -142,7 +159,8 @@ impl OwnerTask {
         if self.suspended.is_none() && !self.engine.announced().is_empty() {
             self.guard.renew();
         }
-        self.suspended.is_none() && !self.guard.wants_repair()
+        self.guard.repair();
+        self.suspended.is_none()
     }
 
     fn step(&mut self) {
@@ -170,7 +188,7 @@ impl OwnerTask {
         self.wake = [wake, self.suspended].into_iter().flatten().min();
         self.log_moves(&before);
         self.restage(&config, &table, &host);
-        self.put_in_force(&config, &table, &host, &peers);
+        self.put_in_force(&host, &peers);
         self.tell(&config, &table, &host, draining);
         if !ask.is_empty() {
             self.ask(ask, &config, &host, &peers);
@@ -195,15 +213,23 @@ impl OwnerTask {
         });
         if !same {
             self.stage = announcing::stage(config, host, table);
+            let groups = table.groups.values();
+            self.vips = groups
+                .flat_map(|group| group.vips.iter().copied())
+                .collect();
             self.digests = (digest::configuration(config), digest::table(table));
             self.staged = Some((table.generation, host.clone()));
         }
     }
 
-    fn put_in_force(&mut self, config: &Config, table: &VipTable, host: &Host, peers: &Peers) {
-        let interfaces = announcing::announce(&self.stage, self.engine.announced());
-        self.guard
-            .allow(config, table, host, self.engine.announced());
+    fn put_in_force(&mut self, host: &Host, peers: &Peers) {
+        let owned = self.engine.announced();
+        let interfaces = announcing::announce(&self.stage, owned);
+        self.guard.allow(&self.stage, &self.vips, owned, host);
+        if !owned.is_empty() && self.suspended.is_none() {
+            // The first frames must not wait for the next turn.
+            self.guard.renew();
+        }
         self.mouths.announced.send_if_modified(|current| {
             if current.interfaces == interfaces {
                 return false;

@@ -9,6 +9,8 @@ use tokio::sync::watch;
 
 use super::guard::Guard;
 use super::task::{Ears, Mouths, OwnerTask};
+use crate::apply::fence::Fence;
+use crate::apply::monitor::ForeignEdits;
 use crate::config::Config;
 use crate::model::allocation::Allocations;
 use crate::model::announcement::AnnouncedSet;
@@ -26,6 +28,8 @@ pub struct Start {
     /// The addresses of the other Nodes, by name.
     pub node_addresses: watch::Receiver<Arc<BTreeMap<String, Vec<IpAddr>>>>,
     pub allocations: watch::Receiver<Arc<Allocations>>,
+    pub foreign_edits: watch::Receiver<ForeignEdits>,
+    pub fence: Fence,
     pub announced: watch::Sender<Arc<AnnouncedSet>>,
     /// What an earlier run of this node claimed.
     pub claims: Claims,
@@ -76,6 +80,7 @@ pub fn start(
             draining: start.draining,
             peers: peers_receiver,
             allocations: start.allocations,
+            foreign_edits: start.foreign_edits,
         };
         let mouths = Mouths {
             announced: start.announced,
@@ -85,7 +90,7 @@ pub fn start(
             in_force,
             foreign,
         };
-        OwnerTask::new(ears, mouths, start.claims, Guard::default())
+        OwnerTask::new(ears, mouths, start.claims, Guard::new(start.fence))
             .run(stopped)
             .await;
         Ok(())
