@@ -8,5 +8,7 @@ pub mod guard;
 pub mod pause;
 mod present;
 pub mod task;
+#[cfg(test)]
+mod tests;
 pub mod thread;
 mod turn;
