@@ -25,15 +25,14 @@ use crate::admin::health::{self, Addresses};
 use crate::admin::metrics::Metrics;
 use crate::admin::snapshot::Snapshot;
 use crate::admin::socket::AdminSocket;
-use crate::apply::announcer::{Announcer, burst::BurstSettings};
+use crate::apply::fence::Fence;
 use crate::apply::kernel::Kernel;
 use crate::apply::monitor::Monitor;
 use crate::apply::prober::ProbeSettings;
 use crate::apply::state_directory::StateDirectory;
 use crate::config::{self, Config, Environment, SourceKind};
-use crate::model::announcement::AnnouncedSet;
+use crate::owning::Owning;
 use crate::probing;
-use crate::publisher::Publisher;
 use crate::reconcile::Reconciler;
 use crate::source::host::HostSource;
 use crate::sources::{self, Sources};
@@ -63,17 +62,10 @@ pub async fn run(
     if let Some(warning) = warning {
         tracing::warn!(error = %warning, "allocations could not be read, addresses are given out anew");
     }
-    let (publisher, to_announce) = watch::channel(Arc::new(AnnouncedSet::default()));
-    let bursts = BurstSettings {
-        burst: config.announce.gratuitous_burst.clone(),
-        refresh: config.announce.refresh,
-    };
-    let (announcer, view) = Announcer::new(bursts, to_announce);
-    tasks.spawn("announcer", async move {
-        announcer.run().await.map_err(anyhow::Error::from)
-    });
-
-    let (monitor, mut foreign_edits) = Monitor::open(&kernel.ports())?;
+    let fence = Fence::open().context("cannot open the fence")?;
+    let mut ports = kernel.ports();
+    ports.push(fence.port());
+    let (monitor, mut foreign_edits) = Monitor::open(&ports)?;
     tasks.spawn_until("monitor", stopped.clone(), async move {
         Ok(monitor.run().await?)
     });
@@ -83,6 +75,8 @@ pub async fn run(
         Ok(host_source.run().await?)
     });
 
+    let fence = (fence, foreign_edits.clone());
+    let mut owning = Owning::start(&config, host.clone(), &state, fence, &mut tasks, &stopped)?;
     let Sources {
         events: mut source_events,
         status: mut source,
@@ -97,9 +91,9 @@ pub async fn run(
         kernel,
         state,
         allocations,
-        Publisher::new(publisher, view.clone()),
+        owning.publisher(),
     );
-    let counters = view.counters().clone();
+    let counters = owning.announcer().counters().clone();
     let metrics =
         Arc::new(Metrics::new(&config.node.name).with(|registry| counters.register(registry)));
     let (snapshots, snapshot) = watch::channel(Arc::new(reconciler.snapshot()));
@@ -131,6 +125,7 @@ pub async fn run(
     let mut loop_state = LoopState::new(config_file.to_owned());
     let mut watchdog = watchdog_timer();
     let mut source_gone = false;
+    let mut seen_edits = (0, 0);
     tracing::info!(node = config.node.name, "started");
 
     let ended = loop {
@@ -146,6 +141,7 @@ pub async fn run(
             // A Service that was known from a record may have its object now.
             unopened.tell(&snapshots.borrow());
             allocator.show(&reconciler);
+            owning.show(&reconciler);
         }
         loop_state.tell_ready(&reconciler);
         let due = loop_state.due(&reconciler, Instant::now());
@@ -156,6 +152,7 @@ pub async fn run(
             ended = tasks.ended() => break Err(ended),
             _ = hangup.recv() => {
                 loop_state.reload(&mut reconciler);
+                owning.show(&reconciler);
                 resync = resync_timer(reconciler.config());
                 publish_only(&reconciler, &unopened, &snapshots);
             }
@@ -199,9 +196,17 @@ pub async fn run(
                     publish_only(&reconciler, &unopened, &snapshots);
                 }
             }
+            () = owning.changed() => {
+                owning.tell(&mut reconciler);
+                publish_only(&reconciler, &unopened, &snapshots);
+            }
             changed = foreign_edits.changed() => {
                 if changed.is_ok() {
                     let edits = *foreign_edits.borrow_and_update();
+                    if (edits.tables, edits.routes) == seen_edits {
+                        continue;
+                    }
+                    seen_edits = (edits.tables, edits.routes);
                     tracing::info!(tables = edits.tables, routes = edits.routes, "somebody changed what is ours, it is repaired");
                     reconciler.distrust_kernel();
                 }
@@ -223,7 +228,7 @@ pub async fn run(
     };
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     let _ = stop.send(true);
-    // The announcer ends with its publisher.
+    // What announces ends with what owns.
     drop(reconciler);
     if tokio::time::timeout(STOP_PATIENCE, tasks.join())
         .await

@@ -14,6 +14,8 @@ pub mod doctor;
 pub mod lab;
 pub mod model;
 pub mod netlink_listener;
+pub mod owner;
+pub mod owning;
 pub mod plan;
 pub mod probing;
 pub mod publisher;

@@ -5,6 +5,35 @@ use std::future::Future;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+/// Runs a future on a thread of its own, with a runtime of its own: whatever else this process does,
+/// it goes on. The future that is given back ends with it; the thread ends only when its future does.
+pub fn on_thread<F>(
+    name: &'static str,
+    make: impl FnOnce() -> F + Send + 'static,
+) -> std::io::Result<impl Future<Output = anyhow::Result<()>> + Send + 'static>
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    let (ended, end) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            let result = match runtime {
+                Ok(runtime) => runtime.block_on(async move { make().await }),
+                Err(error) => Err(anyhow::Error::from(error).context("cannot start a runtime")),
+            };
+            // Whoever waits may be gone; then the whole process ends.
+            let _ = ended.send(result);
+        })?;
+    Ok(async move {
+        end.await
+            .unwrap_or_else(|_| Err(anyhow::anyhow!("the thread {name} panicked")))
+    })
+}
+
 /// The daemon's tasks. Dropping it ends them all.
 #[derive(Default)]
 pub struct Tasks {

@@ -70,8 +70,10 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
 
 /// The files and folders that may name both what decides and what applies.
 const SEE_BOTH_SIDES: &[&str] = &[
-    "reconcile.rs",
+    "reconcile/",
     "daemon.rs",
+    "owner/",
+    "owning.rs",
     "probing.rs",
     "allocator/",
     "cli/",
@@ -432,7 +434,7 @@ fn what_the_rules_allow_is_not_found() {
             "//! x\nuse k8s_openapi::api;\nuse crate::api_server::server::Server;\n",
         ),
         (
-            "reconcile.rs",
+            "reconcile/mod.rs",
             "//! x\nuse crate::plan::Plan;\nuse crate::apply::Failure;\n",
         ),
         (

@@ -3,6 +3,7 @@
 pub mod announcer;
 pub mod conntrack;
 mod departures;
+pub mod fence;
 pub mod forwarder;
 pub mod ipvs;
 mod jitter;

@@ -27,6 +27,8 @@ const NFTABLES_SUBSYSTEM: u16 = 10;
 const NOT_OBJECTS: std::ops::RangeInclusive<u16> = 15..=17;
 /// `struct nfgenmsg`.
 const NFGENMSG_BYTES: usize = 4;
+/// `NFPROTO_ARP` and `NFPROTO_NETDEV`, as `nfgen_family` has them.
+const FENCE_FAMILIES: [u8; 2] = [3, 5];
 /// The attribute that names the table, in the messages about every kind of object.
 const TABLE_ATTRIBUTE: u16 = 1;
 
@@ -56,10 +58,16 @@ pub enum Error {
 /// What somebody else may have changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Foreign {
-    /// Something in a table named `edgelb`.
+    /// Something in the table `inet edgelb`.
     Table,
+    /// Something in one of the fence's tables, `netdev edgelb` and `arp edgelb`.
+    Fence,
     /// A route of ours, or what it depends on.
     Route,
+}
+
+impl Foreign {
+    const ALL: [Self; 3] = [Self::Table, Self::Route, Self::Fence];
 }
 
 /// Counts the signs of foreign edits so far. A number that grew since the reader last looked says:
@@ -68,6 +76,7 @@ pub enum Foreign {
 pub struct ForeignEdits {
     pub tables: u64,
     pub routes: u64,
+    pub fences: u64,
 }
 
 impl ForeignEdits {
@@ -75,6 +84,7 @@ impl ForeignEdits {
         let counter = match foreign {
             Foreign::Table => &mut self.tables,
             Foreign::Route => &mut self.routes,
+            Foreign::Fence => &mut self.fences,
         };
         *counter = counter.saturating_add(1);
     }
@@ -118,7 +128,7 @@ impl Monitor {
                 Notification::Messages(datagram) => foreign(datagram),
                 Notification::Lost => {
                     tracing::debug!("kernel notifications were lost");
-                    vec![Foreign::Table, Foreign::Route]
+                    Foreign::ALL.to_vec()
                 }
             };
             if !found.is_empty() {
@@ -138,7 +148,7 @@ fn foreign(mut datagram: &[u8]) -> Vec<Foreign> {
     while !datagram.is_empty() {
         // What cannot be read could have been about anything.
         let Ok((message, rest)) = Message::split(datagram) else {
-            return vec![Foreign::Table, Foreign::Route];
+            return Foreign::ALL.to_vec();
         };
         datagram = rest;
         found.extend(foreign_message(&message).filter(|foreign| !found.contains(foreign)));
@@ -151,7 +161,12 @@ fn foreign_message(message: &Message<'_>) -> Option<Foreign> {
     let (subsystem, kind) = (message.message_type >> 8, message.message_type & 0xff);
     if subsystem == NFTABLES_SUBSYSTEM {
         let ours = !NOT_OBJECTS.contains(&kind) && table_name(payload) == Some(TABLE.as_bytes());
-        return ours.then_some(Foreign::Table);
+        let fence = (payload.first()).is_some_and(|family| FENCE_FAMILIES.contains(family));
+        return ours.then_some(if fence {
+            Foreign::Fence
+        } else {
+            Foreign::Table
+        });
     }
     let route = || Some((*payload.get(4)?, *payload.get(5)?));
     let found = match message.message_type {
@@ -245,7 +260,11 @@ mod tests {
     }
 
     fn table(kind: u16, name: &str) -> Vec<u8> {
-        let mut payload = vec![1, 0, 0, 0];
+        table_of(1, kind, name)
+    }
+
+    fn table_of(family: u8, kind: u16, name: &str) -> Vec<u8> {
+        let mut payload = vec![family, 0, 0, 0];
         // A flag in the kind, and another attribute first.
         payload.extend([8, 0, 2, 0x80, 0, 0, 0, 0]);
         payload.extend(u16::try_from(5 + name.len()).unwrap().to_ne_bytes());
@@ -259,6 +278,10 @@ mod tests {
     fn only_objects_of_our_table_count() {
         for kind in [0, 2, 3, 5, 6, 8, 9, 11, 12, 14, 18, 20, 22, 24] {
             assert_eq!(foreign(&table(kind, "edgelb")), [Foreign::Table], "{kind}");
+            for family in [3, 5] {
+                let found = foreign(&table_of(family, kind, "edgelb"));
+                assert_eq!(found, [Foreign::Fence], "{kind}");
+            }
             assert_eq!(foreign(&table(kind, "edgelb2")), [], "{kind}");
             assert_eq!(foreign(&table(kind, "edge")), [], "{kind}");
         }
@@ -291,7 +314,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_could_be_anything() {
-        assert_eq!(foreign(&[1, 2, 3]), [Foreign::Table, Foreign::Route]);
+        assert_eq!(foreign(&[1, 2, 3]), Foreign::ALL);
     }
 
     proptest! {

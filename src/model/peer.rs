@@ -17,6 +17,9 @@ use super::foreign::MacAddress;
 /// of equal numbers that of the lower node name: see [`supersedes`].
 pub type Claims = OrdMap<IpAddr, u64>;
 
+/// Who owns each VIP now, as far as this node knows.
+pub type Owners = OrdMap<IpAddr, String>;
+
 /// Whether one node's claim to a VIP takes it from another's. Total: of two different claimants
 /// exactly one supersedes the other, so that all who see both agree.
 pub fn supersedes(claim: (u64, &str), other: (u64, &str)) -> bool {
@@ -102,6 +105,24 @@ pub struct Peers {
     pub settled: bool,
     /// By name, without this node.
     pub members: OrdMap<String, Arc<Peer>>,
+}
+
+impl Peers {
+    /// Whether nobody's part in deciding about owners changed: who is there, and what each says of
+    /// itself. Claims and digests do not count.
+    pub fn decide_like(&self, other: &Self) -> bool {
+        let same = |one: &Peer, other: &Peer| {
+            let (a, b) = (&one.state, &other.state);
+            one.presence == other.presence
+                && (a.ready, a.draining, &a.interfaces, &a.exceptions)
+                    == (b.ready, b.draining, &b.interfaces, &b.exceptions)
+        };
+        self.enabled == other.enabled
+            && self.members.len() == other.members.len()
+            && (self.members.iter())
+                .zip(other.members.iter())
+                .all(|(one, other)| one.0 == other.0 && same(one.1, other.1))
+    }
 }
 
 /// What this node tells the others.

@@ -20,14 +20,7 @@ pub fn interfaces<'a>(
         .find(|pool| pool.contains(vip))
         .map_or(&[][..], |pool| pool.interfaces.as_slice());
     host.interfaces.values().filter(move |interface| {
-        interface.running
-            && interface.mac.is_some()
-            && !interface.loopback
-            && !config
-                .announce
-                .exclude_interfaces
-                .iter()
-                .any(|pattern| pattern.matches(&interface.name))
+        may_announce(config, interface)
             && if named.is_empty() {
                 interface
                     .addresses
@@ -37,6 +30,16 @@ pub fn interfaces<'a>(
                 named.iter().any(|pattern| pattern.matches(&interface.name))
             }
     })
+}
+
+/// Whether an interface is one on which this node may announce at all: up, with carrier and a hardware
+/// address, and not excluded.
+pub fn may_announce(config: &Config, interface: &Interface) -> bool {
+    let mut excluded = config.announce.exclude_interfaces.iter();
+    interface.running
+        && interface.mac.is_some()
+        && !interface.loopback
+        && !excluded.any(|pattern| pattern.matches(&interface.name))
 }
 
 /// Makes `vip` announced on exactly these interfaces.

@@ -218,6 +218,18 @@ pub fn ready_on(cluster: &ClusterState, service: &ServiceKey, node: &str) -> boo
     })
 }
 
+/// The nodes on which some endpoint of the Service is ready.
+pub fn ready_nodes(cluster: &ClusterState, service: &ServiceKey) -> BTreeSet<String> {
+    let endpoints = cluster
+        .slices_of(service)
+        .flat_map(|slice| slice.endpoints.iter());
+    endpoints
+        .filter(|endpoint| endpoint.conditions.ready)
+        .filter_map(|endpoint| endpoint.node.clone())
+        .map(String::from)
+        .collect()
+}
+
 /// EP-13: a terminating entry never replaces another one.
 fn merge<'a>(
     candidates: &mut BTreeMap<RealServer, Candidate<'a>>,

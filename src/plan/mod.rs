@@ -37,13 +37,14 @@ use crate::model::foreign::ForeignHosts;
 use crate::model::frontend::FrontendPort;
 use crate::model::host::Host;
 use crate::model::node_state::{HeldFor, NodeState};
-use crate::model::service::{Service, ServiceKey, ServiceType};
+use crate::model::peer::{Owners, Peers};
+use crate::model::service::{ServiceKey, ServiceType};
 use crate::model::standing::Standing;
 use address::AddressBook;
 use addresses::{AddressInputs, AddressPlan, AddressSource};
 use forwarding::{Forwarding, ServicePlan};
-use ownership::{Candidates, Ownership};
-use reason::Reason;
+use ownership::Ownership;
+use ownership::table::{NodeTable, VipGroups};
 
 /// Everything that a plan depends on, besides the configuration. Can be recorded and replayed.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -66,6 +67,19 @@ pub struct Inputs {
     /// Other hosts on the LAN that use addresses of the pools, as far as this node has heard.
     #[serde(default)]
     pub foreign: ForeignHosts,
+    /// The other nodes, where nodes talk with one another.
+    #[serde(default)]
+    pub peers: Arc<Peers>,
+    /// Who owns what, where nodes talk with one another.
+    #[serde(default)]
+    pub owners: Owners,
+    /// This node is drained by command.
+    #[serde(default)]
+    pub draining: bool,
+    /// Services that records name and that this node's source does not show, because another node's
+    /// source does (see [`AddressInputs::unconfirmed`]).
+    #[serde(default)]
+    pub unconfirmed: BTreeSet<ServiceKey>,
     /// Addresses that were given out before; of no account where a status tells who holds which.
     pub allocations: Allocations,
 }
@@ -79,6 +93,12 @@ pub struct Plan {
     pub addresses: AddressPlan,
     /// Who announces each VIP.
     pub ownership: OrdMap<IpAddr, Ownership>,
+    /// The VIPs that are served here, by what has one owner.
+    pub groups: VipGroups,
+    /// What the Nodes say about owners.
+    pub nodes: Arc<NodeTable>,
+    /// The other nodes, as `ownership` was made from them.
+    peers: Arc<Peers>,
     /// What each Service contributes.
     pub services: OrdMap<ServiceKey, Arc<ServicePlan>>,
     /// Who wants each frontend; the lowest Service wins.
@@ -157,7 +177,10 @@ pub fn replan(config: &Config, inputs: &Inputs, previous: &Plan, scope: &Scope) 
     // Also where an allocator gives addresses out: here they are only read and served.
     let book = AddressBook::new(&inputs.cluster, &inputs.host).telling(&inputs.foreign);
     let mut plan = match scope {
-        Scope::Everything => Plan::default(),
+        Scope::Everything => Plan {
+            peers: Arc::clone(&inputs.peers),
+            ..Plan::default()
+        },
         Scope::Services(_) => previous.clone(),
     };
     let managed = match inputs.address_source {
@@ -169,7 +192,7 @@ pub fn replan(config: &Config, inputs: &Inputs, previous: &Plan, scope: &Scope) 
                 foreign: &inputs.foreign,
                 reserved: &BTreeSet::new(),
                 standing: &Standing::default(),
-                unconfirmed: &BTreeSet::new(),
+                unconfirmed: &inputs.unconfirmed,
                 allocations: &inputs.allocations,
             };
             addresses::allocate(config, &past, &book, &previous.addresses, scope)
@@ -214,87 +237,13 @@ pub fn replan(config: &Config, inputs: &Inputs, previous: &Plan, scope: &Scope) 
         plan.exchange(key, new.as_ref());
     }
     let before = &previous.addresses.allocations;
-    own(config, inputs, before, &dirty, scope, &mut plan);
-    plan
-}
-
-/// Who announces which VIP, and what this node announces where. VIPs that have a Service in common
-/// go together: shared addresses, and dual stack.
-fn own(
-    config: &Config,
-    inputs: &Inputs,
-    before: &Allocations,
-    dirty: &BTreeSet<ServiceKey>,
-    scope: &Scope,
-    plan: &mut Plan,
-) {
-    let candidates = Candidates::new(config, inputs);
-    let mut touched: BTreeSet<IpAddr> = match scope {
-        Scope::Everything => plan.addresses.allocations.held_addresses().collect(),
-        Scope::Services(_) => BTreeSet::new(),
+    let touched = ownership::own::Touched {
+        before,
+        dirty: &dirty,
+        everything: matches!(scope, Scope::Everything),
     };
-    for key in dirty {
-        touched.extend(before.addresses(key).iter().copied());
-        touched.extend(plan.addresses.allocations.addresses(key).iter().copied());
-    }
-    while let Some(vip) = touched.pop_first() {
-        let (vips, holders) = ownership::together(&plan.addresses.allocations, vip);
-        let holds_vip = |key: &&&ServiceKey| {
-            plan.services.get(**key).is_some_and(|service| {
-                let mut held = service.held.iter();
-                held.any(|(_, held)| *held == HeldFor::Vip)
-            })
-        };
-        let services: Vec<&Service> = holders
-            .iter()
-            .filter(holds_vip)
-            .filter_map(|key| inputs.cluster.services.get(*key))
-            .map(AsRef::as_ref)
-            .collect();
-        let lowest = vips.first().copied().unwrap_or(vip);
-        let ownership = candidates.owner(lowest, &services, inputs);
-        for vip in vips {
-            touched.remove(&vip);
-            let served = plan.state.held.get(&vip) == Some(&HeldFor::Vip)
-                && !plan.addresses.allocations.holders_of(vip).is_empty();
-            own_one(config, inputs, vip, served.then(|| ownership.clone()), plan);
-        }
-    }
-}
-
-/// Settles one VIP; without ownership it is not served at all.
-fn own_one(
-    config: &Config,
-    inputs: &Inputs,
-    vip: IpAddr,
-    ownership: Option<Ownership>,
-    plan: &mut Plan,
-) {
-    let mut own_interfaces: Vec<u32> = Vec::new();
-    plan.state.answering.remove(&vip);
-    if let Some(mut ownership) = ownership {
-        if ownership.owner.as_deref() == Some(inputs.node.as_str()) {
-            own_interfaces = announcement::interfaces(config, &inputs.host, vip)
-                .map(|interface| interface.index)
-                .collect();
-            if own_interfaces.is_empty() {
-                let here = (inputs.node.clone(), Reason::NoInterface);
-                ownership.excluded.push(here);
-            }
-            if config.announce.ping {
-                plan.state.answering.insert(vip);
-            }
-        }
-        plan.ownership.insert(vip, ownership);
-    } else {
-        plan.ownership.remove(&vip);
-    }
-    announcement::announce(
-        &inputs.host,
-        vip,
-        &own_interfaces,
-        &mut plan.state.announced,
-    );
+    ownership::own::own(config, inputs, &touched, &mut plan);
+    plan
 }
 
 /// Whether a Service is of a type that gets a VIP.

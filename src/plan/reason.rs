@@ -134,8 +134,18 @@ pub enum Reason {
     NodeDeleting,
     /// `externalTrafficPolicy` Local, and no endpoint is ready on the node.
     NoLocalEndpoint,
-    /// No interface of this node may announce the VIP.
+    /// No interface of the node may announce the VIP.
     NoInterface,
+    /// The node gives its VIPs up.
+    Draining,
+    /// The node has not programmed its forwarding yet.
+    NotReady,
+    /// The node does not answer.
+    PeerDown,
+    /// The node said that it restarts; it keeps what it owns.
+    PeerRestarting,
+    /// The node says that it cannot serve the VIP.
+    NotServedThere,
 }
 
 /// The longest text of others in a reason, in characters.
@@ -240,6 +250,11 @@ impl Reason {
             Self::NodeDeleting => ("node_deleting", "NodeDeleting"),
             Self::NoLocalEndpoint => ("no_local_endpoint", "NoLocalEndpoint"),
             Self::NoInterface => ("no_interface", "NoInterface"),
+            Self::Draining => ("draining", "Draining"),
+            Self::NotReady => ("not_ready", "NotReady"),
+            Self::PeerDown => ("peer_down", "PeerDown"),
+            Self::PeerRestarting => ("peer_restarting", "PeerRestarting"),
+            Self::NotServedThere => ("not_served_there", "NotServedThere"),
         }
     }
 }
@@ -340,6 +355,11 @@ impl fmt::Display for Reason {
             Self::NodeDeleting => f.write_str("the Node is being deleted"),
             Self::NoLocalEndpoint => f.write_str("no endpoint is ready on the node, and its policy is Local"),
             Self::NoInterface => f.write_str("no running interface has a subnet that holds it"),
+            Self::Draining => f.write_str("the node is drained: `edgelb undrain` there ends it"),
+            Self::NotReady => f.write_str("the node has not programmed its forwarding yet"),
+            Self::PeerDown => f.write_str("the node does not answer"),
+            Self::PeerRestarting => f.write_str("the node restarts and keeps what it owns meanwhile"),
+            Self::NotServedThere => f.write_str("the node says that it cannot serve it: see `edgelb services` there"),
         }
     }
 }

@@ -43,6 +43,7 @@ impl Watched {
         ForeignEdits {
             tables: after.tables - before.tables,
             routes: after.routes - before.routes,
+            fences: after.fences - before.fences,
         }
     }
 
@@ -211,7 +212,7 @@ fn our_own_and_unrelated_changes_are_not_told() {
             edits,
             ForeignEdits {
                 tables: 1,
-                routes: 0
+                ..ForeignEdits::default()
             }
         );
     });

@@ -214,7 +214,8 @@ fn optional_settings_that_are_not_there_or_not_ours_to_write_are_no_failure() {
 }
 
 /// A router advertisement (RFC 4861, section 4.2) with a lifetime of half an hour and no options.
-fn advertise(router: &Namespace, link: &str) {
+/// Fails as long as the link has no route for it, which it gets some time after it came up.
+fn advertise(router: &Namespace, link: &str) -> std::io::Result<()> {
     let send = || -> std::io::Result<()> {
         let index = nix::net::if_::if_nametoindex(link)?;
         let kind = socket2::Type::RAW;
@@ -228,7 +229,7 @@ fn advertise(router: &Namespace, link: &str) {
         socket.send_to(&message, &to.into())?;
         Ok(())
     };
-    router.run(send).unwrap().unwrap();
+    router.run(send).unwrap()
 }
 
 /// The node's default route is its router's word: it must outlast that the node becomes a router.
@@ -248,8 +249,8 @@ fn a_node_that_becomes_a_router_keeps_its_default_route() {
     }
     let routes = || tool(&node.namespace, "ip", &["-6", "route", "show", "default"]).unwrap();
     super::rig::eventually(super::rig::PATIENCE, || {
-        advertise(&neighbour, "eth0");
-        routes().contains("proto ra").then_some(())
+        let sent = advertise(&neighbour, "eth0").is_ok();
+        (sent && routes().contains("proto ra")).then_some(())
     });
     let instead = |path: &str| {
         let rule = Rule::Instead {

@@ -6,18 +6,18 @@
 mod describe;
 mod edits;
 mod element;
-mod encode;
-mod expression;
+pub(in crate::apply) mod encode;
+pub(in crate::apply) mod expression;
 mod frontend;
 mod handover;
 #[cfg(test)]
 mod handover_tests;
 mod layout;
-mod observe;
+pub(in crate::apply) mod observe;
 pub mod others;
-mod requests;
+pub(in crate::apply) mod requests;
 mod rules;
-mod schema;
+pub(in crate::apply) mod schema;
 mod sets;
 #[cfg(test)]
 mod tests;
@@ -262,7 +262,7 @@ impl Nftables {
 
     /// Removes the table, if it is there.
     pub fn remove(&mut self) -> Result<bool, Error> {
-        if observe::table(&mut self.socket)?.is_none() {
+        if observe::table(&mut self.socket, encode::INET)?.is_none() {
             return Ok(false);
         }
         let mut request = Request::new(message::DELETE_TABLE, 0);

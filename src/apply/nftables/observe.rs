@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::element::{Collection, Data, ElementKey, Key, Value};
-use super::encode::{Request, message};
+use super::encode::{INET, Request, message};
 use super::expression::Verdict;
 use super::rules::Pick;
 use super::sets::{Keys, Maps, ObservedSet, Table};
@@ -47,9 +47,12 @@ impl Observed {
     }
 }
 
-/// The flags of our table, or `None` where it does not exist.
-pub(super) fn table(socket: &mut NetlinkSocket) -> Result<Option<u32>, Error> {
-    let mut request = Request::new(message::GET_TABLE, 0);
+/// The flags of our table of this family (`NFPROTO_…`), or `None` where it does not exist.
+pub(in crate::apply) fn table(
+    socket: &mut NetlinkSocket,
+    family: u8,
+) -> Result<Option<u32>, Error> {
+    let mut request = Request::of_family(message::GET_TABLE, 0, family);
     request.string(1, TABLE);
     match socket.request(request.as_ref()) {
         Ok(replies) => {
@@ -68,7 +71,7 @@ pub(super) fn table(socket: &mut NetlinkSocket) -> Result<Option<u32>, Error> {
 
 /// Everything in our table but for its elements, or `None` where it does not exist.
 pub(super) fn observe(socket: &mut NetlinkSocket) -> Result<Option<Observed>, Error> {
-    let Some(flags) = table(socket)? else {
+    let Some(flags) = table(socket, INET)? else {
         return Ok(None);
     };
     let mut observed = Observed {
@@ -254,7 +257,7 @@ fn verdict(element: &Attributes<'_>, chains: &mut Texts) -> Result<Verdict, Erro
 }
 
 /// The comment in a rule's user data, as the nft program writes it: type 0, length, text, zero.
-fn comment(userdata: &[u8]) -> String {
+pub(in crate::apply) fn comment(userdata: &[u8]) -> String {
     match userdata {
         [0, length, text @ ..] => {
             let text = text.get(..usize::from(*length)).unwrap_or(text);
@@ -277,12 +280,12 @@ impl<'a> Attributes<'a> {
     }
 
     /// Of a nest.
-    pub(super) fn nest(value: &'a [u8]) -> Self {
+    pub(crate) fn nest(value: &'a [u8]) -> Self {
         Self(value)
     }
 
     /// The value of the first attribute of this kind.
-    pub(super) fn get(&self, kind: u16) -> Option<&'a [u8]> {
+    pub(crate) fn get(&self, kind: u16) -> Option<&'a [u8]> {
         self.iter()
             .find(|(found, _)| *found == kind)
             .map(|(_, value)| value)
@@ -290,7 +293,7 @@ impl<'a> Attributes<'a> {
 
     /// Kind and value of each attribute; ends where one does not fit. `NlasIterator` of
     /// netlink-packet-core lends values that do not outlive an item.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u16, &'a [u8])> + use<'a> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u16, &'a [u8])> + use<'a> {
         let mut rest = self.0;
         std::iter::from_fn(move || {
             let (head, _) = rest.split_first_chunk::<4>()?;
@@ -303,11 +306,11 @@ impl<'a> Attributes<'a> {
         })
     }
 
-    pub(super) fn number(&self, kind: u16) -> Option<u32> {
+    pub(crate) fn number(&self, kind: u16) -> Option<u32> {
         Some(u32::from_be_bytes(self.get(kind)?.try_into().ok()?))
     }
 
-    pub(super) fn nested(&self, kind: u16) -> Option<Self> {
+    pub(crate) fn nested(&self, kind: u16) -> Option<Self> {
         self.get(kind).map(Self)
     }
 

@@ -94,7 +94,7 @@ pub fn others() -> Result<Others, Error> {
         }
         found.chains.insert(name);
     }
-    let request = Request::of_family(message::GET_RULE, ANY);
+    let request = Request::of_family(message::GET_RULE, 0, ANY);
     // Taken apart as it comes: others may have very many rules.
     let begin = || Ok(bases.clone());
     let bases = socket.dump_into(request.as_ref(), begin, |bases, reply| {
@@ -137,7 +137,7 @@ struct Rules {
 }
 
 fn dump(socket: &mut NetlinkSocket, kind: u16) -> Result<Vec<Vec<u8>>, Error> {
-    let request = Request::of_family(kind, ANY);
+    let request = Request::of_family(kind, 0, ANY);
     let replies = socket.dump(request.as_ref()).map_err(|error| match error {
         netlink::Error::Refused(_) => Error::NotAvailable(error),
         error => Error::Observe(error),

@@ -108,7 +108,8 @@ fn elements_requests(
     }
 }
 
-fn data(request: &mut Request, kind: u16, bytes: &[u8]) {
+/// A key or value: `NFTA_DATA_VALUE` in a nest of this kind.
+pub(in crate::apply) fn data(request: &mut Request, kind: u16, bytes: &[u8]) {
     let nest = request.open(kind);
     request.bytes(1, bytes);
     request.close(nest);
@@ -188,12 +189,16 @@ pub(super) fn rule_request(chain: &str, rule: &Rule) -> Request {
     request.string(1, TABLE);
     request.string(2, chain);
     expression::encode(&mut request, &rule.steps);
-    let comment = comment(rule);
+    request.bytes(7, &userdata(&comment(rule)));
+    request
+}
+
+/// A rule's comment as the nft program reads it.
+pub(in crate::apply) fn userdata(comment: &str) -> Vec<u8> {
     let mut userdata = Vec::with_capacity(comment.len() + 3);
-    userdata.push(0); // NFTNL_UDATA_RULE_COMMENT, as the nft program reads it
+    userdata.push(0); // NFTNL_UDATA_RULE_COMMENT
     userdata.push(u8::try_from(comment.len() + 1).unwrap_or(u8::MAX));
     userdata.extend_from_slice(comment.as_bytes());
     userdata.push(0);
-    request.bytes(7, &userdata);
-    request
+    userdata
 }

@@ -83,8 +83,13 @@ fn as_observed(hook: Option<Hook>, rules: &[Rule]) -> ObservedChain {
 pub(super) fn comment(rule: &Rule) -> String {
     let mut encoded = Request::new(message::NEW_RULE, 0);
     expression::encode(&mut encoded, &rule.steps);
-    let digest = encoded.as_ref().iter().fold(0x811c_9dc5_u32, |hash, byte| {
+    with_digest(rule.comment, encoded.as_ref())
+}
+
+/// A comment that ends with a digest (FNV-1a) of what it is about.
+pub(in crate::apply) fn with_digest(comment: &str, encoded: &[u8]) -> String {
+    let digest = encoded.iter().fold(0x811c_9dc5_u32, |hash, byte| {
         (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
     });
-    format!("{} [{digest:08x}]", rule.comment)
+    format!("{comment} [{digest:08x}]")
 }

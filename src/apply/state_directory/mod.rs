@@ -24,9 +24,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::allocation::Allocations;
 use crate::model::cluster::ClusterState;
+use crate::model::peer::Claims;
 pub use journal::{Journal, VirtualServerName};
 
 const ALLOCATIONS: &str = "allocations.json";
+const CLAIMS: &str = "claims.json";
 const SYSCTLS: &str = "sysctls.json";
 const TIMEOUTS: &str = "ipvs-timeouts.json";
 const CLUSTER: &str = "cluster.json";
@@ -142,6 +144,16 @@ impl StateDirectory {
     /// Replaces the recorded allocations.
     pub fn write_allocations(&self, allocations: &Allocations) -> Result<(), Error> {
         self.write(ALLOCATIONS, allocations)
+    }
+
+    /// What this node owned when it last ran. A missing file is nothing.
+    pub fn read_claims(&self) -> Result<(Claims, Option<Warning>), Error> {
+        self.read(CLAIMS)
+    }
+
+    /// Replaces the recorded claims.
+    pub fn write_claims(&self, claims: &Claims) -> Result<(), Error> {
+        self.write(CLAIMS, claims)
     }
 
     /// What is known about the sysctls that we care for, by path below `/proc/sys`.

@@ -1,16 +1,17 @@
 //! The expressions of our rules, in the encoding of `linux/netfilter/nf_tables.h`. A rule is a row of
 //! them; registers are numbered in words of 32 bits (`NFT_REG32_00` and up).
 
+pub(in crate::apply) mod primitive;
 mod sticky;
+
+use primitive::{
+    FIRST_REGISTER, VERDICT_REGISTER, compare, end, expression, lookup, mask, meta, payload,
+};
 
 use super::encode::Request;
 use crate::model::family::Family;
 use crate::model::text::Text;
 
-/// The first 32-bit register; keys and data of all our rules begin here.
-const FIRST_REGISTER: u32 = 8;
-/// `NFT_REG_VERDICT`
-const VERDICT_REGISTER: u32 = 0;
 /// The same on every node and after every start, so that hashes choose the same endpoint.
 const HASH_SEED: u32 = 0x6564_6765;
 
@@ -121,7 +122,7 @@ pub(super) struct Stickiness {
 
 /// The end of a rule, or what a verdict map holds.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Verdict {
+pub(in crate::apply) enum Verdict {
     Accept,
     Drop,
     Return,
@@ -131,7 +132,7 @@ pub(super) enum Verdict {
 
 impl Verdict {
     /// The verdict data attribute, into an open `NFTA_*_DATA` nest.
-    pub(super) fn encode(&self, request: &mut Request) {
+    pub(in crate::apply) fn encode(&self, request: &mut Request) {
         let nest = request.open(2);
         match self {
             Self::Drop => request.number(1, 0),
@@ -221,12 +222,7 @@ fn encode_step(request: &mut Request, step: &Step, family: Option<Family>) {
         Step::Masquerade => expression(request, "masq", |request| {
             request.number(1, 1 << 4); // NF_NAT_RANGE_PROTO_RANDOM_FULLY
         }),
-        Step::Verdict(verdict) => expression(request, "immediate", |request| {
-            request.number(1, VERDICT_REGISTER);
-            let data = request.open(2);
-            verdict.encode(request);
-            request.close(data);
-        }),
+        Step::Verdict(verdict) => end(request, verdict),
         Step::RejectWithReset => expression(request, "reject", |request| {
             request.number(1, 1); // NFT_REJECT_TCP_RST
             request.bytes(2, &[0]);
@@ -326,31 +322,6 @@ fn destination_nat(request: &mut Request, register: u32, family: Option<Family>)
     });
 }
 
-fn expression(request: &mut Request, name: &str, data: impl FnOnce(&mut Request)) {
-    let element = request.open(1);
-    request.string(1, name);
-    let nest = request.open(2);
-    data(request);
-    request.close(nest);
-    request.close(element);
-}
-
-fn meta(request: &mut Request, key: u32, register: u32) {
-    expression(request, "meta", |request| {
-        request.number(1, register);
-        request.number(2, key);
-    });
-}
-
-fn payload(request: &mut Request, base: u32, offset: u32, length: u32, register: u32) {
-    expression(request, "payload", |request| {
-        request.number(1, register);
-        request.number(2, base);
-        request.number(3, offset);
-        request.number(4, length);
-    });
-}
-
 fn original(request: &mut Request, key: u32, register: u32) {
     expression(request, "ct", |request| {
         request.number(1, register);
@@ -365,40 +336,8 @@ fn state(request: &mut Request, bits: u32, none: bool) {
         request.number(1, FIRST_REGISTER);
         request.number(2, 0); // NFT_CT_STATE
     });
-    expression(request, "bitwise", |request| {
-        request.number(1, FIRST_REGISTER);
-        request.number(2, FIRST_REGISTER);
-        request.number(3, 4);
-        for (kind, value) in [(4, bits), (5, 0)] {
-            let nest = request.open(kind);
-            request.bytes(1, &value.to_ne_bytes());
-            request.close(nest);
-        }
-    });
+    mask(request, &bits.to_ne_bytes());
     compare(request, !none, &0u32.to_ne_bytes());
-}
-
-fn compare(request: &mut Request, different: bool, value: &[u8]) {
-    expression(request, "cmp", |request| {
-        request.number(1, FIRST_REGISTER);
-        request.number(2, u32::from(different));
-        let data = request.open(3);
-        request.bytes(1, value);
-        request.close(data);
-    });
-}
-
-fn lookup(request: &mut Request, set: &str, source: u32, destination: Option<u32>, inverted: bool) {
-    expression(request, "lookup", |request| {
-        request.string(1, set);
-        request.number(2, source);
-        if let Some(register) = destination {
-            request.number(3, register);
-        }
-        if inverted {
-            request.number(5, 1); // NFT_LOOKUP_F_INV
-        }
-    });
 }
 
 /// `NFPROTO_IPV4`, `NFPROTO_IPV6`

@@ -1,5 +1,10 @@
-//! Which node announces a VIP: a pure function of the address and the nodes that could. Every node
-//! that sees the same Nodes gives the same answer, without talking.
+//! Which node announces a VIP: a pure function of the address and the nodes that could. Where nodes do
+//! not talk with one another, each that sees the same Nodes gives the same answer; where they do,
+//! [`field`] says who may and in what order, and who has it now is for the owners themselves.
+
+pub mod field;
+pub(super) mod own;
+pub mod table;
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -20,6 +25,9 @@ use crate::model::service::{Service, ServiceKey, TrafficPolicy};
 
 /// The label that takes a node out of serving external load balancers, whatever its value (LBC-7).
 pub const EXCLUDE_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
+
+/// The label that drains a node, whatever its value (AN-10).
+pub const DRAIN_LABEL: &str = "edgelb.io/drain";
 
 /// Who owns a VIP, and why nobody else.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,6 +149,8 @@ fn exclusion(config: &Config, node: &Node) -> Option<Reason> {
         Some(Reason::NodeDeleting)
     } else if node.labels.contains_key(EXCLUDE_LABEL) {
         Some(Reason::ExcludedByLabel)
+    } else if node.labels.contains_key(DRAIN_LABEL) {
+        Some(Reason::Draining)
     } else if !config.announce.node_selector.is_empty()
         && !any_matches(&config.announce.node_selector, &node.labels)
     {

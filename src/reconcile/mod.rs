@@ -1,18 +1,20 @@
 //! One pass: what changed → plan → kernel → announcement. Owns the only mutable state of the daemon;
 //! it and `daemon.rs` are the only places that see both what decides and what applies.
 
+mod intake;
+
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::admin::applied::{Applied, Ended};
 use crate::admin::snapshot::{Failure, PassSummary, Snapshot};
-use crate::allocator::{AllocatorStatus, View};
+use crate::allocator::AllocatorStatus;
 use crate::apply::kernel::{Kernel, Report, Standing};
 use crate::apply::state_directory::StateDirectory;
 use crate::config::Config;
 use crate::model::allocation::Allocations;
-use crate::model::foreign::ForeignHosts;
 use crate::model::host::Host;
 use crate::plan::addresses::AddressSource;
 use crate::plan::announcement::relevant;
@@ -20,7 +22,7 @@ use crate::plan::drain::{Draining, finished};
 use crate::plan::ownership::moves;
 use crate::plan::{Inputs, Plan, Scope, replan};
 use crate::publisher::Publisher;
-use crate::source::{SourceEvent, SourceStatus};
+use crate::source::SourceStatus;
 
 /// The first retry after a failure; doubled up to [`LONGEST_RETRY`].
 const FIRST_RETRY: Duration = Duration::from_millis(100);
@@ -50,6 +52,8 @@ pub struct Reconciler {
     inputs: Inputs,
     plan: Plan,
     scope: Scope,
+    /// Other nodes may own VIPs now, or may not any more.
+    reasons_changed: bool,
     source: SourceStatus,
     /// Absent where there is none.
     allocator: Option<AllocatorStatus>,
@@ -102,6 +106,7 @@ impl Reconciler {
             inputs,
             plan: Plan::default(),
             scope: Scope::Everything,
+            reasons_changed: false,
             source: SourceStatus::default(),
             allocator: None,
             complete: false,
@@ -122,95 +127,19 @@ impl Reconciler {
         }
     }
 
-    /// Takes in what a source sent.
-    pub fn source(&mut self, event: SourceEvent, now: Instant) {
-        match event {
-            SourceEvent::Changes(changes) => {
-                for change in changes {
-                    for dirty in self.inputs.cluster.apply(change) {
-                        self.scope.add(dirty);
-                    }
-                }
-            }
-            SourceEvent::Complete => {
-                self.complete = true;
-                self.scope = Scope::Everything;
-            }
-        }
-        self.wait(now);
+    /// The addresses of the other Nodes: where their daemons may be found.
+    pub fn node_addresses(&self) -> BTreeMap<String, Vec<IpAddr>> {
+        let nodes = self.inputs.cluster.nodes.iter();
+        nodes
+            .filter(|(name, node)| **name != self.inputs.node && !node.deleting)
+            .map(|(name, node)| (name.clone(), node.addresses.clone()))
+            .collect()
     }
 
-    /// Takes in how the source is.
-    pub fn source_status(&mut self, status: SourceStatus) {
-        self.source = status;
-        if self.adopted.is_some() && !self.source.from_snapshot {
-            // The cluster is known: the kernel is compared with it.
-            self.trust = Trust::Look;
-        }
-    }
-
-    /// Takes in how the allocator is.
-    pub fn allocator_status(&mut self, status: AllocatorStatus) {
-        self.allocator = Some(status);
-    }
-
-    /// What the allocator decides from.
-    pub fn view(&self) -> View {
-        View {
-            config: Arc::clone(&self.config),
-            cluster: self.inputs.cluster.clone(),
-            host: self.inputs.host.clone(),
-            foreign: self.inputs.foreign.clone(),
-            ownership: self.plan.ownership.clone(),
-            fresh: self.complete && !self.source.from_snapshot,
-        }
-    }
-
-    /// Takes in what this host looks like now. What no decision depends on is no event: a pod that
-    /// comes or goes is a link more or less.
-    pub fn host(&mut self, host: Host, now: Instant) {
-        let relevant = relevant(&self.config, &host);
-        self.host = host;
-        if self.inputs.host != relevant {
-            self.inputs.host = relevant;
-            self.scope = Scope::Everything;
-            self.moved_on |= self.pass.number > 0;
-            self.wait(now);
-        }
-    }
-
-    /// Takes in who else uses addresses of the pools; a pass is for those whom it concerns.
-    pub fn foreign_hosts(&mut self, foreign: &ForeignHosts, now: Instant) {
-        self.inputs.foreign = foreign.clone();
-        let concerned = self.plan.addresses.concerned(foreign);
-        if !concerned.is_empty() {
-            self.scope.add_all(concerned);
-            self.wait(now);
-        }
-    }
-
-    /// Takes a new configuration in force.
-    pub fn configure(&mut self, config: Arc<Config>, now: Instant) {
-        self.config = config;
-        self.config_problem = None;
-        if let Err(error) = self.kernel.set_timeouts(&self.config) {
-            warn(&Failure::new("virtual_server", "timeouts", &error));
-        }
-        self.inputs.host = relevant(&self.config, &self.host);
-        self.scope = Scope::Everything;
-        self.moved_on = true;
-        self.trust = Trust::Look;
-        self.wait(now);
-    }
-
-    /// The newest configuration cannot be used; the one in force stays.
-    pub fn refuse_configuration(&mut self, problem: String) {
-        self.config_problem = Some(problem);
-    }
-
-    /// Somebody else changed what is ours, or it is time to look whether somebody did.
-    pub fn distrust_kernel(&mut self) {
-        self.trust = Trust::Look;
+    /// Who holds which address, where nodes agree on that among themselves.
+    pub fn agreed_allocations(&self) -> Option<&Allocations> {
+        let here = self.inputs.address_source == AddressSource::Here;
+        here.then_some(&self.inputs.allocations)
     }
 
     /// The configuration in force.
@@ -277,7 +206,7 @@ impl Reconciler {
         let repair = self.trust != Trust::Known || self.retry_is_due(now);
         self.inputs.nodes_known |= !self.inputs.cluster.nodes.is_empty();
         let waiting_since = self.waiting_since.take();
-        let plan = if scope.is_empty() {
+        let plan = if scope.is_empty() && !std::mem::take(&mut self.reasons_changed) {
             self.plan.clone()
         } else {
             replan(&self.config, &self.inputs, &self.plan, &scope)
@@ -294,7 +223,7 @@ impl Reconciler {
             failures.extend(self.save_allocations());
         }
         self.log_ownership(&plan);
-        self.publisher.withdraw(&plan.state.announced).await;
+        self.publisher.withdraw(&plan.groups).await;
         let mut report = if self.adopts() {
             Report::unchanged()
         } else if repair {
@@ -310,7 +239,7 @@ impl Reconciler {
         (self.applied).pass_ended(&plan.state, &ended, waiting_since.unwrap_or(now));
         failures.append(&mut report.failures);
         if report.forwards {
-            self.publisher.publish(plan.state.announced.clone());
+            (self.publisher).publish(plan.groups.clone(), Arc::clone(&plan.nodes));
         }
         self.plan = plan;
         self.trust = if report.forwards && !report.uncertain {

@@ -1,0 +1,208 @@
+//! What a table of the fence is made of: as we want it, and as the kernel has it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::{Fenced, rules};
+use crate::apply::nftables::TABLE;
+use crate::model::family::Family;
+
+/// `NFPROTO_ARP`
+pub(super) const ARP: u8 = 3;
+/// `NFPROTO_NETDEV`
+pub(super) const NETDEV: u8 = 5;
+
+/// Which tables this kernel can hold.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Tables {
+    pub(super) egress: bool,
+    pub(super) arp: bool,
+}
+
+/// A set of one table: family and name.
+pub(super) type SetName = (u8, &'static str);
+
+impl Tables {
+    /// The tables for this, with all that is in them.
+    pub(super) fn of(self, fenced: &Fenced) -> Vec<Table> {
+        let egress = self.egress.then(|| rules::egress(&fenced.interfaces));
+        let arp = self
+            .arp
+            .then(|| rules::arp(self.egress, &fenced.interfaces));
+        let mut tables: Vec<Table> = egress.into_iter().chain(arp).collect();
+        for table in &mut tables {
+            let mut fill = |sets: Vec<SetName>, address: IpAddr| {
+                for (family, name) in sets {
+                    if family == table.family
+                        && let Some(set) = table.sets.iter_mut().find(|set| set.name == name)
+                    {
+                        set.elements.insert((key(address), String::new()));
+                    }
+                }
+            };
+            for vip in &fenced.vips {
+                fill(self.sets_of_vip(*vip), *vip);
+            }
+            for owned in &fenced.owned {
+                fill(self.sets_of_owned(*owned), *owned);
+            }
+        }
+        tables
+    }
+
+    /// Where an address stands for which nobody may speak.
+    pub(super) fn sets_of_vip(self, address: IpAddr) -> Vec<SetName> {
+        let egress = match Family::of(address) {
+            Family::V4 => (NETDEV, rules::VIPS4),
+            Family::V6 => (NETDEV, rules::VIPS6),
+        };
+        let arp = (self.arp && address.is_ipv4()).then_some((ARP, rules::VIPS4));
+        self.egress
+            .then_some(egress)
+            .into_iter()
+            .chain(arp)
+            .collect()
+    }
+
+    /// Where an address stands that this node owns.
+    pub(super) fn sets_of_owned(self, address: IpAddr) -> Vec<SetName> {
+        let egress = match Family::of(address) {
+            Family::V4 => (NETDEV, rules::OWNED4),
+            Family::V6 => (NETDEV, rules::OWNED6),
+        };
+        // The kernel's own requests are judged there only where no egress hook does.
+        let arp = self.arp && !self.egress && address.is_ipv4();
+        let arp = arp.then_some((ARP, rules::OWNED4));
+        self.egress
+            .then_some(egress)
+            .into_iter()
+            .chain(arp)
+            .collect()
+    }
+}
+
+/// An address as the key of an element.
+pub(super) fn key(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+/// One table as we want it.
+#[derive(Debug, Clone)]
+pub(super) struct Table {
+    pub(super) name: &'static str,
+    pub(super) family: u8,
+    pub(super) sets: Vec<Set>,
+    /// Those that others go to first.
+    pub(super) chains: Vec<Chain>,
+}
+
+/// One set or verdict map.
+#[derive(Debug, Clone)]
+pub(super) struct Set {
+    pub(super) name: &'static str,
+    pub(super) kind: SetKind,
+    pub(super) elements: Elements,
+}
+
+/// Key, and the chain that a map sends to; empty in plain sets.
+pub(super) type Elements = BTreeSet<(Vec<u8>, String)>;
+
+/// What the kernel says of a set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SetKind {
+    /// `enum nft_set_flags`
+    pub(super) flags: u32,
+    /// nft's number of the datatype, for its listings.
+    pub(super) key_type: u32,
+    pub(super) key_length: u32,
+    /// The most elements; 0 for any number.
+    pub(super) size: u32,
+    /// Milliseconds; 0 for ever.
+    pub(super) timeout: u64,
+}
+
+/// `NFT_SET_MAP`
+pub(super) const MAP: u32 = 8;
+/// `NFT_SET_EVAL`: the kernel's own rules fill it.
+pub(super) const EVAL: u32 = 0x20;
+
+/// One chain.
+#[derive(Debug, Clone)]
+pub(super) struct Chain {
+    pub(super) name: String,
+    pub(super) hook: Option<Hook>,
+    pub(super) rules: Vec<Rule>,
+}
+
+/// Where a base chain hangs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Hook {
+    pub(super) number: u32,
+    pub(super) priority: i32,
+    /// The interfaces of a chain of the netdev family.
+    pub(super) devices: Vec<String>,
+}
+
+/// One rule.
+#[derive(Debug, Clone)]
+pub(super) struct Rule {
+    /// Ends with a digest of the expressions: so an edited rule is told.
+    pub(super) comment: String,
+    /// `NFTA_RULE_EXPRESSIONS`, encoded.
+    pub(super) expressions: Vec<u8>,
+}
+
+/// One table by what can be read back of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Contents {
+    /// None of ours has any; 1 is dormant.
+    pub(super) flags: u32,
+    pub(super) sets: BTreeMap<String, (SetKind, Elements)>,
+    pub(super) chains: BTreeMap<String, ChainContents>,
+}
+
+/// One chain by what can be read back of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct ChainContents {
+    pub(super) hook: Option<Hook>,
+    /// `NF_ACCEPT` is 1.
+    pub(super) policy: Option<u32>,
+    /// Their comments.
+    pub(super) rules: Vec<String>,
+}
+
+impl Table {
+    /// A table of ours.
+    pub(super) fn new(family: u8, sets: Vec<Set>, chains: Vec<Chain>) -> Self {
+        Self {
+            name: TABLE,
+            family,
+            sets,
+            chains,
+        }
+    }
+
+    /// What the kernel must say of it.
+    pub(super) fn contents(&self) -> Contents {
+        let sets = self.sets.iter().map(|set| {
+            let elements = (set.kind, set.elements.clone());
+            (set.name.to_owned(), elements)
+        });
+        let chains = self.chains.iter().map(|chain| {
+            let contents = ChainContents {
+                hook: chain.hook.clone(),
+                policy: chain.hook.as_ref().map(|_| 1),
+                rules: chain.rules.iter().map(|it| it.comment.clone()).collect(),
+            };
+            (chain.name.clone(), contents)
+        });
+        Contents {
+            flags: 0,
+            sets: sets.collect(),
+            chains: chains.collect(),
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! What this node tells the others of itself in numbers: equal ones mean that nothing differs.
+
+use crate::config::Config;
+use crate::model::foreign::MacAddress;
+use crate::model::host::Host;
+use crate::model::peer::PublishedInterface;
+use crate::plan::announcement::may_announce;
+use crate::plan::ownership::table::VipTable;
+use std::net::IpAddr;
+
+/// The interfaces on which this node could announce.
+pub fn published(config: &Config, host: &Host) -> Vec<PublishedInterface> {
+    let usable = host.interfaces.values();
+    usable
+        .filter(|interface| may_announce(config, interface))
+        .filter_map(|interface| {
+            let subnets = interface.addresses.iter().copied();
+            Some(PublishedInterface {
+                name: interface.name.clone(),
+                mac: MacAddress(interface.mac?),
+                subnets: subnets.filter(|net| !is_link_local(net.addr())).collect(),
+            })
+        })
+        .collect()
+}
+
+/// Of the decisions that the configuration makes; a node's own name, files and sockets are none.
+pub fn configuration(config: &Config) -> u64 {
+    let decisions = (
+        &config.pools,
+        &config.announce,
+        &config.load_balancer,
+        &config.proxy,
+    );
+    serde_json::to_vec(&decisions).map_or(0, |text| fnv(&text))
+}
+
+/// Of the VIPs that are served here.
+pub fn table(table: &VipTable) -> u64 {
+    let vips = table.groups.values().flat_map(|group| &group.vips);
+    // A sum: whatever the order, and cheap to compare.
+    vips.fold(0, |sum: u64, vip| {
+        sum.wrapping_add(fnv(vip.to_string().as_bytes()))
+    })
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}
+
+/// FNV-1a: nodes of different versions must agree.
+fn fnv(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}

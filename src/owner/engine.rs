@@ -1,0 +1,226 @@
+//! Decides what this node claims, keeps and gives up, from what every node says. Pure but for the time,
+//! which it is told: the same steps at the same times give the same claims.
+//!
+//! - Who has the greatest claim and is there, owns. A node that sees another's greater claim is silent
+//!   from that moment on.
+//! - A VIP that nobody who is there claims is claimed by the best node that may own it; the next best
+//!   follows after [`TURN`], in case that the best one sees things differently.
+//! - An owner that may not own any more, and is there, is relieved: the best other node claims, and the
+//!   owner goes on until it hears so (make-before-break).
+//! - Nobody else takes a VIP from an owner that is well, unless `membership.preempt` says so, and then
+//!   not too often (AN-5).
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use imbl::OrdSet;
+
+use super::present::Present;
+use super::turn::Turn;
+use crate::config::Config;
+use crate::model::foreign::MacAddress;
+use crate::model::host::Host;
+use crate::model::peer::{Claims, Owners, Peers};
+use crate::plan::ownership::field::{Field, Own};
+use crate::plan::ownership::table::VipTable;
+
+/// How long the next best node waits for a better one.
+pub const TURN: Duration = Duration::from_millis(400);
+/// How long an owner that may not own any more goes on while somebody else is to follow.
+pub(super) const LINGER: Duration = Duration::from_secs(2);
+/// How long a better node must have been well before it takes a VIP from an owner that is well.
+pub(super) const PREEMPT_AFTER: Duration = Duration::from_secs(10);
+/// Moves of one VIP within [`MOVES_WINDOW`] after which nobody preempts: fabrics block an address that
+/// moves five times within 180 s (RFC 7432, section 15.1).
+const MOST_MOVES: usize = 3;
+const MOVES_WINDOW: Duration = Duration::from_secs(180);
+/// How long an address in use by another host is left alone before it is asked for again.
+pub(super) const ASK_AGAIN: Duration = Duration::from_secs(5);
+
+/// What is so now, as far as this node knows.
+pub struct World<'a> {
+    pub config: &'a Config,
+    pub table: &'a VipTable,
+    pub peers: &'a Peers,
+    pub host: &'a Host,
+    /// The forwarding state is in the kernel.
+    pub ready: bool,
+    pub draining: bool,
+    /// It is not known whether somebody else took over: nothing is announced and nothing claimed.
+    pub suspended: bool,
+    /// Milliseconds since 1970: new claims are greater than all that were made before.
+    pub unix_ms: u64,
+}
+
+/// Why a group waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Waiting {
+    /// Nobody who is there claims it.
+    Ownerless,
+    /// Its owner may not own it any more.
+    Relief,
+    /// Its owner is there and is not ready yet.
+    Starting,
+    /// This node would be the better owner.
+    Preemption,
+}
+
+/// What the LAN said about an address that nobody is known to have owned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Probe {
+    /// It is being asked.
+    Asked,
+    /// Nobody answered.
+    Free,
+    /// Another host did, at that time.
+    Used(MacAddress, Instant),
+}
+
+/// What a step leads to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Addresses to be asked for on the LAN before they are claimed.
+    pub ask: Vec<IpAddr>,
+    /// When time alone leads to something.
+    pub wake: Option<Instant>,
+}
+
+/// What this node claims, and what it remembers of the others.
+#[derive(Debug)]
+pub struct Engine {
+    pub(super) node: String,
+    pub(super) claims: Claims,
+    pub(super) owners: Owners,
+    /// What this node announces: owned, and sure of it.
+    pub(super) announced: OrdSet<IpAddr>,
+    /// The greatest claim that anybody was heard to make.
+    pub(super) greatest: HashMap<IpAddr, u64>,
+    pub(super) waiting: BTreeMap<IpAddr, (Waiting, Instant)>,
+    pub(super) probes: BTreeMap<IpAddr, Probe>,
+    moves: BTreeMap<IpAddr, VecDeque<Instant>>,
+}
+
+impl Engine {
+    /// Starts with what an earlier run of this node claimed.
+    pub fn new(node: String, claims: Claims) -> Self {
+        Self {
+            node,
+            greatest: claims.iter().map(|(vip, number)| (*vip, *number)).collect(),
+            claims,
+            owners: Owners::new(),
+            announced: OrdSet::new(),
+            waiting: BTreeMap::new(),
+            probes: BTreeMap::new(),
+            moves: BTreeMap::new(),
+        }
+    }
+
+    /// What this node owns, with the numbers of its claims.
+    pub fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
+    /// Who owns each VIP of the table.
+    pub fn owners(&self) -> &Owners {
+        &self.owners
+    }
+
+    /// What this node is to announce.
+    pub fn announced(&self) -> &OrdSet<IpAddr> {
+        &self.announced
+    }
+
+    /// Takes in what the LAN said about addresses that were to be asked for.
+    pub fn probed(&mut self, asked: &[IpAddr], used: &BTreeMap<IpAddr, MacAddress>, now: Instant) {
+        for vip in asked {
+            let result = used
+                .get(vip)
+                .map_or(Probe::Free, |mac| Probe::Used(*mac, now));
+            self.probes.insert(*vip, result);
+        }
+    }
+
+    /// The addresses that were not claimed because another host uses them.
+    pub fn used_by_others(&self) -> impl Iterator<Item = (IpAddr, MacAddress)> {
+        self.probes.iter().filter_map(|(vip, probe)| match probe {
+            Probe::Used(mac, _) => Some((*vip, *mac)),
+            Probe::Asked | Probe::Free => None,
+        })
+    }
+
+    /// Brings claims, owners and announcements in line with the world.
+    pub fn step(&mut self, now: Instant, world: &World<'_>) -> Outcome {
+        self.remember(world);
+        let node = self.node.clone();
+        let present = Present::new(&node, &self.claims, world.peers);
+        let own = Own {
+            name: &node,
+            host: world.host,
+            ready: world.ready,
+            draining: world.draining,
+        };
+        let field = Field::new(world.config, &world.table.nodes, own, world.peers);
+        let mut turn = Turn::new(self, world, field, now);
+        for (lowest, group) in &world.table.groups {
+            turn.settle(*lowest, group, present.owner(group));
+        }
+        let outcome = turn.outcome;
+        self.forget(world);
+        outcome
+    }
+
+    /// The greatest numbers, also of nodes that are gone by the time somebody follows them.
+    fn remember(&mut self, world: &World<'_>) {
+        for peer in world.peers.members.values() {
+            for (vip, number) in &peer.claims {
+                let known = self.greatest.entry(*vip).or_insert(*number);
+                *known = (*known).max(*number);
+            }
+        }
+    }
+
+    /// Drops what is about VIPs that are no more.
+    fn forget(&mut self, world: &World<'_>) {
+        let groups = &world.table.groups;
+        self.waiting.retain(|lowest, _| groups.contains_key(lowest));
+        if world.table.generation == 0 {
+            // Claims of an earlier run wait for the first table.
+            return;
+        }
+        let vips: BTreeSet<IpAddr> = (groups.values())
+            .flat_map(|group| group.vips.iter().copied())
+            .collect();
+        let keep = |vip: &IpAddr| vips.contains(vip);
+        let gone: Vec<IpAddr> = (self.owners.keys())
+            .chain(self.claims.keys())
+            .filter(|vip| !keep(vip))
+            .copied()
+            .collect();
+        for vip in gone {
+            self.owners.remove(&vip);
+            self.claims.remove(&vip);
+            self.announced.remove(&vip);
+        }
+        self.probes.retain(|vip, _| keep(vip));
+        self.moves.retain(|vip, _| keep(vip));
+        self.greatest.retain(|vip, _| keep(vip));
+    }
+
+    pub(super) fn moved(&mut self, vip: IpAddr, now: Instant) {
+        let moves = self.moves.entry(vip).or_default();
+        moves.push_back(now);
+        while moves.len() > MOST_MOVES + 1 {
+            moves.pop_front();
+        }
+    }
+
+    /// Whether a VIP moved too often lately; until when.
+    pub(super) fn damped(&self, vip: IpAddr, now: Instant) -> Option<Instant> {
+        let lately: Vec<&Instant> = (self.moves.get(&vip)?.iter())
+            .filter(|moved| now.saturating_duration_since(**moved) < MOVES_WINDOW)
+            .collect();
+        let first = lately.len().checked_sub(MOST_MOVES)?;
+        lately.get(first).map(|moved| **moved + MOVES_WINDOW)
+    }
+}

@@ -1,0 +1,95 @@
+//! The fence as the owner task sees it: what this node owns may be spoken for, as long as the task says
+//! so. Whatever fails here is told once, tried again, and stops nothing: strict ARP stands behind it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use imbl::OrdSet;
+
+use crate::apply::fence::{Fence, FenceError, FenceSupport, Fenced, Renewal};
+use crate::model::announcement::AnnouncedInterface;
+use crate::model::host::Host;
+
+/// Holds the fence.
+#[derive(Debug)]
+pub struct Guard {
+    fence: Fence,
+    /// Somebody may have changed it, or it could not be put in force.
+    repair: bool,
+    /// What was logged of what does not work now.
+    problem: Option<String>,
+}
+
+impl Guard {
+    /// Nothing is held back by this run before the first call.
+    pub fn new(fence: Fence) -> Self {
+        if fence.support() != FenceSupport::Active {
+            tracing::warn!(
+                "the kernel cannot hold back what this node must not announce, strict ARP alone does"
+            );
+        }
+        Self {
+            fence,
+            repair: false,
+            problem: None,
+        }
+    }
+
+    /// Lets these VIPs be spoken for and holds back the others that may be announced on these interfaces.
+    pub fn allow(
+        &mut self,
+        stage: &BTreeMap<u32, AnnouncedInterface>,
+        vips: &OrdSet<IpAddr>,
+        owned: &OrdSet<IpAddr>,
+        host: &Host,
+    ) {
+        let interfaces = stage.iter();
+        let interfaces = interfaces
+            .map(|(index, interface)| (*index, interface.name.clone()))
+            .collect();
+        let fenced = Fenced::new(interfaces, vips, owned.clone(), host);
+        let result = self.fence.set(&fenced);
+        self.note(result.map(|()| Renewal::NotNeeded));
+    }
+
+    /// Renews the permission for as long as a lease lasts. Only who is sure of what it owns may call it.
+    pub fn renew(&mut self) {
+        let result = self.fence.renew();
+        self.note(result);
+    }
+
+    /// Somebody may have changed the tables.
+    pub fn distrust(&mut self) {
+        self.repair = true;
+    }
+
+    /// Compares the tables with what they should be, where there is a reason to.
+    pub fn repair(&mut self) {
+        if !std::mem::take(&mut self.repair) {
+            return;
+        }
+        let result = self.fence.repair().map(|repaired| {
+            if repaired {
+                tracing::info!("somebody changed the fence, it is repaired");
+            }
+            Renewal::NotNeeded
+        });
+        self.note(result);
+    }
+
+    fn note(&mut self, result: Result<Renewal, FenceError>) {
+        match result {
+            Ok(Renewal::Passed) => self.repair = true,
+            Ok(Renewal::Taken) => self.problem = None,
+            Ok(Renewal::NotNeeded) => {}
+            Err(error) => {
+                self.repair = true;
+                let problem = format!("{:#}", anyhow::Error::from(error));
+                if self.problem.as_ref() != Some(&problem) {
+                    tracing::warn!(error = problem, "the fence is not as it should be");
+                    self.problem = Some(problem);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! The task that decides about owners: takes in what changes, steps the engine, and puts what comes out
+//! in force, in this order: what is given up falls silent, what is claimed may speak, then it is
+//! announced, then the others are told.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use imbl::OrdSet;
+use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
+
+use super::engine::{Engine, Outcome, World};
+use super::guard::Guard;
+use super::pause::PauseWatch;
+use super::{announcing, digest};
+use crate::apply::monitor::ForeignEdits;
+use crate::config::Config;
+use crate::model::allocation::Allocations;
+use crate::model::announcement::{AnnouncedInterface, AnnouncedSet};
+use crate::model::foreign::{ForeignHosts, MacAddress};
+use crate::model::host::Host;
+use crate::model::peer::{Claims, MemberState, Owners, Peers, Publication};
+use crate::plan::ownership::table::VipTable;
+
+/// How often this node renews its permission to announce (AN-3).
+pub const LEASE_INTERVAL: Duration = Duration::from_millis(100);
+/// How long a permission lasts. Whoever was stopped for longer must hear the others first.
+pub const LEASE: Duration = Duration::from_millis(300);
+/// How long a node that was stopped waits for the others at most.
+const HEAR_PATIENCE: Duration = Duration::from_millis(600);
+
+/// What the task listens to.
+pub struct Ears {
+    pub config: watch::Receiver<Arc<Config>>,
+    pub table: watch::Receiver<Arc<VipTable>>,
+    pub host: watch::Receiver<Host>,
+    pub draining: watch::Receiver<bool>,
+    pub peers: watch::Receiver<Arc<Peers>>,
+    /// What somebody else changed in our tables.
+    pub foreign_edits: watch::Receiver<ForeignEdits>,
+    /// Who holds which address, where nodes agree on that among themselves.
+    pub allocations: watch::Receiver<Arc<Allocations>>,
+}
+
+/// Whom the task tells.
+pub struct Mouths {
+    pub announced: watch::Sender<Arc<AnnouncedSet>>,
+    pub owners: watch::Sender<Owners>,
+    pub claims: watch::Sender<Claims>,
+    pub publication: watch::Sender<Arc<Publication>>,
+    /// The newest table whose withdrawals are in force.
+    pub in_force: watch::Sender<u64>,
+    /// Addresses that are not claimed because another host uses them.
+    pub foreign: watch::Sender<Arc<ForeignHosts>>,
+}
+
+/// Addresses that were asked for, and who answered.
+type Probed = (Vec<IpAddr>, BTreeMap<IpAddr, MacAddress>);
+
+/// The task.
+pub struct OwnerTask {
+    ears: Ears,
+    mouths: Mouths,
+    engine: Engine,
+    guard: Guard,
+    /// Foreign edits of the fence so far.
+    fences: u64,
+    pause: PauseWatch,
+    /// Until when nothing is announced because this node was stopped for a while.
+    suspended: Option<Instant>,
+    stage: BTreeMap<u32, AnnouncedInterface>,
+    /// What the stage was made of.
+    staged: Option<(u64, Host)>,
+    /// All VIPs of the table.
+    vips: OrdSet<IpAddr>,
+    /// Of the configuration and of the table.
+    digests: (u64, u64),
+    wake: Option<Instant>,
+    probed: (mpsc::Sender<Probed>, mpsc::Receiver<Probed>),
+}
+
+impl OwnerTask {
+    /// Starts with what an earlier run of this node claimed.
+    pub fn new(ears: Ears, mouths: Mouths, claims: Claims, guard: Guard) -> Self {
+        let node = ears.config.borrow().node.name.clone();
+        Self {
+            engine: Engine::new(node, claims),
+            ears,
+            mouths,
+            guard,
+            fences: 0,
+            pause: PauseWatch::new(),
+            suspended: None,
+            stage: BTreeMap::new(),
+            staged: None,
+            vips: OrdSet::new(),
+            digests: (0, 0),
+            wake: None,
+            probed: mpsc::channel(8),
+        }
+    }
+
+    /// Decides until `stopped`; then the others hear that this node restarts, and it keeps what it owns.
+    pub async fn run(mut self, mut stopped: watch::Receiver<bool>) {
+        let mut lease = tokio::time::interval(LEASE_INTERVAL);
+        lease.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.step();
+        loop {
+            let wake = self.wake;
+            tokio::select! {
+                biased;
+                _ = stopped.wait_for(|stopped| *stopped) => break,
+                _ = lease.tick() => {
+                    if self.hold_lease() {
+                        continue;
+                    }
+                }
+                Ok(()) = self.ears.peers.changed() => {}
+                Ok(()) = self.ears.host.changed() => {}
+                Ok(()) = self.ears.draining.changed() => {}
+                Ok(()) = self.ears.table.changed() => {}
+                Ok(()) = self.ears.config.changed() => self.staged = None,
+                Ok(()) = self.ears.allocations.changed() => {}
+                Ok(()) = self.ears.foreign_edits.changed() => {
+                    let fences = self.ears.foreign_edits.borrow_and_update().fences;
+                    if std::mem::replace(&mut self.fences, fences) != fences {
+                        self.guard.distrust();
+                        self.guard.repair();
+                    }
+                    continue;
+                }
+                Some((asked, used)) = self.probed.1.recv() => {
+                    self.engine.probed(&asked, &used, Instant::now());
+                }
+                () = sleep_until(wake) => {}
+            }
+            self.step();
+        }
+        let restarting = !*self.ears.draining.borrow();
+        self.mouths.publication.send_modify(|publication| {
+            let mut last = Publication::clone(publication);
+            last.state.restarting = restarting;
+            last.state.ready = false;
+            *publication = Arc::new(last);
+        });
+    }
+
+    /// Renews the permission to announce, unless this node was stopped for longer than that lasts: then
+    /// another may have taken over, and nothing is said before the others were heard. False where the
+    /// engine has to look again.
+    fn hold_lease(&mut self) -> bool {
+        if self.pause.was_longer_than(LEASE) {
+            tracing::warn!("this process was stopped for a while, it asks who owns what");
+            self.suspended = Some(Instant::now() + HEAR_PATIENCE);
+            return false;
+        }
+        if self.suspended.is_none() && !self.engine.announced().is_empty() {
+            self.guard.renew();
+        }
+        self.guard.repair();
+        self.suspended.is_none()
+    }
+
+    fn step(&mut self) {
+        let now = Instant::now();
+        if self.suspended.is_some_and(|until| until <= now) {
+            self.suspended = None;
+        }
+        let config = Arc::clone(&self.ears.config.borrow_and_update());
+        let table = Arc::clone(&self.ears.table.borrow_and_update());
+        let host = self.ears.host.borrow_and_update().clone();
+        let peers = Arc::clone(&self.ears.peers.borrow_and_update());
+        let draining = *self.ears.draining.borrow_and_update();
+        let world = World {
+            config: &config,
+            table: &table,
+            peers: &peers,
+            host: &host,
+            ready: table.generation > 0,
+            draining,
+            suspended: self.suspended.is_some(),
+            unix_ms: unix_ms(),
+        };
+        let before = self.engine.announced().clone();
+        let Outcome { ask, wake } = self.engine.step(now, &world);
+        self.wake = [wake, self.suspended].into_iter().flatten().min();
+        self.log_moves(&before);
+        self.restage(&config, &table, &host);
+        self.put_in_force(&host, &peers);
+        self.tell(&config, &table, &host, draining);
+        if !ask.is_empty() {
+            self.ask(ask, &config, &host, &peers);
+        }
+        // Responders read the set at each frame: what was withdrawn is not answered any more.
+        self.mouths.in_force.send_replace(table.generation);
+    }
+
+    fn log_moves(&self, before: &OrdSet<IpAddr>) {
+        let now = self.engine.announced();
+        for vip in now.clone().relative_complement(before.clone()) {
+            tracing::info!(%vip, "this node takes the vip");
+        }
+        for vip in before.clone().relative_complement(now.clone()) {
+            tracing::info!(%vip, "this node gives the vip up");
+        }
+    }
+
+    fn restage(&mut self, config: &Config, table: &VipTable, host: &Host) {
+        let same = self.staged.as_ref().is_some_and(|(generation, staged)| {
+            *generation == table.generation && staged.interfaces == host.interfaces
+        });
+        if !same {
+            self.stage = announcing::stage(config, host, table);
+            let groups = table.groups.values();
+            self.vips = groups
+                .flat_map(|group| group.vips.iter().copied())
+                .collect();
+            self.digests = (digest::configuration(config), digest::table(table));
+            self.staged = Some((table.generation, host.clone()));
+        }
+    }
+
+    fn put_in_force(&mut self, host: &Host, peers: &Peers) {
+        let owned = self.engine.announced();
+        let interfaces = announcing::announce(&self.stage, owned);
+        self.guard.allow(&self.stage, &self.vips, owned, host);
+        if !owned.is_empty() && self.suspended.is_none() {
+            // The first frames must not wait for the next turn.
+            self.guard.renew();
+        }
+        self.mouths.announced.send_if_modified(|current| {
+            if current.interfaces == interfaces {
+                return false;
+            }
+            *current = Arc::new(AnnouncedSet {
+                generation: current.generation + 1,
+                interfaces,
+            });
+            true
+        });
+        let _ = peers;
+    }
+
+    fn tell(&self, config: &Config, table: &VipTable, host: &Host, draining: bool) {
+        let owners = self.engine.owners();
+        (self.mouths.owners).send_if_modified(|told| {
+            let other = told != owners;
+            if other {
+                told.clone_from(owners);
+            }
+            other
+        });
+        let claims = self.engine.claims();
+        (self.mouths.claims).send_if_modified(|told| {
+            let other = told != claims;
+            if other {
+                told.clone_from(claims);
+            }
+            other
+        });
+        let foreign: ForeignHosts = self.engine.used_by_others().collect();
+        (self.mouths.foreign).send_if_modified(|told| {
+            let other = **told != foreign;
+            if other {
+                *told = Arc::new(foreign);
+            }
+            other
+        });
+        let publication = Publication {
+            state: MemberState {
+                ready: table.generation > 0 && self.suspended.is_none(),
+                draining,
+                restarting: false,
+                interfaces: digest::published(config, host),
+                exceptions: Vec::new(),
+                configuration_digest: self.digests.0,
+                snapshot_digest: self.digests.1,
+            },
+            claims: claims.clone(),
+            allocations: (**self.ears.allocations.borrow()).clone(),
+        };
+        (self.mouths.publication).send_if_modified(|told| {
+            let other = **told != publication;
+            if other {
+                *told = Arc::new(publication);
+            }
+            other
+        });
+    }
+}
+
+impl OwnerTask {
+    /// Asks the LAN who has these addresses; the answer comes back to the task.
+    fn ask(&self, vips: Vec<IpAddr>, _config: &Config, _host: &Host, _peers: &Peers) {
+        let probed = self.probed.0.clone();
+        tokio::spawn(async move {
+            // The task ends only with this runtime.
+            let _ = probed.send((vips, BTreeMap::new())).await;
+        });
+    }
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
+}
+
+async fn sleep_until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,554 @@
+//! Who claims what, in a LAN of engines that hear of one another at once unless they are cut off: the
+//! rules one by one. Delays and losses are the simulation's.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::engine::{Engine, TURN, World};
+use crate::config::Config;
+use crate::model::foreign::MacAddress;
+use crate::model::host::{Host, Interface};
+use crate::model::peer::{Claims, Heard, MemberState, Peer, Peers, Presence, PublishedInterface};
+use crate::model::pool::Pool;
+use crate::plan::ownership::table::{NodeTable, VipGroup, VipTable};
+
+const VIP: &str = "192.0.2.200";
+const OTHER: &str = "192.0.2.201";
+const VIP6: &str = "2001:db8::200";
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+struct Member {
+    engine: Engine,
+    host: Host,
+    presence: Presence,
+    ready: bool,
+    draining: bool,
+    settled: bool,
+    suspended: bool,
+    /// Whom it does not hear.
+    deaf_to: BTreeSet<&'static str>,
+    /// What it was told to ask for and has not been answered.
+    asked: Vec<IpAddr>,
+}
+
+struct Lan {
+    config: Config,
+    table: VipTable,
+    now: Instant,
+    start: Instant,
+    members: BTreeMap<&'static str, Member>,
+}
+
+impl Lan {
+    fn new(names: &[&'static str], groups: &[&[&str]]) -> Self {
+        let mut config = Config::defaults("unused");
+        let ranges = ["192.0.2.200-192.0.2.219", "2001:db8::200/124"];
+        let pool = Pool::new("lan", ranges.map(|range| range.parse().unwrap()).to_vec());
+        config.pools = vec![pool];
+        let start = Instant::now();
+        let mut lan = Self {
+            config,
+            table: VipTable {
+                generation: 1,
+                ..VipTable::default()
+            },
+            now: start,
+            start,
+            members: BTreeMap::new(),
+        };
+        for group in groups {
+            lan.serve(group);
+        }
+        for name in names {
+            lan.join(name);
+        }
+        lan
+    }
+
+    fn serve(&mut self, vips: &[&str]) {
+        let group = VipGroup {
+            vips: vips.iter().map(|vip| ip(vip)).collect(),
+            ..VipGroup::default()
+        };
+        (self.table.groups).insert(group.lowest().unwrap(), Arc::new(group));
+        self.table.generation += 1;
+    }
+
+    fn edit(&mut self, vip: &str, edit: impl FnOnce(&mut VipGroup)) {
+        let mut group = VipGroup::clone(&self.table.groups[&ip(vip)]);
+        edit(&mut group);
+        self.table.groups.insert(ip(vip), Arc::new(group));
+        self.table.generation += 1;
+    }
+
+    fn join(&mut self, name: &'static str) {
+        let number = u8::try_from(self.members.len()).unwrap();
+        let eth0 = Interface {
+            index: 2,
+            name: "eth0".to_owned(),
+            mac: Some([2, 0, 0, 0, 0, number]),
+            running: true,
+            loopback: false,
+            addresses: vec![
+                format!("192.0.2.{}/24", 11 + number).parse().unwrap(),
+                format!("2001:db8::{}/64", 11 + number).parse().unwrap(),
+            ],
+        };
+        let member = Member {
+            engine: Engine::new(name.to_owned(), Claims::new()),
+            host: Host {
+                interfaces: BTreeMap::from([(2, eth0)]),
+                infrastructure: Vec::new(),
+            },
+            presence: Presence::Alive,
+            ready: true,
+            draining: false,
+            settled: true,
+            suspended: false,
+            deaf_to: BTreeSet::new(),
+            asked: Vec::new(),
+        };
+        self.members.insert(name, member);
+    }
+
+    fn member(&mut self, name: &str) -> &mut Member {
+        self.members.get_mut(name).unwrap()
+    }
+
+    fn peers(&self, of: &str) -> Peers {
+        let own = &self.members[of];
+        let others = self.members.iter().filter(|(name, _)| **name != of);
+        let members = others.map(|(name, member)| {
+            let cut = own.deaf_to.contains(name);
+            let interfaces = member.host.interfaces.values().filter(|it| it.running);
+            let state = MemberState {
+                ready: member.ready,
+                draining: member.draining,
+                interfaces: interfaces
+                    .map(|interface| PublishedInterface {
+                        name: interface.name.clone(),
+                        mac: MacAddress(interface.mac.unwrap()),
+                        subnets: interface.addresses.clone(),
+                    })
+                    .collect(),
+                ..MemberState::default()
+            };
+            let peer = Peer {
+                presence: if cut { Presence::Down } else { member.presence },
+                epoch: 1,
+                state,
+                claims: member.engine.claims().clone(),
+                heard: Heard::default(),
+            };
+            ((*name).to_owned(), Arc::new(peer))
+        });
+        Peers {
+            enabled: true,
+            settled: own.settled,
+            members: members.collect(),
+        }
+    }
+
+    /// One step of one node.
+    fn step(&mut self, name: &'static str) {
+        let peers = self.peers(name);
+        let unix_ms = u64::try_from((self.now - self.start).as_millis()).unwrap() + 1_000;
+        let member = self.members.get_mut(name).unwrap();
+        if member.presence != Presence::Alive {
+            return;
+        }
+        let outcome = member.engine.step(
+            self.now,
+            &World {
+                config: &self.config,
+                table: &self.table,
+                peers: &peers,
+                host: &member.host,
+                ready: member.ready,
+                draining: member.draining,
+                suspended: member.suspended,
+                unix_ms,
+            },
+        );
+        member.asked.extend(outcome.ask);
+    }
+
+    /// Steps until nothing changes; nobody on the LAN answers for what is asked.
+    fn settle(&mut self) {
+        for _ in 0..10 {
+            let before: Vec<Claims> = self.claims();
+            let names: Vec<&'static str> = self.members.keys().copied().collect();
+            for name in names {
+                self.step(name);
+                let now = self.now;
+                let member = self.member(name);
+                let asked = std::mem::take(&mut member.asked);
+                if !asked.is_empty() {
+                    member.engine.probed(&asked, &BTreeMap::new(), now);
+                    self.step(name);
+                }
+            }
+            if before == self.claims() {
+                return;
+            }
+        }
+        panic!("claims never come to rest");
+    }
+
+    fn claims(&self) -> Vec<Claims> {
+        let members = self.members.values();
+        members
+            .map(|member| member.engine.claims().clone())
+            .collect()
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+        self.settle();
+    }
+
+    /// Who announces the VIP.
+    fn announcers(&self, vip: &str) -> Vec<&'static str> {
+        let alive = self
+            .members
+            .iter()
+            .filter(|(_, it)| it.presence == Presence::Alive);
+        alive
+            .filter(|(_, member)| member.engine.announced().contains(&ip(vip)))
+            .map(|(name, _)| *name)
+            .collect()
+    }
+
+    /// The one who does.
+    fn owner(&self, vip: &str) -> &'static str {
+        let announcers = self.announcers(vip);
+        assert_eq!(announcers.len(), 1, "{announcers:?}");
+        announcers[0]
+    }
+}
+
+fn three() -> Lan {
+    let mut lan = Lan::new(&["a", "b", "c"], &[&[VIP]]);
+    lan.settle();
+    lan
+}
+
+fn another(lan: &Lan, than: &[&str]) -> &'static str {
+    *lan.members
+        .keys()
+        .find(|name| !than.contains(name))
+        .unwrap()
+}
+
+#[test]
+fn one_node_claims_and_every_node_knows_it() {
+    let lan = three();
+    let owner = lan.owner(VIP);
+    for member in lan.members.values() {
+        assert_eq!(member.engine.owners().get(&ip(VIP)).unwrap(), owner);
+    }
+}
+
+#[test]
+fn a_dead_owner_is_followed_and_does_not_take_it_back() {
+    let mut lan = three();
+    let first = lan.owner(VIP);
+    lan.member(first).presence = Presence::Down;
+    lan.settle();
+    let second = lan.owner(VIP);
+    assert_ne!(first, second);
+    // It comes back with what it claimed (AN-5).
+    lan.member(first).presence = Presence::Alive;
+    lan.settle();
+    assert_eq!(lan.owner(VIP), second);
+    lan.pass(Duration::from_secs(600));
+    assert_eq!(lan.owner(VIP), second);
+}
+
+#[test]
+fn the_next_best_claims_where_the_best_does_not() {
+    let mut lan = three();
+    let first = lan.owner(VIP);
+    // Everybody thinks that the two others are there; the better one of them is stuck.
+    lan.member(first).presence = Presence::Down;
+    let (one, other) = {
+        let one = another(&lan, &[first]);
+        (one, another(&lan, &[first, one]))
+    };
+    let mut probe = three();
+    probe.member(first).presence = Presence::Down;
+    probe.settle();
+    let best = probe.owner(VIP);
+    let next = if best == one { other } else { one };
+    lan.step(next);
+    assert_eq!(lan.announcers(VIP), [""; 0]);
+    lan.now += TURN + Duration::from_millis(1);
+    lan.step(next);
+    assert_eq!(lan.announcers(VIP), [next]);
+    // The best one wakes up: the one who has it keeps it.
+    lan.pass(Duration::from_millis(1));
+    assert_eq!(lan.owner(VIP), next);
+}
+
+#[test]
+fn after_a_partition_one_owner_is_left() {
+    let mut lan = three();
+    let first = lan.owner(VIP);
+    let others: Vec<&'static str> = (lan.members.keys().copied())
+        .filter(|name| *name != first)
+        .collect();
+    for other in &others {
+        lan.member(other).deaf_to.insert(first);
+        lan.member(first).deaf_to.insert(other);
+    }
+    lan.now += Duration::from_millis(50);
+    lan.settle();
+    assert_eq!(lan.announcers(VIP).len(), 2);
+    let later = *others
+        .iter()
+        .find(|name| lan.announcers(VIP).contains(name))
+        .unwrap();
+    for member in lan.members.values_mut() {
+        member.deaf_to.clear();
+    }
+    lan.step(first);
+    assert_eq!(
+        lan.announcers(VIP),
+        [later],
+        "the older claim is given up at once"
+    );
+    lan.settle();
+    assert_eq!(lan.owner(VIP), later);
+}
+
+#[test]
+fn a_drained_owner_goes_on_until_it_is_followed() {
+    let mut lan = three();
+    let first = lan.owner(VIP);
+    lan.member(first).draining = true;
+    lan.step(first);
+    assert_eq!(lan.announcers(VIP), [first], "nobody has followed yet");
+    lan.settle();
+    let second = lan.owner(VIP);
+    assert_ne!(second, first);
+    // With all of them drained the last one loses nothing.
+    for name in ["a", "b", "c"] {
+        lan.member(name).draining = true;
+    }
+    lan.pass(Duration::from_secs(60));
+    assert_eq!(lan.owner(VIP), second);
+    // And who is undrained first gets it.
+    lan.member(first).draining = false;
+    lan.settle();
+    assert_eq!(lan.owner(VIP), first);
+}
+
+#[test]
+fn a_node_that_restarts_keeps_what_it_owns() {
+    let mut lan = three();
+    let owner = lan.owner(VIP);
+    lan.member(owner).presence = Presence::Restarting;
+    lan.pass(Duration::from_secs(2));
+    assert_eq!(
+        lan.announcers(VIP),
+        [""; 0],
+        "nobody follows while it restarts"
+    );
+    // It comes back with its recorded claims, and is not ready at first.
+    let claims = lan.member(owner).engine.claims().clone();
+    let member = lan.member(owner);
+    member.presence = Presence::Alive;
+    member.ready = false;
+    member.engine = Engine::new(owner.to_owned(), claims);
+    lan.pass(Duration::from_secs(1));
+    assert_eq!(lan.owner(VIP), owner);
+    lan.member(owner).ready = true;
+    lan.pass(Duration::from_secs(10));
+    assert_eq!(lan.owner(VIP), owner);
+}
+
+#[test]
+fn an_owner_that_never_gets_ready_is_followed_after_its_grace() {
+    let mut lan = three();
+    let first = lan.owner(VIP);
+    lan.member(first).ready = false;
+    let grace = lan.config.membership.restart_grace;
+    lan.pass(grace / 2);
+    assert_eq!(lan.owner(VIP), first);
+    lan.pass(grace);
+    assert_ne!(lan.owner(VIP), first);
+}
+
+#[test]
+fn a_local_policy_follows_its_endpoints() {
+    let mut lan = three();
+    let first = lan.owner(VIP);
+    let with = another(&lan, &[first]);
+    lan.edit(VIP, |group| {
+        group.local = Some(BTreeSet::from([with.to_owned()]))
+    });
+    lan.settle();
+    assert_eq!(lan.owner(VIP), with);
+    // Without any endpoint nobody announces.
+    lan.edit(VIP, |group| group.local = Some(BTreeSet::new()));
+    lan.settle();
+    assert_eq!(lan.announcers(VIP), [""; 0]);
+    lan.edit(VIP, |group| {
+        group.local = Some(BTreeSet::from([first.to_owned()]))
+    });
+    lan.settle();
+    assert_eq!(lan.owner(VIP), first);
+}
+
+#[test]
+fn a_cable_that_is_pulled_gives_up_at_once() {
+    let mut lan = three();
+    let first = lan.owner(VIP);
+    for interface in lan.member(first).host.interfaces.values_mut() {
+        interface.running = false;
+    }
+    lan.step(first);
+    assert_eq!(lan.announcers(VIP), [""; 0]);
+    lan.settle();
+    assert_ne!(lan.owner(VIP), first);
+}
+
+#[test]
+fn what_has_a_service_in_common_moves_together() {
+    let mut lan = Lan::new(&["a", "b", "c"], &[&[VIP, VIP6], &[OTHER]]);
+    lan.settle();
+    for name in ["a", "b", "c"] {
+        assert_eq!(lan.owner(VIP), lan.owner(VIP6));
+        lan.member(name).presence = Presence::Down;
+        lan.settle();
+        assert_eq!(lan.owner(VIP), lan.owner(VIP6));
+        lan.member(name).presence = Presence::Alive;
+        lan.settle();
+    }
+    // Two groups become one: one of the two owners has all of it.
+    lan.table.groups.remove(&ip(OTHER));
+    lan.serve(&[VIP, OTHER, VIP6]);
+    lan.settle();
+    assert_eq!(lan.owner(VIP), lan.owner(OTHER));
+    assert_eq!(lan.owner(VIP), lan.owner(VIP6));
+}
+
+#[test]
+fn nothing_is_claimed_before_the_others_were_heard() {
+    let mut lan = Lan::new(&["a"], &[&[VIP]]);
+    lan.member("a").settled = false;
+    lan.settle();
+    assert_eq!(lan.announcers(VIP), [""; 0]);
+    lan.member("a").settled = true;
+    lan.settle();
+    assert_eq!(lan.owner(VIP), "a");
+}
+
+#[test]
+fn an_address_that_another_host_uses_is_not_claimed() {
+    let mut lan = Lan::new(&["a"], &[&[VIP]]);
+    lan.step("a");
+    assert_eq!(lan.member("a").asked, [ip(VIP)]);
+    assert_eq!(lan.announcers(VIP), [""; 0]);
+    let mac = MacAddress([2, 0, 0, 0, 9, 9]);
+    let now = lan.now;
+    let used = BTreeMap::from([(ip(VIP), mac)]);
+    lan.member("a").engine.probed(&[ip(VIP)], &used, now);
+    lan.member("a").asked.clear();
+    lan.step("a");
+    assert_eq!(lan.announcers(VIP), [""; 0]);
+    let told: Vec<_> = lan.member("a").engine.used_by_others().collect();
+    assert_eq!(told, [(ip(VIP), mac)]);
+    // It is asked for again, and free by then.
+    lan.pass(Duration::from_secs(6));
+    assert_eq!(lan.owner(VIP), "a");
+    // From then on it is defended: nobody asks again before it is taken over.
+    lan.join("b");
+    lan.settle();
+    lan.member("a").presence = Presence::Down;
+    lan.step("b");
+    assert_eq!(lan.owner(VIP), "b");
+    assert!(lan.member("b").asked.is_empty());
+}
+
+#[test]
+fn preemption_waits_and_is_damped() {
+    let mut lan = three();
+    let best = lan.owner(VIP);
+    lan.config.membership.preempt = true;
+    let mut moves = 0;
+    for _ in 0..6 {
+        lan.member(best).presence = Presence::Down;
+        lan.settle();
+        lan.member(best).presence = Presence::Alive;
+        lan.settle();
+        assert_ne!(lan.owner(VIP), best, "not at once");
+        lan.pass(Duration::from_secs(9));
+        assert_ne!(lan.owner(VIP), best);
+        lan.pass(Duration::from_secs(2));
+        if lan.owner(VIP) != best {
+            break;
+        }
+        moves += 1;
+    }
+    assert!((1..=3).contains(&moves), "{moves}");
+    lan.pass(Duration::from_secs(200));
+    lan.pass(Duration::from_secs(11));
+    assert_eq!(lan.owner(VIP), best);
+}
+
+#[test]
+fn a_node_that_was_stopped_says_nothing_until_it_has_heard() {
+    let mut lan = three();
+    let owner = lan.owner(VIP);
+    lan.member(owner).suspended = true;
+    lan.step(owner);
+    assert_eq!(lan.announcers(VIP), [""; 0]);
+    lan.member(owner).suspended = false;
+    lan.settle();
+    assert_eq!(lan.owner(VIP), owner);
+}
+
+#[test]
+fn vips_spread_over_the_nodes() {
+    let names: Vec<String> = (200..219).map(|last| format!("192.0.2.{last}")).collect();
+    let names: Vec<[&str; 1]> = names.iter().map(|name| [name.as_str()]).collect();
+    let groups: Vec<&[&str]> = names.iter().map(|name| &name[..]).collect();
+    let mut lan = Lan::new(&["a", "b", "c"], &groups);
+    lan.settle();
+    let owners: Vec<&str> = names.iter().map(|name| lan.owner(name[0])).collect();
+    for name in ["a", "b", "c"] {
+        let share = owners.iter().filter(|owner| **owner == name).count();
+        assert!((2..=12).contains(&share), "{name} has {share} of 19");
+    }
+}
+
+#[test]
+fn node_objects_have_a_say() {
+    let mut lan = three();
+    let owner = lan.owner(VIP);
+    let nodes = BTreeMap::from([(
+        owner.to_owned(),
+        crate::plan::ownership::table::NodeStanding {
+            excluded: Some(crate::plan::reason::Reason::ExcludedByLabel),
+            preferences: vec![0],
+        },
+    )]);
+    lan.table.nodes = Arc::new(NodeTable {
+        known: false,
+        nodes,
+    });
+    lan.settle();
+    assert_ne!(lan.owner(VIP), owner);
+}

@@ -1,0 +1,281 @@
+//! One step of the engine over all groups: for each, what this node does now and what it waits for.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use super::engine::{
+    ASK_AGAIN, Engine, LINGER, Outcome, PREEMPT_AFTER, Probe, TURN, Waiting, World,
+};
+use super::present::Owner;
+use crate::model::peer::Presence;
+use crate::plan::announcement;
+use crate::plan::ownership::field::Field;
+use crate::plan::ownership::table::VipGroup;
+use crate::plan::reason::Reason;
+
+/// The step that is being made.
+pub(super) struct Turn<'a, 'w> {
+    engine: &'a mut Engine,
+    world: &'w World<'w>,
+    field: Field<'w>,
+    now: Instant,
+    pub(super) outcome: Outcome,
+}
+
+impl<'a, 'w> Turn<'a, 'w> {
+    pub(super) fn new(
+        engine: &'a mut Engine,
+        world: &'w World<'w>,
+        field: Field<'w>,
+        now: Instant,
+    ) -> Self {
+        Self {
+            engine,
+            world,
+            field,
+            now,
+            outcome: Outcome::default(),
+        }
+    }
+
+    /// Settles one group that has this owner.
+    pub(super) fn settle(&mut self, lowest: IpAddr, group: &VipGroup, owner: Owner<'_>) {
+        if !self.world.peers.enabled {
+            return self.settle_by_nodes(lowest, group);
+        }
+        match owner {
+            Owner::Here { whole } => self.keep(lowest, group, whole),
+            Owner::There(name) => self.follow(lowest, group, name),
+            Owner::Nobody => {
+                self.show(group, None);
+                if self.sure() {
+                    self.stand_by(lowest, group, Waiting::Ownerless);
+                }
+            }
+        }
+    }
+
+    /// Nobody tells anybody anything: the Nodes decide.
+    fn settle_by_nodes(&mut self, lowest: IpAddr, group: &VipGroup) {
+        let here = group.by_nodes.as_deref() == Some(self.engine.node.as_str());
+        if !here {
+            self.give_up(group);
+            self.show(group, group.by_nodes.as_deref());
+            return;
+        }
+        let owned = |vip: &IpAddr| self.engine.claims.contains_key(vip);
+        // Where other Nodes may have owned it, its owner answers for it until it knows better.
+        let alone = self.world.table.nodes.nodes.len() <= 1;
+        if alone && !group.vips.iter().all(owned) && !self.is_free(lowest, group) {
+            self.show(group, None);
+            return;
+        }
+        if !group
+            .vips
+            .iter()
+            .all(|vip| self.engine.claims.contains_key(vip))
+        {
+            self.claim(lowest, group);
+        }
+        self.show_here(group);
+    }
+
+    /// Whether who is there has been heard: who claims nothing now, claims nothing.
+    fn sure(&self) -> bool {
+        let there = |presence| presence == Presence::Alive;
+        let peers = self.world.peers;
+        !self.world.suspended
+            && (peers.settled || (peers.members.values()).any(|peer| there(peer.presence)))
+    }
+
+    /// This node has it: go on as long as it may, or as nobody follows.
+    fn keep(&mut self, lowest: IpAddr, group: &VipGroup, whole: bool) {
+        if !self.sure() {
+            self.show(group, None);
+            return;
+        }
+        let node = self.engine.node.clone();
+        let Some(reason) = self.field.exclusion(&node, group) else {
+            if !whole {
+                self.claim(lowest, group);
+            }
+            self.engine.waiting.remove(&lowest);
+            self.show_here(group);
+            return;
+        };
+        let followed = !self.field.ranking(group).is_empty();
+        let goes_on = match reason {
+            // The kernel has what an earlier run of this node gave it.
+            Reason::NotReady => true,
+            Reason::NoInterface => false,
+            // Until somebody takes it: a node that is drained before there is another loses nothing.
+            Reason::Draining => true,
+            _ => followed && self.within(lowest, Waiting::Relief, LINGER),
+        };
+        if goes_on {
+            self.show_here(group);
+        } else {
+            self.give_up(group);
+            self.show(group, None);
+        }
+    }
+
+    /// Another node has it.
+    fn follow(&mut self, lowest: IpAddr, group: &VipGroup, name: &str) {
+        self.give_up(group);
+        self.show(group, Some(name));
+        if !self.sure() {
+            return;
+        }
+        match self.field.exclusion(name, group) {
+            None => self.consider_preemption(lowest, group),
+            Some(Reason::PeerRestarting) => {
+                self.engine.waiting.remove(&lowest);
+            }
+            Some(Reason::NotReady) => {
+                let grace = self.world.config.membership.restart_grace;
+                if !self.within(lowest, Waiting::Starting, grace) {
+                    self.stand_by(lowest, group, Waiting::Starting);
+                }
+            }
+            Some(_) => self.stand_by(lowest, group, Waiting::Relief),
+        }
+    }
+
+    /// Claims the group when it is this node's turn.
+    fn stand_by(&mut self, lowest: IpAddr, group: &VipGroup, waiting: Waiting) {
+        let ranking = self.field.ranking(group);
+        let place = (ranking.iter()).position(|name| *name == self.engine.node);
+        let Some(place) = place.and_then(|place| u32::try_from(place).ok()) else {
+            self.engine.waiting.remove(&lowest);
+            return;
+        };
+        if place > 0 && self.within(lowest, waiting, TURN * place) {
+            return;
+        }
+        if waiting == Waiting::Ownerless && !self.is_free(lowest, group) {
+            return;
+        }
+        self.claim(lowest, group);
+        self.show_here(group);
+    }
+
+    /// The owner is well: only a better one that may preempt takes it away.
+    fn consider_preemption(&mut self, lowest: IpAddr, group: &VipGroup) {
+        let best = self.world.config.membership.preempt
+            && self.field.ranking(group).first() == Some(&self.engine.node.as_str());
+        if !best {
+            self.engine.waiting.remove(&lowest);
+            return;
+        }
+        if let Some(until) = self.engine.damped(lowest, self.now) {
+            self.wake(until);
+            return;
+        }
+        if !self.within(lowest, Waiting::Preemption, PREEMPT_AFTER) {
+            self.claim(lowest, group);
+            self.show_here(group);
+        }
+    }
+
+    /// Whether the group has waited for this for less than `time`; starts to wait.
+    fn within(&mut self, lowest: IpAddr, waiting: Waiting, time: std::time::Duration) -> bool {
+        let since = match self.engine.waiting.get(&lowest) {
+            Some((known, since)) if *known == waiting => *since,
+            _ => {
+                self.engine.waiting.insert(lowest, (waiting, self.now));
+                self.now
+            }
+        };
+        let end = since + time;
+        if end > self.now {
+            self.wake(end);
+        }
+        end > self.now
+    }
+
+    /// Whether the VIPs may be claimed as far as other hosts go: somebody of ours had them before, or
+    /// nobody on the LAN answers for them (RFC 5227, RFC 4862).
+    fn is_free(&mut self, lowest: IpAddr, group: &VipGroup) -> bool {
+        if self.engine.greatest.contains_key(&lowest) {
+            return true;
+        }
+        let mut free = true;
+        for vip in &group.vips {
+            match self.engine.probes.get(vip).copied() {
+                Some(Probe::Free) => {}
+                Some(Probe::Asked) => free = false,
+                Some(Probe::Used(_, at)) if at + ASK_AGAIN > self.now => {
+                    self.wake(at + ASK_AGAIN);
+                    free = false;
+                }
+                Some(Probe::Used(..)) | None => {
+                    self.outcome.ask.push(*vip);
+                    self.engine.probes.insert(*vip, Probe::Asked);
+                    free = false;
+                }
+            }
+        }
+        free
+    }
+
+    fn claim(&mut self, lowest: IpAddr, group: &VipGroup) {
+        for vip in &group.vips {
+            let greatest = self.engine.greatest.get(vip).copied().unwrap_or(0);
+            let number = greatest.saturating_add(1).max(self.world.unix_ms);
+            self.engine.greatest.insert(*vip, number);
+            self.engine.claims.insert(*vip, number);
+            self.engine.probes.remove(vip);
+        }
+        self.engine.waiting.remove(&lowest);
+    }
+
+    /// Takes back what this node claimed.
+    fn give_up(&mut self, group: &VipGroup) {
+        for vip in &group.vips {
+            self.engine.claims.remove(vip);
+        }
+    }
+
+    /// This node owns the group and announces it.
+    fn show_here(&mut self, group: &VipGroup) {
+        let node = self.engine.node.clone();
+        self.show(group, Some(&node));
+        for vip in &group.vips {
+            let reached = announcement::interfaces(self.world.config, self.world.host, *vip).next();
+            if reached.is_some() && !self.engine.announced.contains(vip) {
+                self.engine.announced.insert(*vip);
+            } else if reached.is_none() {
+                self.engine.announced.remove(vip);
+            }
+        }
+    }
+
+    /// Notes who owns the group; unless that is this node, nothing of it is announced here.
+    fn show(&mut self, group: &VipGroup, owner: Option<&str>) {
+        let here = owner == Some(self.engine.node.as_str());
+        for vip in &group.vips {
+            if !here {
+                self.engine.announced.remove(vip);
+            }
+            if self.engine.owners.get(vip).map(String::as_str) == owner {
+                continue;
+            }
+            match owner {
+                Some(owner) => {
+                    if self.engine.owners.insert(*vip, owner.to_owned()).is_some() {
+                        self.engine.moved(*vip, self.now);
+                    }
+                }
+                None => {
+                    self.engine.owners.remove(vip);
+                }
+            }
+        }
+    }
+
+    fn wake(&mut self, at: Instant) {
+        let wake = self.outcome.wake.map_or(at, |wake| wake.min(at));
+        self.outcome.wake = Some(wake);
+    }
+}

@@ -1,0 +1,169 @@
+//! Starts what owns and announces VIPs, each on a thread of its own, and carries news between it and the
+//! reconciler. Wires; decides nothing.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use anyhow::Context;
+use tokio::sync::watch;
+
+use crate::apply::announcer::{Announcer, AnnouncerView, burst::BurstSettings};
+use crate::apply::fence::Fence;
+use crate::apply::monitor::ForeignEdits;
+use crate::apply::state_directory::StateDirectory;
+use crate::config::Config;
+use crate::model::allocation::Allocations;
+use crate::model::announcement::AnnouncedSet;
+use crate::model::host::Host;
+use crate::model::peer::Claims;
+use crate::owner::thread::{self, Ownership, Start};
+use crate::publisher::Publisher;
+use crate::reconcile::Reconciler;
+use crate::tasks::{Tasks, on_thread};
+
+/// The addresses of other nodes, by name.
+type NodeAddresses = BTreeMap<String, Vec<IpAddr>>;
+
+/// What owns and announces VIPs, as the daemon sees it.
+pub struct Owning {
+    ownership: Ownership,
+    announcer: AnnouncerView,
+    config: watch::Sender<Arc<Config>>,
+    draining: watch::Receiver<bool>,
+    node_addresses: watch::Sender<Arc<NodeAddresses>>,
+    allocations: watch::Sender<Arc<Allocations>>,
+}
+
+impl Owning {
+    /// Starts the threads and the task that keeps what this node claims on the disk.
+    pub fn start(
+        config: &Arc<Config>,
+        host: watch::Receiver<Host>,
+        state: &Arc<StateDirectory>,
+        (fence, foreign_edits): (Fence, watch::Receiver<ForeignEdits>),
+        tasks: &mut Tasks,
+        stopped: &watch::Receiver<bool>,
+    ) -> anyhow::Result<Self> {
+        let (claims, warning) = state.read_claims().context("cannot read the claims")?;
+        if let Some(warning) = warning {
+            tracing::warn!(error = %warning, "claims could not be read, vips are claimed anew");
+        }
+        let bursts = BurstSettings {
+            burst: config.announce.gratuitous_burst.clone(),
+            refresh: config.announce.refresh,
+        };
+        let (announced, to_announce) = watch::channel(Arc::new(AnnouncedSet::default()));
+        let (announcer, view) = Announcer::new(bursts, to_announce);
+        let announcing = on_thread("announcer", move || async move {
+            announcer.run().await.map_err(anyhow::Error::from)
+        });
+        tasks.spawn("announcer", announcing.context("cannot start a thread")?);
+
+        let (config_sender, config_receiver) = watch::channel(Arc::clone(config));
+        let (node_addresses, node_addresses_receiver) =
+            watch::channel(Arc::new(NodeAddresses::new()));
+        let (allocations, allocations_receiver) = watch::channel(Arc::new(Allocations::default()));
+        let (_draining, draining) = watch::channel(false);
+        let (ownership, owning) = thread::start(
+            Start {
+                config: config_receiver,
+                host,
+                draining: draining.clone(),
+                node_addresses: node_addresses_receiver,
+                allocations: allocations_receiver,
+                foreign_edits,
+                fence,
+                announced,
+                claims,
+            },
+            stopped.clone(),
+        )
+        .context("cannot start a thread")?;
+        tasks.spawn("membership", owning);
+        let (claims, state) = (ownership.claims.clone(), Arc::clone(state));
+        tasks.spawn_until("claims", stopped.clone(), record(claims, state));
+        Ok(Self {
+            ownership,
+            announcer: view,
+            config: config_sender,
+            draining,
+            node_addresses,
+            allocations,
+        })
+    }
+
+    /// The reconciler's way to it.
+    pub fn publisher(&self) -> Publisher {
+        let in_force = self.ownership.in_force.clone();
+        Publisher::new(self.ownership.table.clone(), in_force)
+    }
+
+    /// What others see of the announcer.
+    pub fn announcer(&self) -> &AnnouncerView {
+        &self.announcer
+    }
+
+    /// Waits until there is something to be told; for ever where its thread has ended, of which the
+    /// daemon hears otherwise.
+    pub async fn changed(&mut self) {
+        tokio::select! {
+            Ok(()) = self.ownership.owners.changed() => {}
+            Ok(()) = self.ownership.peers.changed() => {}
+            Ok(()) = self.draining.changed() => {}
+            else => std::future::pending().await,
+        }
+    }
+
+    /// Tells the reconciler who owns what, and who may.
+    pub fn tell(&mut self, reconciler: &mut Reconciler) {
+        let now = std::time::Instant::now();
+        let peers = Arc::clone(&self.ownership.peers.borrow_and_update());
+        reconciler.peers(&peers, *self.draining.borrow_and_update(), now);
+        reconciler.owners(&self.ownership.owners.borrow_and_update().clone(), now);
+    }
+
+    /// Shows it the configuration in force, the other Nodes, and who holds which address.
+    pub fn show(&self, reconciler: &Reconciler) {
+        self.config.send_if_modified(|shown| {
+            let other = !Arc::ptr_eq(shown, reconciler.config());
+            if other {
+                *shown = Arc::clone(reconciler.config());
+            }
+            other
+        });
+        let addresses = reconciler.node_addresses();
+        self.node_addresses.send_if_modified(|shown| {
+            let other = **shown != addresses;
+            if other {
+                *shown = Arc::new(addresses);
+            }
+            other
+        });
+        if let Some(allocations) = reconciler.agreed_allocations() {
+            self.allocations.send_if_modified(|shown| {
+                let other = **shown != *allocations;
+                if other {
+                    *shown = Arc::new(allocations.clone());
+                }
+                other
+            });
+        }
+    }
+}
+
+/// Keeps what this node claims on the disk: after a restart it goes on where it was.
+async fn record(
+    mut claims: watch::Receiver<Claims>,
+    state: Arc<StateDirectory>,
+) -> anyhow::Result<()> {
+    while claims.changed().await.is_ok() {
+        let newest = claims.borrow_and_update().clone();
+        let state = Arc::clone(&state);
+        let written = tokio::task::spawn_blocking(move || state.write_claims(&newest)).await?;
+        if let Err(error) = written {
+            tracing::warn!(error = %anyhow::Error::from(error), "claims could not be recorded");
+        }
+    }
+    std::future::pending().await
+}
