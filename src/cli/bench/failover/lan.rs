@@ -221,12 +221,12 @@ impl<'a> Lan<'a> {
         text
     }
 
-    /// Waits until every node sees every other one.
+    /// Waits until every node knows that all others could take the VIP over.
     fn settle(&self) -> anyhow::Result<()> {
         self.interrupt
             .wait_for("the nodes did not find each other", PATIENCE, || {
                 for node in 0..self.daemons.len() {
-                    if self.others_alive(node)? != NODES - 1 {
+                    if self.other_candidates(node)? != NODES - 1 {
                         return Ok(None);
                     }
                 }
@@ -234,13 +234,14 @@ impl<'a> Lan<'a> {
             })
     }
 
-    fn others_alive(&self, node: usize) -> anyhow::Result<usize> {
+    fn other_candidates(&self, node: usize) -> anyhow::Result<usize> {
         let answer = self.ask(node, "peers")?;
         let peers = answer.get("peers").and_then(Value::as_array);
         Ok(peers
             .into_iter()
             .flatten()
-            .filter(|peer| peer.get("state").and_then(Value::as_str) == Some("alive"))
+            .filter(|peer| peer.get("this_node").and_then(Value::as_bool) == Some(false))
+            .filter(|peer| peer.get("eligible").and_then(Value::as_bool) == Some(true))
             .count())
     }
 

@@ -23,7 +23,9 @@ pub(super) const ADVERTISEMENT: Duration = Duration::from_millis(100);
 const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 200);
 /// How long one that was started again may take until it hears the others, which is three
 /// advertisements and somewhat more.
-const TO_SETTLE: Duration = Duration::from_millis(600);
+const TO_SETTLE: Duration = Duration::from_millis(500);
+/// How long is looked on after a fault was undone.
+const AFTERMATH: Duration = Duration::from_millis(300);
 
 /// The LAN, with everything running in it.
 pub(super) struct PeerLan<'a> {
@@ -126,7 +128,7 @@ impl<'a> PeerLan<'a> {
                 *router = Keepalived::start(&self.lab, owner, &self.options)?;
             }
         }
-        hold(interrupt, TO_SETTLE)?;
+        hold(interrupt, AFTERMATH)?;
         observation.steady(interrupt)?;
         observation.end()
     }

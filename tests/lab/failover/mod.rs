@@ -1,0 +1,10 @@
+//! One owner, always: who answers for a VIP after every kind of fault, what clients see of it, and
+//! what was on the wire meanwhile.
+
+mod death;
+mod eligibility;
+mod field;
+mod hostile;
+mod link;
+mod membership;
+mod planned;

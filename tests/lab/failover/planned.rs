@@ -1,0 +1,134 @@
+//! What somebody does on purpose: nothing is lost by it.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use edgelb::lab::client::open_stream;
+
+use super::field::{EXCLUDED, Field, VIP, bound};
+use crate::rig::START;
+
+#[test]
+fn drain_and_undrain_under_load() {
+    let mut field = Field::new();
+    let owner = field.owner();
+    let load = field.load_from(&[field.client(), field.remote()]);
+    field.command(owner, "drain");
+    let other = field.other_owner(owner);
+    load.wait_steady();
+    // It can be ended now, and nobody notices.
+    field.daemon(owner).terminate(START).unwrap();
+    load.wait_steady();
+    field.start(owner);
+    field.wait_ready(owner);
+    field.command(owner, "undrain");
+    field.wait_candidates(5);
+    let seen = field.eye.sightings();
+    let silence = field.longest_silence(&seen);
+    load.end().assert_nothing_lost();
+    field.assert_one_owner(&seen);
+    assert!(silence < bound(200), "nobody answered for {silence:?}");
+    // Taking part again is no reason to take a VIP back.
+    field.keeps_owner(other, bound(500));
+}
+
+#[test]
+fn one_drain_after_another_until_one_node_is_left() {
+    let field = Field::new();
+    let load = field.load();
+    let mut owner = field.owner();
+    for _ in 0..4 {
+        field.command(owner, "drain");
+        owner = field.other_owner(owner);
+        load.wait_steady();
+    }
+    for node in (0..5).filter(|node| *node != owner) {
+        field.command(node, "undrain");
+    }
+    field.wait_candidates(5);
+    load.end().assert_nothing_lost();
+    field.assert_one_owner(&field.eye.sightings());
+}
+
+/// Established connections included.
+#[test]
+fn a_restart_under_load() {
+    let mut field = Field::new();
+    let owner = field.owner();
+    let mut streams: Vec<_> = VIP
+        .both()
+        .into_iter()
+        .flat_map(|address| [(field.client(), address), (field.remote(), address)])
+        .map(|(client, address)| open_stream(client, SocketAddr::new(address, 80)).unwrap())
+        .collect();
+    for stream in &mut streams {
+        stream.send("before").unwrap();
+    }
+    let load = field.load_from(&[field.client(), field.remote()]);
+    field.daemon(owner).terminate(START).unwrap();
+    field.start(owner);
+    field.wait_ready(owner);
+    field.wait_candidates(5);
+    std::thread::sleep(Duration::from_millis(500));
+    load.end().assert_nothing_lost();
+    field.assert_one_owner(&field.eye.sightings());
+    assert_eq!(field.owner(), owner);
+    for stream in &mut streams {
+        assert_eq!(stream.send("after").unwrap().text, "after");
+    }
+}
+
+/// A node that said it restarts and does not come back loses its VIPs when its time is over.
+#[test]
+fn a_restart_that_never_ends() {
+    let mut field = Field::new();
+    let owner = field.owner();
+    let load = field.load();
+    field.daemon(owner).terminate(START).unwrap();
+    let start = std::time::Instant::now();
+    field.other_owner(owner);
+    // The grace is 3 s by default.
+    let after = start.elapsed();
+    assert!(
+        after > Duration::from_millis(2500) && after < Duration::from_millis(4500),
+        "{after:?}"
+    );
+    load.wait_steady();
+    field.assert_one_owner(&field.eye.sightings());
+}
+
+#[test]
+fn the_label_that_excludes_a_node() {
+    let field = Field::new();
+    let owner = field.owner();
+    let load = field.load();
+    let node = &field.lab.nodes()[owner];
+    field
+        .manifests
+        .write_labelled_node(node, &[EXCLUDED])
+        .unwrap();
+    let other = field.other_owner(owner);
+    load.wait_steady();
+    field.manifests.write_node(node).unwrap();
+    field.wait_candidates(5);
+    load.end().assert_nothing_lost();
+    field.keeps_owner(other, bound(500));
+}
+
+#[test]
+fn the_label_that_drains_a_node() {
+    let field = Field::new();
+    let owner = field.owner();
+    let load = field.load();
+    let node = &field.lab.nodes()[owner];
+    field
+        .manifests
+        .write_labelled_node(node, &[("edgelb.io/drain", "true")])
+        .unwrap();
+    let other = field.other_owner(owner);
+    load.wait_steady();
+    field.manifests.write_node(node).unwrap();
+    field.wait_candidates(5);
+    load.end().assert_nothing_lost();
+    field.keeps_owner(other, bound(500));
+}
