@@ -26,6 +26,7 @@ use crate::admin::metrics::Metrics;
 use crate::admin::snapshot::Snapshot;
 use crate::admin::socket::AdminSocket;
 use crate::apply::announcer::{Announcer, burst::BurstSettings};
+use crate::apply::fence::{self, FenceSupport};
 use crate::apply::kernel::Kernel;
 use crate::apply::monitor::Monitor;
 use crate::apply::prober::ProbeSettings;
@@ -49,10 +50,15 @@ const START_PATIENCE: Duration = Duration::from_secs(5);
 /// Runs until SIGTERM or SIGINT. Forwarding stays in the kernel when it ends.
 pub async fn run(
     config_file: &Path,
-    config: Config,
+    mut config: Config,
     kernel: Kernel,
     state: Arc<StateDirectory>,
 ) -> anyhow::Result<()> {
+    let fence = fence::support().unwrap_or_else(|error| {
+        tracing::warn!(error = %anyhow::Error::from(error), "cannot tell whether the fence can stand here");
+        FenceSupport::NoTables
+    });
+    hold_strict_arp(&mut config, fence);
     let config = Arc::new(config);
     let (stop, stopped) = watch::channel(false);
     let mut tasks = Tasks::default();
@@ -128,7 +134,7 @@ pub async fn run(
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let mut resync = resync_timer(&config);
-    let mut loop_state = LoopState::new(config_file.to_owned());
+    let mut loop_state = LoopState::new(config_file.to_owned(), fence);
     let mut watchdog = watchdog_timer();
     let mut source_gone = false;
     tracing::info!(node = config.node.name, "started");
@@ -202,7 +208,7 @@ pub async fn run(
             changed = foreign_edits.changed() => {
                 if changed.is_ok() {
                     let edits = *foreign_edits.borrow_and_update();
-                    tracing::info!(tables = edits.tables, routes = edits.routes, "somebody changed what is ours, it is repaired");
+                    tracing::info!(tables = edits.tables, routes = edits.routes, fences = edits.fences, "somebody changed what is ours, it is repaired");
                     reconciler.distrust_kernel();
                 }
             }
@@ -238,6 +244,7 @@ pub async fn run(
 /// What the loop remembers between two turns.
 struct LoopState {
     config_file: PathBuf,
+    fence: FenceSupport,
     started: Instant,
     /// When the last pass ended: the next one starts `min_sync_interval` later at the earliest.
     pass_ended: Option<Instant>,
@@ -245,9 +252,10 @@ struct LoopState {
 }
 
 impl LoopState {
-    fn new(config_file: PathBuf) -> Self {
+    fn new(config_file: PathBuf, fence: FenceSupport) -> Self {
         Self {
             config_file,
+            fence,
             started: Instant::now(),
             pass_ended: None,
             told_ready: false,
@@ -294,7 +302,8 @@ impl LoopState {
         match config::load(&self.config_file, &Environment::detect()) {
             Ok(loaded) => {
                 let old = Arc::clone(reconciler.config());
-                let (config, kept) = keep_fixed(&old, loaded.config);
+                let (mut config, kept) = keep_fixed(&old, loaded.config);
+                hold_strict_arp(&mut config, self.fence);
                 for key in kept {
                     tracing::warn!(key, "this key takes effect after a restart only");
                 }
@@ -311,6 +320,16 @@ impl LoopState {
                 reconciler.refuse_configuration(invalid.to_string());
             }
         }
+    }
+}
+
+/// Says so where the kernel cannot do without the sysctls of strict ARP.
+fn hold_strict_arp(config: &mut Config, fence: FenceSupport) {
+    if fence::hold_strict_arp(config, fence) {
+        tracing::warn!(
+            key = "proxy.strict_arp",
+            "strict arp stays on, this kernel cannot hold the fence"
+        );
     }
 }
 

@@ -197,7 +197,7 @@ fn interfaces_come_go_and_come_again_under_the_same_name() {
     // Not there: no error, and the rest stands.
     node.within(|| {
         fence.set(&fenced).unwrap();
-        assert!(!fence.repair().unwrap_or(true) || !fence.repair().unwrap());
+        assert!(!fence.repair().unwrap());
     });
     node.connect(&lan.client, 1);
     let again = node.fenced(&[]);
