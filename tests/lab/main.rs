@@ -16,6 +16,7 @@ mod conformance;
 mod demo;
 mod doctor;
 mod draining;
+mod fence;
 mod foreign;
 mod health_checks;
 mod host;
