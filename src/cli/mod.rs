@@ -1,10 +1,12 @@
 //! The command line: one module a command; results on stdout, errors on stderr, exit codes by contract.
 
+mod bench;
 mod check;
 mod cleanup;
 pub mod demo;
 mod doctor;
 pub mod exit;
+mod interrupt;
 pub mod output;
 mod peers;
 mod pools;
@@ -72,6 +74,9 @@ enum Command {
     Doctor,
     /// Shows the whole thing on this machine, in a LAN of network namespaces, without a cluster.
     Demo(demo::DemoArguments),
+    /// Measures in the same kind of LAN as the demo's, with a peer beside it.
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
     /// Removes everything that edgelb ever put into this kernel, and nothing else.
     Cleanup,
 }
@@ -83,8 +88,9 @@ pub fn run() -> ExitCode {
     let ended = match &arguments.command {
         Command::Run => run::run(config),
         Command::Cleanup => cleanup::run(config, format),
-        // The only one with exit codes from another process.
+        // The only ones with exit codes from another process.
         Command::Demo(demo) => return demo::run(demo, format),
+        Command::Bench(bench) => return bench::run(bench, format),
         Command::Check => check::run(config, format),
         Command::Doctor => doctor::run(config, format),
         Command::Status(view) => status::run(view, config, format),

@@ -23,6 +23,9 @@ const PROGRAMS: [&str; 3] = [
 /// How long it may take to end by itself.
 const LONGEST_END: Duration = Duration::from_secs(5);
 
+/// How many lines of its log are given.
+const LOG_TAIL: usize = 12;
+
 /// What all routers of a lab are told.
 #[derive(Debug, Clone)]
 pub struct KeepalivedOptions {
@@ -41,6 +44,7 @@ pub struct Keepalived {
     namespace: Namespace,
     vip: Ipv4Addr,
     child: Child,
+    log_path: PathBuf,
 }
 
 /// The program on this machine, and the first line of what it says of its version.
@@ -75,14 +79,26 @@ impl Keepalived {
             .open(&log_path)
             .and_then(|log| Ok((log.try_clone()?, log)))
             .map_err(file("write", &log_path))?;
+        // Those of one that was killed name processes that nobody may have waited for yet, which it
+        // takes for running ones.
+        let pids = ["keepalived.pid", "vrrp.pid"].map(|name| directory.join(name));
+        for path in &pids {
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(file("remove", path)(error));
+                }
+                _ => {}
+            }
+        }
+        let [pid, vrrp_pid] = pids;
         let mut command = Command::new(&options.program);
         command
             .args(["--dont-fork", "--log-console", "--vrrp", "--use-file"])
             .arg(&configuration)
             .arg("--pid")
-            .arg(directory.join("keepalived.pid"))
+            .arg(pid)
             .arg("--vrrp_pid")
-            .arg(directory.join("vrrp.pid"))
+            .arg(vrrp_pid)
             .stdin(Stdio::null())
             .stdout(log.0)
             .stderr(log.1)
@@ -97,12 +113,22 @@ impl Keepalived {
             namespace: node.namespace.clone(),
             vip: options.vip,
             child,
+            log_path,
         })
     }
 
     /// The node's name.
     pub fn node(&self) -> &str {
         &self.node
+    }
+
+    /// The last lines of all that the node's keepalived said.
+    pub fn log_tail(&self) -> String {
+        let log = fs::read(&self.log_path).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let lines: Vec<_> = log.lines().collect();
+        let tail = lines.get(lines.len().saturating_sub(LOG_TAIL)..);
+        tail.unwrap_or_default().join("\n")
     }
 
     /// Kills it and its child as a crash of both does (SIGKILL). Its VIP stays where it is.

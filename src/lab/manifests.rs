@@ -96,7 +96,16 @@ impl ManifestDirectory {
 
     /// Writes a ready Node.
     pub fn write_node(&self, node: &Node) -> Result<(), LabError> {
-        self.write(&node_file(&node.name), &node_text(node))
+        self.write_labelled_node(node, &[])
+    }
+
+    /// Writes a ready Node with these labels beside its own.
+    pub fn write_labelled_node(
+        &self,
+        node: &Node,
+        labels: &[(&str, &str)],
+    ) -> Result<(), LabError> {
+        self.write(&node_file(&node.name), &node_text(node, labels))
     }
 
     /// Removes a Node.
@@ -249,10 +258,15 @@ fn slice_text(
     text
 }
 
-fn node_text(node: &Node) -> String {
+fn node_text(node: &Node, labels: &[(&str, &str)]) -> String {
     let [ipv4_pods, ipv6_pods] = node.pod_ranges;
+    let mut more = String::new();
+    for (key, value) in labels {
+        // Writing to a String cannot fail.
+        let _ = writeln!(more, "    {}: {}", quoted(key), quoted(value));
+    }
     format!(
-        "apiVersion: v1\nkind: Node\nmetadata:\n  name: {name}\n  labels:\n    kubernetes.io/hostname: {name}\n\
+        "apiVersion: v1\nkind: Node\nmetadata:\n  name: {name}\n  labels:\n    kubernetes.io/hostname: {name}\n{more}\
          spec:\n  podCIDR: {ipv4_pods}\n  podCIDRs:\n  - {ipv4_pods}\n  - {ipv6_pods}\n\
          status:\n  addresses:\n  - type: InternalIP\n    address: {ipv4}\n  - type: InternalIP\n    address: {ipv6}\n  \
          - type: Hostname\n    address: {name}\n  conditions:\n  - type: Ready\n    status: \"True\"\n",

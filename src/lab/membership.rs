@@ -1,7 +1,7 @@
 //! What the lab's daemons need to talk with one another: a shared key and each other's addresses.
 
 use std::fmt::Write as _;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;

@@ -12,6 +12,7 @@
 //! forwarding) and nothing that edgelb must do (VIPs, `ClusterIPs`, NAT, strict ARP).
 
 pub mod address_plan;
+pub mod api_server;
 pub mod arp_probe;
 pub mod client;
 mod configuration;

@@ -4,7 +4,6 @@
 //! renderings; `story` has what happens. The network, the daemons and the files go away with the
 //! sandbox and the lab, whatever path leads out of here.
 
-mod interrupt;
 mod report;
 mod scene;
 mod story;
@@ -22,7 +21,7 @@ use crate::cli::output::{Format, write_json};
 use crate::lab::LabError;
 use crate::lab::sandbox::{self, Entered, SandboxError};
 
-use interrupt::Interrupt;
+use crate::cli::interrupt::Interrupt;
 use story::Story;
 
 /// What `edgelb demo` takes.
@@ -63,7 +62,7 @@ const MOST_WORKLOADS: i64 = 100;
 
 impl Datapath {
     /// The value of `proxy.datapath`.
-    fn key(self) -> &'static str {
+    pub(in crate::cli) fn key(self) -> &'static str {
         match self {
             Self::Auto => "auto",
             Self::Ipvs => "ipvs",

@@ -14,7 +14,6 @@ use crate::lab::manifests::{self, ManifestDirectory, ServiceManifest};
 use crate::lab::{Lab, LabOptions, Namespace, sandbox};
 
 use super::DemoArguments;
-use super::interrupt::Interrupt;
 use super::report::{
     ClusterIpReport, DemoReport, FromReport, NodePortReport, NodeReport, Outcome, Requests,
     ServiceReport, list,
@@ -23,6 +22,7 @@ use super::scene::{
     PORT, agreed_vip, milliseconds, must_all_succeed, only_owner, services, write_manifests,
 };
 use super::view;
+use crate::cli::interrupt::Interrupt;
 
 /// Requests in a row to each VIP.
 pub(super) const REQUESTS: usize = 60;

@@ -1,5 +1,6 @@
 //! Frames that the switch drops on the way, by rules of nftables in its bridge.
 
+use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::lab::membership::MEMBERSHIP_PORT;
@@ -93,7 +94,8 @@ impl Cut {
              add chain bridge {table} passing {{ type filter hook forward priority 0; }};"
         );
         for rule in rules {
-            script += &format!(" add rule bridge {table} passing {rule};");
+            // Writing to a String cannot fail.
+            let _ = write!(script, " add rule bridge {table} passing {rule};");
         }
         // One transaction: all of it begins at the same moment.
         tool(lab.switch(), "nft", &[&script])?;

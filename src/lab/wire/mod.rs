@@ -4,7 +4,8 @@
 //! Put it on a host that sends no other traffic to those addresses, so that its questions teach the
 //! measured clients nothing. It sees what a host sees: answers to itself, and what is said to all.
 
-mod frame;
+mod flood;
+pub mod frame;
 mod sightings;
 
 use std::collections::BTreeSet;
@@ -23,6 +24,7 @@ use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use super::client::client_error;
 use super::{DualStack, Host, LabError, MacAddress};
+pub use flood::Flood;
 pub use sightings::{Kind, Sighting, Sightings};
 
 /// From one question to the next, for each address.
@@ -136,18 +138,7 @@ struct Look {
 
 impl Look {
     fn open(family: Family, host: DualStack, addresses: Vec<IpAddr>) -> io::Result<Self> {
-        // socket(2) wants the EtherType of a packet socket in network byte order.
-        let protocol = Protocol::from(i32::from((family as u16).to_be()));
-        let socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol))?;
-        let link = getifaddrs()?
-            .filter(|interface| interface.interface_name == LINK)
-            .find_map(|interface| interface.address.as_ref()?.as_link_addr().copied())
-            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no link {LINK}")))?;
-        let mac = LinkAddr::addr(&link)
-            .map(EthernetAddress)
-            .ok_or_else(|| io::Error::other(format!("{LINK} has no Ethernet address")))?;
-        // The address of getifaddrs(3) names the link and no protocol: the socket keeps its own.
-        bind(socket.as_raw_fd(), &link)?;
+        let (socket, mac) = packet_socket(LINK, family as u16)?;
         if let Family::Ipv6 = family {
             socket.attach_filter(&advertisements())?;
         }
@@ -217,6 +208,24 @@ impl Look {
         }
         Ok(())
     }
+}
+
+/// A packet socket on that link in the calling thread's namespace, and the link's Ethernet address.
+/// `ethertype` is of the frames that it receives; none for 0.
+fn packet_socket(link: &str, ethertype: u16) -> io::Result<(Socket, EthernetAddress)> {
+    // socket(2) wants it in network byte order.
+    let protocol = Protocol::from(i32::from(ethertype.to_be()));
+    let socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol))?;
+    let address = getifaddrs()?
+        .filter(|interface| interface.interface_name == link)
+        .find_map(|interface| interface.address.as_ref()?.as_link_addr().copied())
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no link {link}")))?;
+    let mac = LinkAddr::addr(&address)
+        .map(EthernetAddress)
+        .ok_or_else(|| io::Error::other(format!("{link} has no Ethernet address")))?;
+    // The address of getifaddrs(3) names the link and no protocol: the socket keeps its own.
+    bind(socket.as_raw_fd(), &address)?;
+    Ok((socket, mac))
 }
 
 fn is_passing(error: &io::Error) -> bool {

@@ -14,11 +14,11 @@ const LOOK: Duration = Duration::from_millis(10);
 
 /// Whether somebody asked the program to end.
 #[derive(Debug, Clone)]
-pub(super) struct Interrupt(Arc<AtomicBool>);
+pub(in crate::cli) struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
     /// Catches SIGINT, SIGTERM, SIGHUP and SIGQUIT from now on.
-    pub(super) fn watch() -> io::Result<Self> {
+    pub(in crate::cli) fn watch() -> io::Result<Self> {
         let interrupt = Self(Arc::new(AtomicBool::new(false)));
         let flag = Arc::clone(&interrupt.0);
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -47,7 +47,7 @@ impl Interrupt {
     }
 
     /// An error as soon as somebody asked the program to end.
-    pub(super) fn check(&self) -> anyhow::Result<()> {
+    pub(in crate::cli) fn check(&self) -> anyhow::Result<()> {
         if self.0.load(Ordering::Relaxed) {
             bail!("interrupted");
         }
@@ -56,7 +56,7 @@ impl Interrupt {
 
     /// Waits until `done` gives something, the time is up (an error that says `what` did not come),
     /// or somebody asks the program to end.
-    pub(super) fn wait_for<T>(
+    pub(in crate::cli) fn wait_for<T>(
         &self,
         what: &str,
         timeout: Duration,
@@ -76,7 +76,7 @@ impl Interrupt {
     }
 
     /// Waits until somebody asks the program to end.
-    pub(super) fn wait(&self) {
+    pub(in crate::cli) fn wait(&self) {
         while self.check().is_ok() {
             thread::sleep(LOOK);
         }
