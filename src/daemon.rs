@@ -128,6 +128,7 @@ pub async fn run(
     let mut watchdog = watchdog_timer();
     let mut source_gone = false;
     let mut seen_edits = (0, 0);
+    owning.tell(&mut reconciler);
     tracing::info!(node = config.node.name, "started");
 
     let ended = loop {
