@@ -2,6 +2,8 @@
 //! it and `daemon.rs` are the only places that see both what decides and what applies.
 
 mod agreement;
+#[cfg(test)]
+mod agreement_tests;
 mod intake;
 
 use std::collections::BTreeMap;
