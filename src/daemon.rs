@@ -25,6 +25,7 @@ use crate::admin::health::{self, Addresses};
 use crate::admin::metrics::Metrics;
 use crate::admin::snapshot::Snapshot;
 use crate::admin::socket::AdminSocket;
+use crate::apply::announcer::thread::AnnouncerThread;
 use crate::apply::announcer::{Announcer, burst::BurstSettings};
 use crate::apply::kernel::Kernel;
 use crate::apply::monitor::Monitor;
@@ -69,8 +70,9 @@ pub async fn run(
         refresh: config.announce.refresh,
     };
     let (announcer, view) = Announcer::new(bursts, to_announce);
+    let announcer = AnnouncerThread::start(announcer).context("cannot start the announcer")?;
     tasks.spawn("announcer", async move {
-        announcer.run().await.map_err(anyhow::Error::from)
+        announcer.ended().await.map_err(anyhow::Error::from)
     });
 
     let (monitor, mut foreign_edits) = Monitor::open(&kernel.ports())?;

@@ -62,6 +62,7 @@ impl Publisher {
         let _ = self.sender.send(Arc::new(AnnouncedSet {
             generation,
             interfaces,
+            peers: current.peers.clone(),
         }));
         generation
     }
