@@ -25,7 +25,7 @@ use crate::admin::health::{self, Addresses};
 use crate::admin::metrics::Metrics;
 use crate::admin::snapshot::Snapshot;
 use crate::admin::socket::AdminSocket;
-use crate::apply::fence::Fence;
+use crate::apply::fence::{self, Fence, FenceSupport};
 use crate::apply::kernel::Kernel;
 use crate::apply::monitor::Monitor;
 use crate::apply::prober::ProbeSettings;
@@ -48,10 +48,13 @@ const START_PATIENCE: Duration = Duration::from_secs(5);
 /// Runs until SIGTERM or SIGINT. Forwarding stays in the kernel when it ends.
 pub async fn run(
     config_file: &Path,
-    config: Config,
+    mut config: Config,
     kernel: Kernel,
     state: Arc<StateDirectory>,
 ) -> anyhow::Result<()> {
+    let fence = Fence::open().context("cannot open the fence")?;
+    let support = fence.support();
+    hold_strict_arp(&mut config, support);
     let config = Arc::new(config);
     let (stop, stopped) = watch::channel(false);
     let mut tasks = Tasks::default();
@@ -62,7 +65,6 @@ pub async fn run(
     if let Some(warning) = warning {
         tracing::warn!(error = %warning, "allocations could not be read, addresses are given out anew");
     }
-    let fence = Fence::open().context("cannot open the fence")?;
     let mut ports = kernel.ports();
     ports.push(fence.port());
     let (monitor, mut foreign_edits) = Monitor::open(&ports)?;
@@ -122,10 +124,11 @@ pub async fn run(
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let mut resync = resync_timer(&config);
-    let mut loop_state = LoopState::new(config_file.to_owned());
+    let mut loop_state = LoopState::new(config_file.to_owned(), support);
     let mut watchdog = watchdog_timer();
     let mut source_gone = false;
     let mut seen_edits = (0, 0);
+    owning.tell(&mut reconciler);
     tracing::info!(node = config.node.name, "started");
 
     let ended = loop {
@@ -243,6 +246,7 @@ pub async fn run(
 /// What the loop remembers between two turns.
 struct LoopState {
     config_file: PathBuf,
+    fence: FenceSupport,
     started: Instant,
     /// When the last pass ended: the next one starts `min_sync_interval` later at the earliest.
     pass_ended: Option<Instant>,
@@ -250,9 +254,10 @@ struct LoopState {
 }
 
 impl LoopState {
-    fn new(config_file: PathBuf) -> Self {
+    fn new(config_file: PathBuf, fence: FenceSupport) -> Self {
         Self {
             config_file,
+            fence,
             started: Instant::now(),
             pass_ended: None,
             told_ready: false,
@@ -299,7 +304,8 @@ impl LoopState {
         match config::load(&self.config_file, &Environment::detect()) {
             Ok(loaded) => {
                 let old = Arc::clone(reconciler.config());
-                let (config, kept) = keep_fixed(&old, loaded.config);
+                let (mut config, kept) = keep_fixed(&old, loaded.config);
+                hold_strict_arp(&mut config, self.fence);
                 for key in kept {
                     tracing::warn!(key, "this key takes effect after a restart only");
                 }
@@ -316,6 +322,16 @@ impl LoopState {
                 reconciler.refuse_configuration(invalid.to_string());
             }
         }
+    }
+}
+
+/// Says so where the kernel cannot do without the sysctls of strict ARP.
+fn hold_strict_arp(config: &mut Config, fence: FenceSupport) {
+    if fence::hold_strict_arp(config, fence) {
+        tracing::warn!(
+            key = "proxy.strict_arp",
+            "strict arp stays on, this kernel cannot hold the fence"
+        );
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use tokio::sync::watch;
 
+use crate::apply::announcer::thread::AnnouncerThread;
 use crate::apply::announcer::{Announcer, AnnouncerView, burst::BurstSettings};
 use crate::apply::fence::Fence;
 use crate::apply::monitor::ForeignEdits;
@@ -20,7 +21,7 @@ use crate::model::peer::Claims;
 use crate::owner::thread::{self, Ownership, Start};
 use crate::publisher::Publisher;
 use crate::reconcile::Reconciler;
-use crate::tasks::{Tasks, on_thread};
+use crate::tasks::Tasks;
 
 /// The addresses of other nodes, by name.
 type NodeAddresses = BTreeMap<String, Vec<IpAddr>>;
@@ -55,10 +56,10 @@ impl Owning {
         };
         let (announced, to_announce) = watch::channel(Arc::new(AnnouncedSet::default()));
         let (announcer, view) = Announcer::new(bursts, to_announce);
-        let announcing = on_thread("announcer", move || async move {
-            announcer.run().await.map_err(anyhow::Error::from)
+        let announcer = AnnouncerThread::start(announcer).context("cannot start the announcer")?;
+        tasks.spawn("announcer", async move {
+            announcer.ended().await.map_err(anyhow::Error::from)
         });
-        tasks.spawn("announcer", announcing.context("cannot start a thread")?);
 
         let (config_sender, config_receiver) = watch::channel(Arc::clone(config));
         let (node_addresses, node_addresses_receiver) =

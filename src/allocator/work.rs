@@ -149,6 +149,7 @@ impl Leader {
             foreign: &self.view.foreign,
             reserved: &self.reserved,
             unconfirmed: self.examiner.kept(),
+            deferred: &BTreeSet::new(),
             standing: &standing,
             allocations: &before,
         };

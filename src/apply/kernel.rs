@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::conntrack::{self, Conntrack};
 use super::departures::Departures;
+use super::fence::Fence;
 use super::forwarder::Forwarder;
 use super::ipvs::types::Timeouts;
 use super::ipvs::{self, Ipvs};
@@ -403,6 +404,14 @@ impl Kernel {
             Err(error) => report
                 .failures
                 .push(Failure::new("table", "inet edgelb", &error)),
+        }
+        match Fence::open().and_then(|mut fence| fence.remove()) {
+            Ok(removed) => report.count("table", "remove", removed),
+            Err(error) => {
+                report
+                    .failures
+                    .push(Failure::new("table", "netdev and arp edgelb", &error))
+            }
         }
         if let Err(error) = self.restore_timeouts() {
             report

@@ -5,6 +5,7 @@
 
 mod api_access;
 mod conflicts;
+mod fence;
 mod firewall;
 mod kernel;
 mod node_ports;
@@ -93,6 +94,7 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
     let others = others::others();
     findings.extend(kernel::examine(config));
     findings.extend(settings::examine(config, running.is_ok()));
+    findings.extend(fence::examine(config, running.is_ok()));
     let (running, others) = (running.as_ref(), others.as_ref().ok());
     findings.extend(firewall::examine(config, running.ok(), others));
     findings.extend(node_ports::examine(config, running));

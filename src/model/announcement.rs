@@ -7,6 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use imbl::OrdSet;
 use serde::{Deserialize, Serialize};
 
+use super::foreign::MacAddress;
+
 /// Everything that this node has to announce now, on all its interfaces.
 ///
 /// What is not in the newest set must not be answered any more, from the moment it is published.
@@ -18,6 +20,10 @@ pub struct AnnouncedSet {
     /// The announcing interfaces by the kernel's index. One without VIPs is kept ready, so that its
     /// first VIP is announced at once.
     pub interfaces: BTreeMap<u32, AnnouncedInterface>,
+    /// Hardware addresses of the other nodes. One of them that claims a VIP of this node is a rival,
+    /// about whom membership decides; anybody else is a foreign host, whom the owner defends it against.
+    #[serde(default)]
+    pub peers: OrdSet<MacAddress>,
 }
 
 /// One announcing interface and the VIPs that it answers for.

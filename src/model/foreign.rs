@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use imbl::OrdMap;
@@ -75,6 +75,16 @@ impl ForeignHosts {
         self.0.get(&address).copied()
     }
 
+    /// Notes who uses the address; gives who was noted before.
+    pub fn insert(&mut self, address: IpAddr, user: MacAddress) -> Option<MacAddress> {
+        self.0.insert(address, user)
+    }
+
+    /// Forgets who uses the address; gives who was noted.
+    pub fn remove(&mut self, address: IpAddr) -> Option<MacAddress> {
+        self.0.remove(&address)
+    }
+
     /// Whether nobody was heard.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -123,8 +133,8 @@ pub struct WantedInterface {
     pub name: String,
     /// The hardware address that asks.
     pub mac: MacAddress,
-    /// The addresses asked for.
-    pub addresses: BTreeSet<Ipv4Addr>,
+    /// The addresses asked for, of both families.
+    pub addresses: BTreeSet<IpAddr>,
 }
 
 #[cfg(test)]

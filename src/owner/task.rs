@@ -16,10 +16,11 @@ use super::guard::Guard;
 use super::pause::PauseWatch;
 use super::{announcing, digest};
 use crate::apply::monitor::ForeignEdits;
+use crate::apply::prober::once::ProbeOnce;
 use crate::config::Config;
 use crate::model::allocation::Allocations;
 use crate::model::announcement::{AnnouncedInterface, AnnouncedSet};
-use crate::model::foreign::{ForeignHosts, MacAddress};
+use crate::model::foreign::{ForeignHosts, MacAddress, Wanted, WantedInterface};
 use crate::model::host::Host;
 use crate::model::peer::{Claims, MemberState, Owners, Peers, Publication};
 use crate::plan::ownership::table::VipTable;
@@ -191,7 +192,7 @@ impl OwnerTask {
         self.put_in_force(&host, &peers);
         self.tell(&config, &table, &host, draining);
         if !ask.is_empty() {
-            self.ask(ask, &config, &host, &peers);
+            self.ask(ask, &host, &peers);
         }
         // Responders read the set at each frame: what was withdrawn is not answered any more.
         self.mouths.in_force.send_replace(table.generation);
@@ -225,22 +226,23 @@ impl OwnerTask {
     fn put_in_force(&mut self, host: &Host, peers: &Peers) {
         let owned = self.engine.announced();
         let interfaces = announcing::announce(&self.stage, owned);
+        let macs = hardware_addresses(peers);
         self.guard.allow(&self.stage, &self.vips, owned, host);
         if !owned.is_empty() && self.suspended.is_none() {
             // The first frames must not wait for the next turn.
             self.guard.renew();
         }
         self.mouths.announced.send_if_modified(|current| {
-            if current.interfaces == interfaces {
+            if current.interfaces == interfaces && current.peers == macs {
                 return false;
             }
             *current = Arc::new(AnnouncedSet {
                 generation: current.generation + 1,
                 interfaces,
+                peers: macs,
             });
             true
         });
-        let _ = peers;
     }
 
     fn tell(&self, config: &Config, table: &VipTable, host: &Host, draining: bool) {
@@ -293,13 +295,46 @@ impl OwnerTask {
 
 impl OwnerTask {
     /// Asks the LAN who has these addresses; the answer comes back to the task.
-    fn ask(&self, vips: Vec<IpAddr>, _config: &Config, _host: &Host, _peers: &Peers) {
-        let probed = self.probed.0.clone();
+    fn ask(&self, vips: Vec<IpAddr>, host: &Host, peers: &Peers) {
+        let mut wanted = Wanted {
+            interfaces: BTreeMap::new(),
+            own: (host.interfaces.values())
+                .filter_map(|interface| interface.mac)
+                .map(MacAddress)
+                .collect(),
+        };
+        for (index, interface) in &self.stage {
+            let here = vips.iter().filter(|vip| interface.watched.contains(*vip));
+            let asked = WantedInterface {
+                name: interface.name.clone(),
+                mac: MacAddress(interface.mac),
+                addresses: here.copied().collect(),
+            };
+            if !asked.addresses.is_empty() {
+                wanted.interfaces.insert(*index, asked);
+            }
+        }
+        let (probed, macs) = (self.probed.0.clone(), hardware_addresses(peers));
         tokio::spawn(async move {
+            let answers = ProbeOnce::SHORT.ask(&wanted, &macs).await;
+            for (interface, error) in &answers.unasked {
+                tracing::warn!(interface, error, "could not ask who uses an address");
+            }
+            // Another node that answers owns it: what it claims is about to be heard.
+            let used = answers.foreign.iter().chain(answers.peers.iter()).collect();
             // The task ends only with this runtime.
-            let _ = probed.send((vips, BTreeMap::new())).await;
+            let _ = probed.send((vips, used)).await;
         });
     }
+}
+
+/// The hardware addresses of all other nodes.
+fn hardware_addresses(peers: &Peers) -> OrdSet<MacAddress> {
+    let interfaces = peers
+        .members
+        .values()
+        .flat_map(|peer| &peer.state.interfaces);
+    interfaces.map(|interface| interface.mac).collect()
 }
 
 fn unix_ms() -> u64 {

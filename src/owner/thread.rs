@@ -60,8 +60,10 @@ pub fn start(
     let (publication, _publication_receiver) = watch::channel(Arc::new(Publication::default()));
     let (in_force, in_force_receiver) = watch::channel(0);
     let (foreign, foreign_receiver) = watch::channel(Arc::new(ForeignHosts::default()));
+    let enabled = !start.config.borrow().membership.key_files.is_empty();
     let (_peers, peers_receiver) = watch::channel(Arc::new(Peers {
-        settled: true,
+        enabled,
+        settled: !enabled,
         ..Peers::default()
     }));
     let ownership = Ownership {

@@ -80,6 +80,9 @@ pub struct Inputs {
     /// source does (see [`AddressInputs::unconfirmed`]).
     #[serde(default)]
     pub unconfirmed: BTreeSet<ServiceKey>,
+    /// Services that another node is about to give an address.
+    #[serde(default)]
+    pub deferred: BTreeSet<ServiceKey>,
     /// Addresses that were given out before; of no account where a status tells who holds which.
     pub allocations: Allocations,
 }
@@ -193,6 +196,7 @@ pub fn replan(config: &Config, inputs: &Inputs, previous: &Plan, scope: &Scope) 
                 reserved: &BTreeSet::new(),
                 standing: &Standing::default(),
                 unconfirmed: &inputs.unconfirmed,
+                deferred: &inputs.deferred,
                 allocations: &inputs.allocations,
             };
             addresses::allocate(config, &past, &book, &previous.addresses, scope)

@@ -1,9 +1,9 @@
-//! Which addresses the LAN is asked for (RFC 5227), so that none that another host uses is given out:
-//! those that would be given out next, those that Services ask for, and those in conflict. Pure; who
-//! asks, and how often, is not its business. IPv6 addresses are not among them.
+//! Which addresses the LAN is asked for (RFC 5227, RFC 4862), so that none that another host uses is
+//! given out: those that would be given out next, those that Services ask for, and those in conflict.
+//! Pure; who asks, and how often, is not its business.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use super::address::AddressBook;
 use super::ipam::in_order;
@@ -14,7 +14,7 @@ use crate::model::family::Family;
 use crate::model::foreign::{ForeignHosts, MacAddress, Wanted, WantedInterface};
 use crate::model::pool::{AddressRange, Pool};
 
-/// Free addresses of a pool that are asked for ahead of need: whoever gets one need not wait.
+/// Free addresses of each family of a pool that are asked for ahead of need: whoever gets one need not wait.
 pub const AHEAD: usize = 16;
 /// Addresses of all pools together, each counted once an interface. Somebody who claims whatever is
 /// asked for makes this many be asked for, and no more.
@@ -49,7 +49,9 @@ pub fn wanted(config: &Config, inputs: &Inputs, plan: &Plan, foreign: &ForeignHo
     let mut pools: Vec<&Pool> = config.pools.iter().collect();
     pools.sort_by_key(|pool| pool.rank());
     for pool in pools {
-        search.next_of(pool, &mut wanted, &mut room);
+        for family in [Family::V4, Family::V6] {
+            search.next_of(pool, family, &mut wanted, &mut room);
+        }
     }
     wanted
 }
@@ -65,41 +67,39 @@ struct Search<'a> {
 
 impl Search<'_> {
     /// What this node announces and another host uses.
-    fn in_conflict(&self) -> impl Iterator<Item = Ipv4Addr> {
+    fn in_conflict(&self) -> impl Iterator<Item = IpAddr> {
         let announced: BTreeSet<IpAddr> = (self.plan.state.announced.values())
             .flat_map(|interface| interface.addresses.iter().copied())
             .collect();
-        ipv4(self.foreign.iter().map(|(address, _)| address))
-            .filter(move |address| announced.contains(&IpAddr::V4(*address)))
+        (self.foreign.iter().map(|(address, _)| address))
+            .filter(move |address| announced.contains(address))
     }
 
     /// What Services ask for and do not have.
-    fn asked_for(&self) -> impl Iterator<Item = Ipv4Addr> {
+    fn asked_for(&self) -> impl Iterator<Item = IpAddr> {
         let waiting = self.plan.addresses.pending.keys();
         let services = waiting.filter_map(|key| self.inputs.cluster.services.get(key));
         let asked = services.flat_map(|service| request(service).unwrap_or_default().addresses);
-        ipv4(asked).filter(|address| {
-            let address = IpAddr::V4(*address);
-            self.config.pools.iter().any(|pool| pool.contains(address)) && self.is_free(address)
+        asked.filter(|address| {
+            self.config.pools.iter().any(|pool| pool.contains(*address)) && self.is_free(*address)
         })
     }
 
-    /// The addresses of a pool that would be given out next, and those before them that other hosts
+    /// The addresses of one family of a pool that would be given out next, and those before them that other hosts
     /// use.
-    fn next_of(&self, pool: &Pool, wanted: &mut Wanted, room: &mut usize) {
+    fn next_of(&self, pool: &Pool, family: Family, wanted: &mut Wanted, room: &mut usize) {
         let mut ahead = AHEAD;
-        let ranges = in_order(pool, Family::V4).into_iter();
-        for address in ipv4(ranges.flat_map(AddressRange::addresses)) {
+        let ranges = in_order(pool, family).into_iter();
+        for address in ranges.flat_map(AddressRange::addresses) {
             if ahead == 0 || *room == 0 {
                 return;
             }
-            let known = IpAddr::V4(address);
-            if pool.skips(known) || !self.is_free(known) {
+            if pool.skips(address) || !self.is_free(address) {
                 continue;
             }
             // A pool may be large and on no network of this node: what is out of reach counts.
             let reached = self.add(address, wanted, room);
-            if !reached || self.foreign.get(known).is_none() {
+            if !reached || self.foreign.get(address).is_none() {
                 ahead -= 1;
             }
         }
@@ -112,10 +112,9 @@ impl Search<'_> {
     }
 
     /// Asks for an address on each interface that would announce it; false where there is none.
-    fn add(&self, address: Ipv4Addr, wanted: &mut Wanted, room: &mut usize) -> bool {
+    fn add(&self, address: IpAddr, wanted: &mut Wanted, room: &mut usize) -> bool {
         let mut reached = false;
-        let address_of_pool = IpAddr::V4(address);
-        for interface in announcement::interfaces(self.config, &self.inputs.host, address_of_pool) {
+        for interface in announcement::interfaces(self.config, &self.inputs.host, address) {
             let Some(mac) = interface.mac else { continue };
             reached = true;
             if *room == 0 {
@@ -133,11 +132,4 @@ impl Search<'_> {
         }
         reached
     }
-}
-
-fn ipv4(addresses: impl Iterator<Item = IpAddr>) -> impl Iterator<Item = Ipv4Addr> {
-    addresses.filter_map(|address| match address {
-        IpAddr::V4(address) => Some(address),
-        IpAddr::V6(_) => None,
-    })
 }

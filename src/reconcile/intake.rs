@@ -10,11 +10,13 @@ use super::{Reconciler, Trust, warn};
 use crate::admin::snapshot::Failure;
 use crate::allocator::{AllocatorStatus, View};
 use crate::config::Config;
+use crate::model::allocation::Allocations;
 use crate::model::foreign::ForeignHosts;
 use crate::model::host::Host;
 use crate::model::peer::{Owners, Peers};
-use crate::plan::Scope;
+use crate::plan::addresses::AddressSource;
 use crate::plan::announcement::relevant;
+use crate::plan::{Inputs, Scope};
 use crate::source::{SourceEvent, SourceStatus};
 
 impl Reconciler {
@@ -101,6 +103,44 @@ impl Reconciler {
         let holders = moved.iter().flat_map(|vip| allocations.holders_of(*vip));
         self.scope.add_all(holders.cloned());
         self.wait(now);
+    }
+
+    /// Takes in who holds which address by the word of the others.
+    pub fn allocations(&mut self, others: &Allocations, now: Instant) {
+        if self.inputs.address_source != AddressSource::Here {
+            return;
+        }
+        let Inputs {
+            cluster,
+            node,
+            allocations,
+            unconfirmed,
+            ..
+        } = &mut self.inputs;
+        let concerned = (self.agreement).hear(others, cluster, node, allocations, unconfirmed);
+        if !concerned.is_empty() {
+            self.scope.add_all(concerned);
+            self.wait(now);
+        }
+    }
+
+    /// Settles what this node leaves to others in the pass that begins.
+    pub(super) fn agree(&mut self, scope: &mut Scope, now: Instant) {
+        let Inputs {
+            cluster,
+            unconfirmed,
+            ..
+        } = &mut self.inputs;
+        unconfirmed.retain(|key| !cluster.services.contains_key(key));
+        if self.inputs.address_source != AddressSource::Here || !self.inputs.peers.enabled {
+            return;
+        }
+        self.inputs.deferred = self.agreement.defer(
+            scope,
+            (&self.inputs.cluster, &self.inputs.allocations),
+            (&self.inputs.node, &self.inputs.peers),
+            now,
+        );
     }
 
     /// Takes in what the other nodes say of themselves, and that this one is drained or is not.

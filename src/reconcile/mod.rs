@@ -1,12 +1,17 @@
 //! One pass: what changed → plan → kernel → announcement. Owns the only mutable state of the daemon;
 //! it and `daemon.rs` are the only places that see both what decides and what applies.
 
+mod agreement;
+#[cfg(test)]
+mod agreement_tests;
 mod intake;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
+
+use agreement::Agreement;
 
 use crate::admin::applied::{Applied, Ended};
 use crate::admin::snapshot::{Failure, PassSummary, Snapshot};
@@ -73,6 +78,7 @@ pub struct Reconciler {
     kernel: Kernel,
     state: Arc<StateDirectory>,
     publisher: Publisher,
+    agreement: Agreement,
     /// What draining changed since the last pass.
     drained: BTreeMap<(&'static str, &'static str), usize>,
     started: SystemTime,
@@ -120,6 +126,7 @@ impl Reconciler {
             kernel,
             state,
             publisher,
+            agreement: Agreement::default(),
             drained: BTreeMap::new(),
             started: SystemTime::now(),
             pass: PassSummary::default(),
@@ -153,19 +160,35 @@ impl Reconciler {
 
     /// When the next pass is due, if any: at once, or when a retry or a look at draining is.
     pub fn due(&self, now: Instant) -> Option<Instant> {
-        if !self.complete {
+        if !self.may_pass() {
             return None;
         }
         let event = (self.waiting_since.is_some() || self.trust == Trust::Look).then_some(now);
-        [event, self.retry.map(|(at, _)| at), self.next_drain]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            event,
+            self.retry.map(|(at, _)| at),
+            self.next_drain,
+            self.agreement.due(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Whether there is enough to plan from: the first complete list and, where addresses are given out
+    /// by agreement, what the others gave out.
+    fn may_pass(&self) -> bool {
+        let agrees = self.inputs.address_source == AddressSource::Here;
+        let peers = &self.inputs.peers;
+        self.complete && !(agrees && peers.enabled && !peers.settled && self.pass.number == 0)
     }
 
     /// Whether a pass is to be made, and not only a look at what drains.
     fn wants_pass(&self, now: Instant) -> bool {
-        self.waiting_since.is_some() || self.trust == Trust::Look || self.retry_is_due(now)
+        self.waiting_since.is_some()
+            || self.agreement.due().is_some_and(|at| at <= now)
+            || self.trust == Trust::Look
+            || self.retry_is_due(now)
     }
 
     fn retry_is_due(&self, now: Instant) -> bool {
@@ -174,7 +197,7 @@ impl Reconciler {
 
     /// Makes one pass, or looks at what drains, whichever is due.
     pub async fn run(&mut self, now: Instant) {
-        if !self.complete {
+        if !self.may_pass() {
             return;
         }
         if self.wants_pass(now) {
@@ -202,7 +225,8 @@ impl Reconciler {
     }
 
     async fn pass(&mut self, now: Instant) {
-        let scope = std::mem::replace(&mut self.scope, Scope::nothing());
+        let mut scope = std::mem::replace(&mut self.scope, Scope::nothing());
+        self.agree(&mut scope, now);
         let repair = self.trust != Trust::Known || self.retry_is_due(now);
         self.inputs.nodes_known |= !self.inputs.cluster.nodes.is_empty();
         let waiting_since = self.waiting_since.take();

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use edgelb::apply::announcer::arp;
-use edgelb::apply::announcer::socket::ArpSocket;
+use edgelb::apply::announcer::socket::{PacketSocket, Protocol};
 use edgelb::apply::prober::{ProbeSettings, Prober};
 use edgelb::lab::{Host, Lab, LabOptions, Namespace, tool};
 use edgelb::model::foreign::{ForeignHosts, MacAddress, Wanted, WantedInterface};
@@ -172,7 +172,7 @@ fn wanted(node: &Namespace, addresses: &[Ipv4Addr], own: &[MacAddress]) -> Wante
     let interface = WantedInterface {
         name: "eth0".to_owned(),
         mac: node.mac_address("eth0").unwrap(),
-        addresses: addresses.iter().copied().collect(),
+        addresses: addresses.iter().copied().map(IpAddr::V4).collect(),
     };
     let index = node.link_index("eth0").unwrap();
     Wanted {
@@ -193,7 +193,7 @@ fn inject(host: &Host, frames: &[arp::Frame]) {
     let send = || {
         let runtime = runtime();
         let _context = runtime.enter();
-        let socket = ArpSocket::open(0, "eth0", &[]).unwrap();
+        let socket = PacketSocket::open(Protocol::Arp, 0, "eth0", &[]).unwrap();
         for frame in frames {
             socket.send(frame).unwrap();
         }

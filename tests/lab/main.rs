@@ -17,6 +17,7 @@ mod demo;
 mod doctor;
 mod draining;
 mod failover;
+mod fence;
 mod foreign;
 mod health_checks;
 mod host;

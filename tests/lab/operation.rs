@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, Instant};
 
+use edgelb::apply::fence::{Fence, Fenced};
 use edgelb::lab::client::{Protocol, open_stream};
 use edgelb::lab::daemon::Daemon;
 use edgelb::lab::{Namespace, tool};
@@ -341,6 +342,14 @@ fn cleanup_leaves_the_kernel_as_it_was() {
     let output = cleanup(&rig);
     assert!(!output.status.success());
     rig.daemons[0].kill().unwrap();
+    // The tables of the fence too, whoever of us made them.
+    let fence = || Fence::open().unwrap().set(&Fenced::default());
+    rig.node(0).run(fence).unwrap().unwrap();
+    let fenced = |line: &String| line.contains("netdev edgelb") || line.contains("arp edgelb");
+    assert_eq!(
+        kernel(rig.node(0)).iter().filter(|it| fenced(it)).count(),
+        2
+    );
     let output = cleanup(&rig);
     assert!(
         output.status.success(),

@@ -9,6 +9,9 @@ use smoltcp::wire::{
     EthernetProtocol, EthernetRepr,
 };
 
+use super::verdict::{
+    AnnouncingInterface, Answer, Claim, IgnoreReason, Neighbour, is_host, judge_claim, not_ours,
+};
 use crate::model::announcement::AnnouncedSet;
 
 /// Octets of an Ethernet header and an ARP packet for IPv4 over Ethernet (RFC 826). The kernel's
@@ -17,96 +20,6 @@ pub const FRAME_LENGTH: usize = 42;
 
 /// An ARP frame ready to be sent.
 pub type Frame = [u8; FRAME_LENGTH];
-
-/// The interface on which a frame arrived.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AnnouncingInterface {
-    /// Its key in the [`AnnouncedSet`].
-    pub index: u32,
-    /// Its name, for metrics and the log.
-    pub name: String,
-    /// The hardware address that it has now.
-    pub mac: [u8; 6],
-}
-
-/// Why a frame is not answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum IgnoreReason {
-    /// Too short for an Ethernet header, or for the ARP packet that its length fields announce.
-    #[error("the frame is too short for an ARP packet")]
-    Truncated,
-    /// Another `EtherType` than ARP.
-    #[error("the frame is no ARP frame")]
-    NotArp,
-    /// ARP for other address types than Ethernet and IPv4.
-    #[error("the frame's address types are not Ethernet and IPv4")]
-    ForeignProtocol,
-    /// Ethernet and IPv4, with address lengths that contradict it.
-    #[error("the frame's address lengths contradict its address types")]
-    Malformed,
-    /// Neither broadcast nor sent to this interface.
-    #[error("the frame is addressed to another host")]
-    ForeignDestination,
-    /// Sent by this interface and looped back, for instance by a bridge or a bond.
-    #[error("the frame is this interface's own")]
-    OwnFrame,
-    /// The sender's hardware address is zero, multicast or broadcast: no host has such an address.
-    #[error("the sender's hardware address is no unicast address")]
-    InvalidSender,
-    /// Another host says that it has a VIP which is announced here (RFC 5227, section 2.4).
-    #[error("another host claims {vip}")]
-    Conflict {
-        /// The claimed VIP.
-        vip: Ipv4Addr,
-        /// The hardware address of the claimant.
-        mac: [u8; 6],
-    },
-    /// A reply; this responder asks nobody.
-    #[error("the frame is a reply")]
-    Reply,
-    /// Neither a request nor a reply (RARP and others).
-    #[error("the frame is neither a request nor a reply")]
-    UnknownOperation,
-    /// Another host announces an address of its own, which is none of ours.
-    #[error("the frame is another host's gratuitous announcement")]
-    Gratuitous,
-    /// The sender has no address yet: it probes for one, or asks for one (RFC 5227, section 1.1).
-    #[error("the frame's sender claims no address")]
-    NoClaim,
-    /// The address asked for is not announced on this interface.
-    #[error("the address asked for is not announced on this interface")]
-    NotAnnounced,
-}
-
-impl IgnoreReason {
-    /// The value of the metric label `result`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Truncated => "truncated",
-            Self::NotArp => "not_arp",
-            Self::ForeignProtocol => "foreign_protocol",
-            Self::Malformed => "malformed",
-            Self::ForeignDestination => "foreign_destination",
-            Self::OwnFrame => "own_frame",
-            Self::InvalidSender => "invalid_sender",
-            Self::Conflict { .. } => "conflict",
-            Self::Reply => "reply",
-            Self::UnknownOperation => "unknown_operation",
-            Self::Gratuitous => "gratuitous",
-            Self::NoClaim => "no_claim",
-            Self::NotAnnounced => "not_announced",
-        }
-    }
-}
-
-/// An answer to a request for a VIP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Answer {
-    /// The VIP that was asked for.
-    pub vip: Ipv4Addr,
-    /// The reply, unicast to the requester.
-    pub frame: Frame,
-}
 
 /// The reply to `frame` (with its Ethernet header) which arrived on `interface`.
 ///
@@ -117,15 +30,12 @@ pub fn answer(
     frame: &[u8],
     interface: &AnnouncingInterface,
     announced: &AnnouncedSet,
-) -> Result<Answer, IgnoreReason> {
+) -> Result<Answer<Frame>, IgnoreReason> {
     let own_mac = EthernetAddress(interface.mac);
     let (operation, sender_mac, sender, target) = hear(frame, own_mac)?;
     // Before the operation: a claim is a claim in requests and replies alike.
     if announced.contains(interface.index, IpAddr::V4(sender)) {
-        return Err(IgnoreReason::Conflict {
-            vip: sender,
-            mac: sender_mac.0,
-        });
+        return Err(judge_claim(IpAddr::V4(sender), sender_mac.0, announced));
     }
     match operation {
         ArpOperation::Request => {}
@@ -135,11 +45,17 @@ pub fn answer(
     if sender == target {
         return Err(IgnoreReason::Gratuitous);
     }
-    if !announced.contains(interface.index, IpAddr::V4(target)) {
-        return Err(IgnoreReason::NotAnnounced);
+    let vip = IpAddr::V4(target);
+    let asker = (!sender.is_unspecified()).then_some(Neighbour {
+        address: IpAddr::V4(sender),
+        mac: sender_mac.0,
+    });
+    if !announced.contains(interface.index, vip) {
+        return Err(not_ours(vip, asker, interface.index, announced));
     }
     Ok(Answer {
-        vip: target,
+        vip,
+        asker,
         frame: build(
             &ArpRepr::EthernetIpv4 {
                 operation: ArpOperation::Reply,
@@ -181,13 +97,21 @@ pub fn gratuitous(vip: Ipv4Addr, mac: [u8; 6]) -> [Frame; 2] {
     })
 }
 
-/// Another host's word that an address is its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Claim {
-    /// The address.
-    pub address: Ipv4Addr,
-    /// The hardware address of the claimant, which its neighbours learn.
-    pub mac: [u8; 6],
+/// The announcement for one neighbour, for those that do not hear the broadcast one: unicast, in the
+/// request form, which Linux takes also within one second of its entry's last update.
+pub fn refresh(vip: Ipv4Addr, mac: [u8; 6], neighbour: [u8; 6]) -> Frame {
+    let own = EthernetAddress(mac);
+    build(
+        &ArpRepr::EthernetIpv4 {
+            operation: ArpOperation::Request,
+            source_hardware_addr: own,
+            source_protocol_addr: vip,
+            target_hardware_addr: EthernetAddress([0; 6]),
+            target_protocol_addr: vip,
+        },
+        own,
+        EthernetAddress(neighbour),
+    )
 }
 
 /// What `frame` (with its Ethernet header) claims, where it arrived on an interface with the hardware
@@ -202,7 +126,7 @@ pub fn claim(frame: &[u8], own_mac: [u8; 6]) -> Result<Claim, IgnoreReason> {
         return Err(IgnoreReason::NoClaim);
     }
     Ok(Claim {
-        address: sender,
+        address: IpAddr::V4(sender),
         mac: sender_mac.0,
     })
 }
@@ -241,7 +165,7 @@ fn hear(frame: &[u8], own_mac: EthernetAddress) -> Result<Parsed, IgnoreReason> 
     if sender_mac == own_mac || ethernet.src_addr() == own_mac {
         return Err(IgnoreReason::OwnFrame);
     }
-    if !sender_mac.is_unicast() || sender_mac.0 == [0; 6] {
+    if !is_host(sender_mac.0) {
         return Err(IgnoreReason::InvalidSender);
     }
     Ok(parsed)

@@ -88,6 +88,14 @@ impl Schedule {
         (due <= now).then_some(vip)
     }
 
+    /// Whether the frames that are due are also for the single neighbours that asked for the VIP: at the
+    /// take-over, at every second step of the burst, in case a frame is lost, and at each refresh.
+    pub fn is_for_neighbours(&self, vip: IpAddr) -> bool {
+        self.progress.get(&vip).is_some_and(|progress| {
+            progress.step.is_multiple_of(2) || progress.step >= self.settings.burst.len()
+        })
+    }
+
     /// Plans what follows the frames that were sent at `now`. Steps that were missed meanwhile are
     /// left out: they would only follow in one heap.
     pub fn sent(&mut self, vip: IpAddr, now: Instant, jitter: f64) {

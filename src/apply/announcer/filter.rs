@@ -1,14 +1,17 @@
-//! Builds the classic BPF program that lets only the ARP frames that concern our VIPs out of the
-//! kernel, so that a busy LAN costs this process nothing. Pure. It only saves work: each frame that
-//! passes is judged again by [`super::arp::answer`].
+//! Builds the classic BPF programs that let only the ARP and neighbor discovery frames that concern
+//! the VIPs out of the kernel, so that a busy LAN costs this process nothing. Pure. They only save
+//! work: each frame that passes is judged again by [`super::arp::answer`] or [`super::ndp::answer`].
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// The kernel's longest program (`BPF_MAXINSNS`, `linux/bpf_common.h`).
 pub const MAXIMUM_INSTRUCTIONS: usize = 4096;
 
-/// Octets of a passing frame that are kept: an ARP frame is 42 long, what follows is padding.
+/// Octets of a passing ARP frame that are kept: it is 42 long, what follows is padding.
 pub const ACCEPTED_LENGTH: u32 = 128;
+
+/// Passes a frame whole: the checksum of neighbor discovery is over all of it.
+const WHOLE_FRAME: u32 = 0xffff;
 
 /// One instruction, in the layout of `struct sock_filter` (`linux/filter.h`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +30,8 @@ pub struct Instruction {
 pub mod code {
     /// `BPF_LD | BPF_W | BPF_ABS`: the accumulator takes 32 bits of the frame.
     pub const LOAD_WORD: u16 = 0x20;
+    /// `BPF_LD | BPF_B | BPF_ABS`: the accumulator takes 8 bits of the frame.
+    pub const LOAD_BYTE: u16 = 0x30;
     /// `BPF_JMP | BPF_JA`: skips `constant` instructions.
     pub const JUMP: u16 = 0x05;
     /// `BPF_JMP | BPF_JEQ | BPF_K`.
@@ -47,6 +52,16 @@ pub const PACKET_OUTGOING: u32 = 4;
 
 const SENDER_ADDRESS_OFFSET: u32 = 28;
 const TARGET_ADDRESS_OFFSET: u32 = 38;
+
+/// `next header` of IPv6, and the type of the `ICMPv6` message directly behind that header.
+const NEXT_HEADER_OFFSET: u32 = 20;
+const MESSAGE_TYPE_OFFSET: u32 = 54;
+const ICMPV6: u32 = 58;
+const NEIGHBOR_SOLICITATION: u32 = 135;
+const NEIGHBOR_ADVERTISEMENT: u32 = 136;
+/// The last 32 bits of the source, and of the target of both messages.
+const SOURCE_END_OFFSET: u32 = 34;
+const TARGET_END_OFFSET: u32 = 74;
 
 /// Boundaries per block: a block's two exits must be in reach of its first conditional jump (255).
 const BLOCK_BOUNDARIES: usize = 120;
@@ -69,19 +84,44 @@ pub fn accept_all() -> Vec<Instruction> {
 ///
 /// Runs of neighbouring addresses count as one: some 950 runs fit.
 pub fn accept_vips(vips: impl IntoIterator<Item = Ipv4Addr>) -> Option<Vec<Instruction>> {
-    let boundaries = boundaries(vips);
+    let boundaries = boundaries(vips.into_iter().map(u32::from));
+    let words = [TARGET_ADDRESS_OFFSET, SENDER_ADDRESS_OFFSET];
+    accept_words(packet_type_check(), words, &boundaries, ACCEPTED_LENGTH)
+}
+
+/// Passes the neighbor solicitations and advertisements of other hosts whatever their target is. For
+/// the case that the VIPs do not fit into a program.
+pub fn accept_all_neighbor_discovery() -> Vec<Instruction> {
+    let mut program = neighbor_discovery_check();
+    program.push(ret(WHOLE_FRAME));
+    program
+}
+
+/// Passes the neighbor solicitations and advertisements of other hosts whose target or source is one
+/// of `vips` by its last 32 bits, in which the addresses of a pool differ; none, where there are too
+/// many scattered VIPs for one program.
+pub fn accept_ipv6_vips(vips: impl IntoIterator<Item = Ipv6Addr>) -> Option<Vec<Instruction>> {
+    let boundaries = boundaries(vips.into_iter().map(|vip| {
+        let [.., high, low] = vip.segments();
+        u32::from(high) << 16 | u32::from(low)
+    }));
+    let words = [TARGET_END_OFFSET, SOURCE_END_OFFSET];
+    accept_words(neighbor_discovery_check(), words, &boundaries, WHOLE_FRAME)
+}
+
+/// Passes what `program` lets through where one of the two words is within the boundaries.
+fn accept_words(
+    mut program: Vec<Instruction>,
+    words: [u32; 2],
+    boundaries: &[u32],
+    accepted: u32,
+) -> Option<Vec<Instruction>> {
     if boundaries.is_empty() {
         return Some(reject_all());
     }
-    let mut program = packet_type_check();
-    for offset in [TARGET_ADDRESS_OFFSET, SENDER_ADDRESS_OFFSET] {
-        program.push(Instruction {
-            code: code::LOAD_WORD,
-            jump_true: 0,
-            jump_false: 0,
-            constant: offset,
-        });
-        program.extend(search(&boundaries)?);
+    for offset in words {
+        program.push(load(code::LOAD_WORD, offset));
+        program.extend(search(boundaries, accepted)?);
     }
     program.push(ret(0));
     (program.len() <= MAXIMUM_INSTRUCTIONS).then_some(program)
@@ -89,8 +129,8 @@ pub fn accept_vips(vips: impl IntoIterator<Item = Ipv4Addr>) -> Option<Vec<Instr
 
 /// Where membership changes, ascending: an address is a VIP when an odd number of boundaries is at
 /// most as large as it is.
-fn boundaries(vips: impl IntoIterator<Item = Ipv4Addr>) -> Vec<u32> {
-    let mut numbers: Vec<u32> = vips.into_iter().map(u32::from).collect();
+fn boundaries(numbers: impl Iterator<Item = u32>) -> Vec<u32> {
+    let mut numbers: Vec<u32> = numbers.collect();
     numbers.sort_unstable();
     numbers.dedup();
     let mut boundaries: Vec<u32> = Vec::new();
@@ -100,7 +140,7 @@ fn boundaries(vips: impl IntoIterator<Item = Ipv4Addr>) -> Vec<u32> {
         } else {
             boundaries.push(number);
         }
-        // Above 255.255.255.255 there is no address left, so that run needs no end.
+        // Above the largest there is no number left, so that run needs no end.
         if let Some(end) = number.checked_add(1) {
             boundaries.push(end);
         }
@@ -109,8 +149,9 @@ fn boundaries(vips: impl IntoIterator<Item = Ipv4Addr>) -> Vec<u32> {
 }
 
 /// Returns acceptance when the accumulator is a VIP, else goes on behind the last instruction.
-fn search(boundaries: &[u32]) -> Option<Vec<Instruction>> {
+fn search(boundaries: &[u32], accepted: u32) -> Option<Vec<Instruction>> {
     let mut search = Search {
+        accepted,
         code: Vec::new(),
         misses: Vec::new(),
     };
@@ -120,6 +161,8 @@ fn search(boundaries: &[u32]) -> Option<Vec<Instruction>> {
 
 /// A binary search under construction.
 struct Search {
+    /// Octets of a passing frame.
+    accepted: u32,
     code: Vec<Instruction>,
     /// Positions of jumps that must lead behind the last instruction.
     misses: Vec<usize>,
@@ -145,7 +188,7 @@ impl Search {
     fn block(&mut self, boundaries: &[u32], inside: bool) -> Option<()> {
         let exit = boundaries.len();
         emit_block(&mut self.code, boundaries, inside, 0, exit)?;
-        self.code.push(ret(ACCEPTED_LENGTH));
+        self.code.push(ret(self.accepted));
         self.misses.push(self.code.len());
         self.code.push(jump(0));
         Some(())
@@ -204,23 +247,44 @@ fn emit_block(
 }
 
 fn packet_type_check() -> Vec<Instruction> {
-    let is = |constant, jump_true, jump_false| Instruction {
-        code: code::JUMP_IF_EQUAL,
-        jump_true,
-        jump_false,
-        constant,
-    };
     vec![
-        Instruction {
-            code: code::LOAD_WORD,
-            jump_true: 0,
-            jump_false: 0,
-            constant: PACKET_TYPE_OFFSET,
-        },
+        load(code::LOAD_WORD, PACKET_TYPE_OFFSET),
         is(PACKET_OUTGOING, 1, 0),
         is(PACKET_OTHERHOST, 0, 1),
         ret(0),
     ]
+}
+
+fn neighbor_discovery_check() -> Vec<Instruction> {
+    let mut program = packet_type_check();
+    program.extend([
+        load(code::LOAD_BYTE, NEXT_HEADER_OFFSET),
+        is(ICMPV6, 1, 0),
+        ret(0),
+        load(code::LOAD_BYTE, MESSAGE_TYPE_OFFSET),
+        is(NEIGHBOR_SOLICITATION, 2, 0),
+        is(NEIGHBOR_ADVERTISEMENT, 1, 0),
+        ret(0),
+    ]);
+    program
+}
+
+const fn load(code: u16, offset: u32) -> Instruction {
+    Instruction {
+        code,
+        jump_true: 0,
+        jump_false: 0,
+        constant: offset,
+    }
+}
+
+const fn is(constant: u32, jump_true: u8, jump_false: u8) -> Instruction {
+    Instruction {
+        code: code::JUMP_IF_EQUAL,
+        jump_true,
+        jump_false,
+        constant,
+    }
 }
 
 const fn ret(constant: u32) -> Instruction {

@@ -1,29 +1,39 @@
-//! Makes the LAN send this node's VIPs to it: answers ARP requests and announces unasked. It does
-//! exactly what the published [`AnnouncedSet`] says and decides nothing about ownership.
+//! Makes the LAN send this node's VIPs to it: answers ARP requests and neighbor solicitations and
+//! announces unasked. It does exactly what the published [`AnnouncedSet`] says and decides nothing about
+//! ownership.
 //!
 //! ```text
 //!                   AnnouncedSet (watch)
 //!  publisher ──┬──────────────────────────┐
 //!              ▼                          ▼
-//!          Announcer ──starts, ends──► Responder, one task an interface ◄──► packet socket
-//!              │      ◄──generation──     │
+//!          Announcer ──starts, ends──► Responder, one task an interface ◄──► packet sockets
+//!            ▲ │  ──link state──►         │
+//!  kernel ───┘ │  ◄──generation──         │
 //!              ▼                          ▼
-//!      generation in force         counters, problems   ──► AnnouncerView
+//!      generation in force     counters, problems, claims   ──► AnnouncerView
 //! ```
 //!
-//! Each responder reads the newest set at each frame, and holds it while sending: when the publisher's
-//! `send` returns, no frame for a withdrawn VIP is sent any more. The generation in force says more:
-//! filters, sockets and schedules have followed as well. The publisher may hang or plan for as long as
-//! it likes; answering goes on.
+//! Each responder reads the newest set while it answers, and holds it while sending: when the
+//! publisher's `send` returns, no frame for a withdrawn VIP is sent any more. The generation in force
+//! says more: filters, sockets and schedules have followed as well. The publisher may hang or plan for
+//! as long as it likes; answering goes on, on a thread of its own ([`thread`]).
 
 pub mod arp;
+pub mod askers;
 pub mod burst;
+pub mod claims;
 pub mod counters;
 pub mod filter;
+mod groups;
+pub mod limit;
+pub mod links;
+pub mod ndp;
 mod responder;
 pub mod socket;
 #[cfg(test)]
 mod tests;
+pub mod thread;
+pub mod verdict;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,12 +41,15 @@ use std::sync::Arc;
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::model::announcement::AnnouncedSet;
+use crate::model::foreign::ForeignHosts;
 use burst::BurstSettings;
+use claims::{Rivals, Told};
 use counters::AnnouncerCounters;
-use responder::{Problems, Responder};
+use links::{LinkListener, LinkNews};
+use responder::{LinkState, Problems, Responder};
 
 /// Why the announcer ended although there is still something to announce.
 #[derive(Debug, Error)]
@@ -72,6 +85,7 @@ pub struct Announcer {
     announced: watch::Receiver<Arc<AnnouncedSet>>,
     counters: AnnouncerCounters,
     problems: Problems,
+    claims: Told,
     in_force: watch::Sender<Option<u64>>,
     responders: BTreeMap<u32, Running>,
     tasks: JoinSet<u32>,
@@ -79,7 +93,10 @@ pub struct Announcer {
 
 /// A responder as the announcer knows it.
 struct Running {
+    /// The interface's name in the newest set.
+    name: String,
     applied: watch::Receiver<Option<u64>>,
+    link: watch::Sender<LinkState>,
     task: AbortHandle,
 }
 
@@ -89,6 +106,8 @@ pub struct AnnouncerView {
     counters: AnnouncerCounters,
     problems: watch::Receiver<BTreeMap<u32, InterfaceProblem>>,
     in_force: watch::Receiver<Option<u64>>,
+    foreign: watch::Receiver<Arc<ForeignHosts>>,
+    rivals: watch::Receiver<Rivals>,
 }
 
 impl AnnouncerView {
@@ -100,6 +119,18 @@ impl AnnouncerView {
     /// What does not work now, by interface index; empty when all is well.
     pub fn errors(&self) -> BTreeMap<u32, InterfaceProblem> {
         self.problems.borrow().clone()
+    }
+
+    /// Hosts that are no nodes and claim VIPs which are announced here, until they have been silent for a
+    /// minute or the VIP is withdrawn. The VIPs are defended meanwhile.
+    pub fn foreign(&self) -> watch::Receiver<Arc<ForeignHosts>> {
+        self.foreign.clone()
+    }
+
+    /// Other nodes that claim VIPs which are announced here, for as long. Who of them withdraws is not
+    /// decided here.
+    pub fn rivals(&self) -> watch::Receiver<Rivals> {
+        self.rivals.clone()
     }
 
     /// The generation of the newest set that is in force on all interfaces; none before the first.
@@ -128,16 +159,20 @@ impl Announcer {
         let counters = AnnouncerCounters::default();
         let (problems, seen_problems) = watch::channel(BTreeMap::new());
         let (in_force, seen_in_force) = watch::channel(None);
+        let claims = Told::new();
         let view = AnnouncerView {
             counters: counters.clone(),
             problems: seen_problems,
             in_force: seen_in_force,
+            foreign: claims.foreign(),
+            rivals: claims.rivals(),
         };
         let follower = Self {
             settings,
             announced,
             counters,
             problems: Arc::new(problems),
+            claims,
             in_force,
             responders: BTreeMap::new(),
             tasks: JoinSet::new(),
@@ -148,6 +183,7 @@ impl Announcer {
     /// Announces until the publisher of the set is dropped. An error is a defect: the caller should
     /// end the daemon, so that it is started again.
     pub async fn run(mut self) -> Result<(), AnnouncerError> {
+        let mut links = listen();
         loop {
             let set = Arc::clone(&self.announced.borrow_and_update());
             self.follow(&set).await?;
@@ -164,6 +200,7 @@ impl Announcer {
                         Err(_publisher_gone) => return Ok(()),
                     },
                     Some(ended) = self.tasks.join_next() => self.ended(ended)?,
+                    news = hear(&mut links) => self.tell(news),
                 }
             }
         }
@@ -186,10 +223,13 @@ impl Announcer {
             self.problems
                 .send_if_modified(|problems| problems.remove(&index).is_some());
         }
-        for index in set.interfaces.keys() {
-            if !self.responders.contains_key(index) {
-                let responder = self.start(*index);
-                self.responders.insert(*index, responder);
+        for (index, interface) in &set.interfaces {
+            match self.responders.get_mut(index) {
+                Some(responder) => responder.name.clone_from(&interface.name),
+                None => {
+                    let responder = self.start(*index, interface.name.clone());
+                    self.responders.insert(*index, responder);
+                }
             }
         }
         for (index, responder) in &mut self.responders {
@@ -205,23 +245,54 @@ impl Announcer {
         Ok(())
     }
 
-    fn start(&mut self, index: u32) -> Running {
+    fn start(&mut self, index: u32, name: String) -> Running {
         let (applied, seen_applied) = watch::channel(None);
+        let (link, seen_link) = watch::channel(LinkState::default());
         let responder = Responder::new(
             index,
             self.settings.clone(),
             self.announced.clone(),
             applied,
-            self.counters.clone(),
+            seen_link,
+            &self.counters,
             Arc::clone(&self.problems),
+            self.claims.clone(),
         );
         let task = self.tasks.spawn(async move {
             responder.run().await;
             index
         });
         Running {
+            name,
             applied: seen_applied,
+            link,
             task,
+        }
+    }
+
+    /// Tells the responders what the kernel says of their links; nothing said is that something may
+    /// have been missed.
+    fn tell(&self, news: Option<Vec<LinkNews>>) {
+        let Some(news) = news else {
+            for responder in self.responders.values() {
+                responder.link.send_modify(|link| {
+                    link.news = link.news.wrapping_add(1);
+                    link.ways = link.ways.wrapping_add(1);
+                });
+            }
+            return;
+        };
+        for link in news {
+            let concerned = (self.responders.iter())
+                .filter(|(index, running)| **index == link.index || running.name == link.name);
+            for (_, responder) in concerned {
+                responder.link.send_modify(|state| {
+                    state.news = state.news.wrapping_add(1);
+                    state.mac = link.mac;
+                    state.up = Some(link.up);
+                    state.ways = state.ways.wrapping_add(u64::from(link.other_way));
+                });
+            }
         }
     }
 
@@ -235,4 +306,24 @@ impl Announcer {
             Ok(index) => Err(AnnouncerError::ResponderEnded { index }),
         }
     }
+}
+
+/// Without news of links, interfaces are found again by trying.
+fn listen() -> Option<LinkListener> {
+    LinkListener::open()
+        .inspect_err(|error| warn!(%error, "cannot listen for changes of links, they are polled"))
+        .ok()
+}
+
+async fn hear(links: &mut Option<LinkListener>) -> Option<Vec<LinkNews>> {
+    if let Some(listener) = links {
+        match listener.receive().await {
+            Ok(news) => return news,
+            Err(error) => {
+                warn!(%error, "cannot hear of changes of links any more, they are polled");
+                *links = None;
+            }
+        }
+    }
+    std::future::pending().await
 }

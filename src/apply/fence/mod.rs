@@ -17,6 +17,7 @@ mod observe;
 mod requests;
 mod rules;
 mod shape;
+mod support;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -34,6 +35,7 @@ use crate::model::host::Host;
 use lease::Lease;
 pub use lease::{ETHERTYPE, Renewal, TIMEOUT};
 use shape::{ARP, NETDEV, Table, Tables};
+pub use support::{FenceSupport, hold_strict_arp, stands, support};
 
 /// The name under which a table is tried; it never stays.
 const TRIAL: &str = "edgelb_trial";
@@ -60,17 +62,6 @@ pub enum FenceError {
     /// The frame that renews the lease could not be sent.
     #[error("cannot renew the lease of the fence: is lo up, and has the daemon CAP_NET_RAW?")]
     Renew(#[source] io::Error),
-}
-
-/// What this kernel can hold back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FenceSupport {
-    /// Everything.
-    Active,
-    /// No netdev egress hook (before Linux 5.16, or built without it): the kernel's own ARP alone.
-    NoEgressHook,
-    /// No tables at all: the strictARP sysctls alone remain.
-    NoTables,
 }
 
 /// What is held back where, and what passes.

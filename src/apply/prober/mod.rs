@@ -1,21 +1,21 @@
-//! Asks the LAN who uses the wanted addresses (RFC 5227), so that none of them is given to a Service.
-//! It does what the published [`Wanted`] says and decides nothing about addresses.
+//! Asks the LAN who uses the wanted addresses, by ARP probes (RFC 5227) and by duplicate address
+//! detection (RFC 4862), so that none of them is given to a Service. It does what the published
+//! [`Wanted`] says and decides nothing about addresses. Whoever is about to take an address asks by
+//! [`once`].
 //!
 //! ```text
 //!                Wanted (watch)            claims
-//!  publisher ──────────────────► Prober ◄────────── one listener an interface ◄── packet socket
+//!  publisher ──────────────────► Prober ◄──────────── listeners ◄───────────────── packet sockets
 //!              ForeignHosts (watch) │ └─────────────────────── probes ───────────────► packet socket
 //!            ◄──────────────────────┘
 //! ```
 //!
-//! Whoever answers a probe, or sends any ARP frame with a wanted address as its sender, uses that
+//! Whoever answers a probe, or sends any frame with a wanted address as its sender, uses that
 //! address, unless the frame is from an interface of this node. Frames are not authenticated: a host
 //! that claims every address keeps them all from being given out, as any host on a LAN can; nothing
 //! that a Service holds is given up for it.
-//!
-//! IPv4 only. The IPv6 twin, duplicate address detection (RFC 4862), is not done yet: IPv6 addresses
-//! of a pool are given out unasked.
 
+pub mod once;
 pub mod schedule;
 #[cfg(test)]
 mod tests;
@@ -23,7 +23,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::RandomState;
 use std::io::{self, ErrorKind};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,9 +32,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tracing::{debug, info, trace, warn};
 
-use super::announcer::arp::{self, Claim};
-use super::announcer::filter;
-use super::announcer::socket::{ArpSocket, is_link_error};
+use super::announcer::socket::{PacketSocket, Protocol, is_link_error};
+use super::announcer::verdict::{Claim, IgnoreReason};
+use super::announcer::{arp, ndp};
 use super::jitter::jitter;
 use crate::model::foreign::{ForeignHosts, MacAddress, Wanted, WantedInterface};
 pub use schedule::ProbeSettings;
@@ -63,7 +63,7 @@ pub struct Prober {
     own: BTreeSet<MacAddress>,
     foreign: watch::Sender<Arc<ForeignHosts>>,
     schedule: Schedule,
-    links: BTreeMap<u32, Link>,
+    links: BTreeMap<LinkKey, Link>,
     claims: mpsc::Receiver<Heard>,
     /// For new listeners.
     claim_sender: mpsc::Sender<Heard>,
@@ -74,15 +74,17 @@ pub struct Prober {
 
 /// What was heard on the interface with this index.
 type Heard = (u32, Claim);
+/// An interface by its index, for addresses of one family.
+type LinkKey = (u32, Protocol);
 
 /// An interface that a listener had to leave.
 struct Lost {
-    index: u32,
-    socket: Arc<ArpSocket>,
+    link: LinkKey,
+    socket: Arc<PacketSocket>,
     error: io::Error,
 }
 
-/// An interface on which something is wanted.
+/// An interface on which addresses of one family are wanted.
 struct Link {
     wanted: WantedInterface,
     open: Option<Open>,
@@ -93,7 +95,7 @@ struct Link {
 }
 
 struct Open {
-    socket: Arc<ArpSocket>,
+    socket: Arc<PacketSocket>,
     listener: AbortHandle,
 }
 
@@ -155,16 +157,17 @@ impl Prober {
         let wanted = Arc::clone(&self.wanted.borrow_and_update());
         let now = Instant::now();
         self.own.clone_from(&wanted.own);
-        self.links
-            .retain(|index, _| wanted.interfaces.contains_key(index));
-        for (index, interface) in &wanted.interfaces {
-            let link = self.links.entry(*index).or_insert_with(|| Link {
+        let by_family = split(&wanted);
+        self.links.retain(|key, _| by_family.contains_key(key));
+        for (key, interface) in by_family {
+            let link = self.links.entry(key).or_insert_with(|| Link {
                 wanted: interface.clone(),
                 open: None,
                 retry: now,
                 problem: None,
             });
-            let before = std::mem::replace(&mut link.wanted, interface.clone());
+            let before = std::mem::replace(&mut link.wanted, interface);
+            let interface = &link.wanted;
             if before.name != interface.name || before.mac != interface.mac {
                 link.open = None;
                 link.retry = now;
@@ -189,12 +192,13 @@ impl Prober {
 
     /// Opens the interfaces whose time has come.
     fn open(&mut self, now: Instant) {
-        for (index, link) in &mut self.links {
+        for (key, link) in &mut self.links {
+            let (index, protocol) = *key;
             if link.open.is_some() || link.retry > now {
                 continue;
             }
             let wanted = &link.wanted;
-            match ArpSocket::open(*index, &wanted.name, &addresses(wanted)) {
+            match PacketSocket::open(protocol, index, &wanted.name, &addresses(wanted)) {
                 Ok(socket) => {
                     debug!(
                         interface = wanted.name,
@@ -202,7 +206,7 @@ impl Prober {
                         "opened packet socket to probe"
                     );
                     let socket = Arc::new(socket);
-                    let listener = listen(*index, Arc::clone(&socket), self.claim_sender.clone());
+                    let listener = listen(*key, Arc::clone(&socket), self.claim_sender.clone());
                     link.open = Some(Open {
                         socket,
                         listener: self.listeners.spawn(listener),
@@ -240,13 +244,13 @@ impl Prober {
                 }
                 Err(error) => {
                     self.schedule.fail(place, now);
-                    if let Some(link) = self.links.get_mut(&place.0)
+                    if let Some(link) = self.links.get_mut(&key_of(place))
                         && link.open.is_some()
                     {
                         if is_link_error(&error) {
                             link.fail("the interface is down", now);
                         } else {
-                            link.report(&format!("cannot send an ARP probe: {error}"));
+                            link.report(&format!("cannot send a probe: {error}"));
                         }
                     }
                 }
@@ -254,10 +258,10 @@ impl Prober {
         }
     }
 
-    fn send(&self, (index, address): Place) -> io::Result<()> {
-        let link = self.links.get(&index).and_then(|link| link.open.as_ref());
-        let socket = &link.ok_or(ErrorKind::NotConnected)?.socket;
-        socket.send(&arp::probe(address, socket.mac()))
+    fn send(&self, place: Place) -> io::Result<()> {
+        let link = self.links.get(&key_of(place));
+        let open = link.and_then(|link| link.open.as_ref());
+        send_probe(&open.ok_or(ErrorKind::NotConnected)?.socket, place.1)
     }
 
     /// Takes in what somebody claims.
@@ -271,7 +275,7 @@ impl Prober {
     }
 
     fn lose(&mut self, lost: &Lost) {
-        if let Some(link) = self.links.get_mut(&lost.index)
+        if let Some(link) = self.links.get_mut(&lost.link)
             && let Some(open) = &link.open
             && Arc::ptr_eq(&open.socket, &lost.socket)
         {
@@ -317,28 +321,65 @@ impl Link {
     }
 }
 
-fn addresses(wanted: &WantedInterface) -> Vec<Ipv4Addr> {
+const fn key_of((index, address): Place) -> LinkKey {
+    (index, Protocol::of(address))
+}
+
+/// What is wanted, by interface and family.
+fn split(wanted: &Wanted) -> BTreeMap<LinkKey, WantedInterface> {
+    let mut split = BTreeMap::new();
+    for (index, interface) in &wanted.interfaces {
+        for address in &interface.addresses {
+            let of_family = split.entry(key_of((*index, *address)));
+            let of_family = of_family.or_insert_with(|| WantedInterface {
+                name: interface.name.clone(),
+                mac: interface.mac,
+                addresses: BTreeSet::new(),
+            });
+            of_family.addresses.insert(*address);
+        }
+    }
+    split
+}
+
+fn addresses(wanted: &WantedInterface) -> Vec<IpAddr> {
     wanted.addresses.iter().copied().collect()
 }
 
+/// Asks once whether anybody has the address.
+fn send_probe(socket: &PacketSocket, address: IpAddr) -> io::Result<()> {
+    match address {
+        IpAddr::V4(address) => socket.send(&arp::probe(address, socket.mac())),
+        IpAddr::V6(address) => socket.send(&ndp::probe(address, socket.mac())),
+    }
+}
+
+/// What a frame that the socket received claims.
+fn claim(socket: &PacketSocket, frame: &[u8]) -> Result<Claim, IgnoreReason> {
+    match socket.protocol() {
+        Protocol::Arp => arp::claim(frame, socket.mac()),
+        Protocol::NeighborDiscovery => ndp::claim(frame, socket.mac()),
+    }
+}
+
 /// Passes on the claims in the frames of one interface until that goes down or away.
-async fn listen(index: u32, socket: Arc<ArpSocket>, claims: mpsc::Sender<Heard>) -> Lost {
-    let mut buffer = [0; filter::ACCEPTED_LENGTH as usize];
+async fn listen(link: LinkKey, socket: Arc<PacketSocket>, claims: mpsc::Sender<Heard>) -> Lost {
+    let mut buffer = [0; ndp::LONGEST_FRAME + 2];
     loop {
         let length = match socket.receive(&mut buffer).await {
             Ok(length) => length,
             Err(error) => {
                 return Lost {
-                    index,
+                    link,
                     socket,
                     error,
                 };
             }
         };
         let frame = buffer.get(..length).unwrap_or(&buffer);
-        match arp::claim(frame, socket.mac()) {
+        match claim(&socket, frame) {
             // The prober ends its listeners before it goes.
-            Ok(claim) => drop(claims.send((index, claim)).await),
+            Ok(claim) => drop(claims.send((link.0, claim)).await),
             Err(reason) => trace!(%reason, "ignored frame"),
         }
     }

@@ -6,7 +6,7 @@
 //! before others have heard of that, and no conflict may come of it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::model::foreign::{ForeignHosts, MacAddress};
@@ -14,7 +14,7 @@ use crate::model::foreign::{ForeignHosts, MacAddress};
 /// How the LAN is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProbeSettings {
-    /// Probes in a round (RFC 5227, `PROBE_NUM`).
+    /// Probes in a round (RFC 5227, `PROBE_NUM`; more than RFC 4862 asks for).
     pub probes: u32,
     /// From one probe to the next, and from the last one to the end of the round; up to a fifth more
     /// or less. Shorter than RFC 5227 has it: somebody waits for the address.
@@ -41,7 +41,7 @@ impl Default for ProbeSettings {
 }
 
 /// An address on an interface.
-pub type Place = (u32, Ipv4Addr);
+pub type Place = (u32, IpAddr);
 
 /// A round that could not be finished starts again after this long.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -192,7 +192,7 @@ impl Schedule {
         let mut hosts: BTreeMap<IpAddr, MacAddress> = BTreeMap::new();
         for ((_, address), progress) in &self.progress {
             if let Some(user) = progress.user {
-                hosts.entry(IpAddr::V4(*address)).or_insert(user);
+                hosts.entry(*address).or_insert(user);
             }
         }
         hosts.into_iter().collect()

@@ -7,7 +7,7 @@
 )]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
@@ -16,7 +16,7 @@ use super::schedule::{Place, ProbeSettings, Schedule};
 use crate::model::foreign::MacAddress;
 
 fn place(last: u8) -> Place {
-    (2, Ipv4Addr::new(192, 0, 2, last))
+    (2, IpAddr::V4(Ipv4Addr::new(192, 0, 2, last)))
 }
 
 fn mac(last: u8) -> MacAddress {

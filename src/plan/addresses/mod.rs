@@ -72,6 +72,8 @@ pub struct AddressInputs<'a> {
     /// are gone: whoever wrote the record may have seen more. Their records stay as they are; one that
     /// is taken out of here belongs into the scope.
     pub unconfirmed: &'a BTreeSet<ServiceKey>,
+    /// Services that are given no first address by this plan: somebody else is about to.
+    pub deferred: &'a BTreeSet<ServiceKey>,
     /// The records of the past. Where one differs from what the previous plan ended with, its
     /// Service is looked at again, whatever the scope says.
     pub allocations: &'a Allocations,

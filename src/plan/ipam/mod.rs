@@ -6,7 +6,7 @@ mod keep;
 mod shared;
 mod usage;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -83,6 +83,7 @@ pub struct Allocator<'a> {
     config: &'a Config,
     book: &'a AddressBook,
     node: &'a str,
+    deferred: &'a BTreeSet<ServiceKey>,
     services: &'a OrdMap<ServiceKey, Arc<Service>>,
     standing: &'a Standing,
     namespaces: &'a OrdMap<String, Arc<Namespace>>,
@@ -113,6 +114,7 @@ impl<'a> Allocator<'a> {
             config,
             book,
             node: inputs.node,
+            deferred: inputs.deferred,
             services: &inputs.cluster.services,
             standing: inputs.standing,
             namespaces: &inputs.cluster.namespaces,
@@ -162,6 +164,9 @@ impl<'a> Allocator<'a> {
             Err(reason) => return vec![reason],
         };
         let held = self.allocations.addresses(&service.key).to_vec();
+        if held.is_empty() && self.deferred.contains(&service.key) {
+            return vec![Reason::AwaitingAllocation];
+        }
         let mut reasons = request.notes.clone();
         let given = if service.deleting {
             if held.is_empty() {

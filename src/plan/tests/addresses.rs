@@ -33,6 +33,7 @@ pub(super) fn managed(
         reserved: &std::collections::BTreeSet::new(),
         standing: &Standing::of(&inputs.cluster.services),
         unconfirmed: &std::collections::BTreeSet::new(),
+        deferred: &std::collections::BTreeSet::new(),
         allocations: &inputs.allocations,
     };
     manage(config, &past, previous, scope)

@@ -49,6 +49,7 @@ fn managed(config: &Config, inputs: &Inputs, previous: &AddressPlan, scope: &Sco
         reserved: &std::collections::BTreeSet::new(),
         standing: &Standing::of(&inputs.cluster.services),
         unconfirmed: &std::collections::BTreeSet::new(),
+        deferred: &std::collections::BTreeSet::new(),
         allocations: &inputs.allocations,
     };
     manage(config, &past, previous, scope)

@@ -125,7 +125,7 @@ fn only_on_interfaces_that_would_announce_them() {
         pool("other", "198.51.100.200/32"),
     ]);
     let both = BTreeMap::from([
-        (2, ".200".to_owned()),
+        (2, ".200 2001:db8::200 2001:db8::201".to_owned()),
         (4, "198.51.100.200".to_owned()),
         (5, ".200".to_owned()),
     ]);

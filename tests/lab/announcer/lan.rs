@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use edgelb::apply::announcer::burst::BurstSettings;
-use edgelb::apply::announcer::socket::ArpSocket;
+use edgelb::apply::announcer::socket::{PacketSocket, Protocol};
 use edgelb::apply::announcer::{Announcer, AnnouncerView, arp};
 use edgelb::model::announcement::AnnouncedSet;
 use nix::sched::{CloneFlags, setns};
@@ -179,7 +179,7 @@ impl Lan {
         let send = move || {
             let runtime = runtime();
             let _context = runtime.enter();
-            let socket = ArpSocket::open(0, "eth0", &[]).unwrap();
+            let socket = PacketSocket::open(Protocol::Arp, 0, "eth0", &[]).unwrap();
             for frame in frames {
                 socket.send(&frame).unwrap();
             }
@@ -194,7 +194,7 @@ impl Lan {
         let send = move || {
             let runtime = runtime();
             let _context = runtime.enter();
-            let socket = ArpSocket::open(0, "eth0", &[]).unwrap();
+            let socket = PacketSocket::open(Protocol::Arp, 0, "eth0", &[]).unwrap();
             while !stopped.load(Ordering::Relaxed) {
                 // A full queue is fine, as long as it is full.
                 let _ = socket.send(&frame);

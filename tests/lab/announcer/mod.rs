@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use edgelb::apply::announcer::arp;
 use edgelb::apply::announcer::burst::BurstSettings;
+use edgelb::apply::announcer::socket::Protocol;
 use edgelb::model::announcement::{AnnouncedInterface, AnnouncedSet};
 
 use lan::{Capture, Lan, Publisher, eventually};
@@ -35,6 +36,7 @@ fn set(generation: u64, index: u32, mac: [u8; 6], vips: &[Ipv4Addr]) -> Announce
     AnnouncedSet {
         generation,
         interfaces: BTreeMap::from([(index, interface)]),
+        ..AnnouncedSet::default()
     }
 }
 
@@ -70,8 +72,8 @@ fn answers_once_with_its_own_address_until_withdrawn() {
         "a probe of RFC 5227 is told that the address is in use"
     );
     let counters = publisher.view().counters();
-    assert_eq!(counters.requests("lan0", "answered"), 2);
-    assert_eq!(counters.replies("lan0"), 2);
+    assert_eq!(counters.requests(Protocol::Arp, "lan0", "answered"), 2);
+    assert_eq!(counters.replies(Protocol::Arp, "lan0"), 2);
     assert!(publisher.view().errors().is_empty());
 
     publisher.publish(set(2, index, mac, &[OTHER_VIP]));
@@ -81,6 +83,7 @@ fn answers_once_with_its_own_address_until_withdrawn() {
     publisher.publish(AnnouncedSet {
         generation: 3,
         interfaces: BTreeMap::new(),
+        ..AnnouncedSet::default()
     });
     publisher.wait_in_force(3);
     assert!(
@@ -95,7 +98,7 @@ fn a_withdrawn_vip_is_not_answered_from_the_moment_of_publishing() {
     let (index, mac) = lan.announcing_link();
     let publisher = Publisher::start(&lan, silent(), set(1, index, mac, &[VIP]));
     publisher.wait_in_force(1);
-    let replies = || publisher.view().counters().replies("lan0");
+    let replies = || publisher.view().counters().replies(Protocol::Arp, "lan0");
     let _flood = lan.flood(lan.request(VIP));
     for round in 1..200_u64 {
         let before = replies();
@@ -253,15 +256,15 @@ fn the_kernel_takes_filters_of_every_size() {
         publisher.publish(set(generation, index, mac, &vips));
         publisher.wait_in_force(generation);
         assert!(publisher.view().errors().is_empty(), "{count} addresses");
-        let before = publisher.view().counters().replies("lan0");
+        let before = publisher.view().counters().replies(Protocol::Arp, "lan0");
         lan.inject(&[lan.request(VIP)]);
         eventually("an answer", || {
-            publisher.view().counters().replies("lan0") > before
+            publisher.view().counters().replies(Protocol::Arp, "lan0") > before
         });
         let ignored = publisher
             .view()
             .counters()
-            .requests("lan0", "not_announced");
+            .requests(Protocol::Arp, "lan0", "not_announced");
         assert_eq!(ignored, 0, "{count} addresses");
     }
 }
@@ -281,7 +284,7 @@ fn frames_of_a_foreign_vlan_and_foreign_claims_are_not_answered() {
     eventually("the claim is counted", || {
         counters.conflicts(IpAddr::V4(VIP)) == 1
     });
-    assert_eq!(counters.requests("lan0", "conflict"), 1);
+    assert_eq!(counters.requests(Protocol::Arp, "lan0", "conflict"), 1);
     std::thread::sleep(SILENCE);
     assert_eq!(capture.replies(VIP), [""; 0]);
     assert_eq!(

@@ -5,7 +5,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use proptest::prelude::*;
 
 use super::{INDEX, OWN_MAC, announced, interface};
-use crate::apply::announcer::arp::{Claim, IgnoreReason, answer, claim, gratuitous, probe};
+use crate::apply::announcer::arp::{answer, claim, gratuitous, probe, refresh};
+use crate::apply::announcer::verdict::{Claim, IgnoreReason, Neighbour};
+use crate::model::foreign::MacAddress;
 
 const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 const OTHER_VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 11);
@@ -213,7 +215,7 @@ fn ignores_everything_else_with_its_reason() {
 #[test]
 fn a_claim_of_another_host_is_a_conflict_in_every_form() {
     let conflict = IgnoreReason::Conflict {
-        vip: VIP,
+        vip: IpAddr::V4(VIP),
         mac: CLIENT_MAC,
     };
     let claims = [
@@ -314,9 +316,9 @@ proptest! {
     fn never_panics_and_never_answers_for_a_foreign_address(frame in frames()) {
         let set = announced(&[VIP]);
         if let Ok(answer) = answer(&frame, &interface(), &set) {
-            prop_assert!(set.contains(INDEX, IpAddr::V4(answer.vip)));
+            prop_assert!(set.contains(INDEX, answer.vip));
             let [target, sender, destination] = [&frame[38..42], &frame[22..28], &frame[0..6]];
-            prop_assert_eq!(target, &answer.vip.octets()[..]);
+            prop_assert_eq!(IpAddr::V4(Ipv4Addr::new(target[0], target[1], target[2], target[3])), answer.vip);
             prop_assert_eq!(&answer.frame[28..32], target, "speaks for what was asked");
             prop_assert_eq!(&answer.frame[0..6], sender, "goes to who asked");
             prop_assert_eq!(&answer.frame[22..28], &OWN_MAC[..], "tells the own address");
@@ -359,7 +361,7 @@ fn whatever_a_host_sends_claims_its_sender_address() {
     };
     for (fields, address) in [(&request, CLIENT), (&reply, VIP), (&unknown, VIP)] {
         let claimed = Claim {
-            address,
+            address: IpAddr::V4(address),
             mac: CLIENT_MAC,
         };
         assert_eq!(claim(&fields.bytes(), OWN_MAC), Ok(claimed));
@@ -397,4 +399,50 @@ proptest! {
             prop_assert!(claim.mac[0] & 1 == 0 && claim.mac != [0; 6] && claim.mac != OWN_MAC);
         }
     }
+}
+
+#[test]
+fn tells_who_asked_whether_it_is_answered_or_not() {
+    let asker = Some(Neighbour {
+        address: IpAddr::V4(CLIENT),
+        mac: CLIENT_MAC,
+    });
+    let mut set = announced(&[VIP]);
+    let on = set.interfaces.get_mut(&INDEX).unwrap();
+    on.watched = [VIP, OTHER_VIP].map(IpAddr::V4).into_iter().collect();
+    let ask = |frame: &[u8]| answer(frame, &interface(), &set);
+    assert_eq!(ask(&Fields::request().bytes()).unwrap().asker, asker);
+    let probe = Fields::with(|fields| fields.sender = Ipv4Addr::UNSPECIFIED);
+    assert_eq!(ask(&probe).unwrap().asker, None);
+    let other = Fields::with(|fields| fields.target = OTHER_VIP);
+    let vip = IpAddr::V4(OTHER_VIP);
+    assert_eq!(ask(&other), Err(IgnoreReason::NotOwned { vip, asker }));
+}
+
+#[test]
+fn tells_hosts_nodes_and_itself_apart_by_their_claims() {
+    let mut set = announced(&[VIP]);
+    let mut second = set.interfaces[&INDEX].clone();
+    second.mac = [0x02, 0, 0, 0, 0, 0x02];
+    set.interfaces.insert(8, second);
+    set.peers = [MacAddress([0x02, 0, 0, 0, 0, 0x03])].into_iter().collect();
+    let vip = IpAddr::V4(VIP);
+    let claim_of = |last: u8| {
+        let mac = [0x02, 0, 0, 0, 0, last];
+        let [frame, _] = gratuitous(VIP, mac);
+        (mac, answer(&frame, &interface(), &set).unwrap_err())
+    };
+    assert_eq!(claim_of(2).1, IgnoreReason::OwnFrame);
+    let (mac, reason) = claim_of(3);
+    assert_eq!(reason, IgnoreReason::Rival { vip, mac });
+    let (mac, reason) = claim_of(4);
+    assert_eq!(reason, IgnoreReason::Conflict { vip, mac });
+}
+
+#[test]
+fn a_neighbour_is_told_by_a_request_of_its_own() {
+    let [request, _] = gratuitous(VIP, OWN_MAC);
+    let frame = refresh(VIP, OWN_MAC, CLIENT_MAC);
+    assert_eq!(frame[..6], CLIENT_MAC);
+    assert_eq!(frame[6..], request[6..]);
 }

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use super::{OWN_MAC, announced, interface};
-use crate::apply::announcer::arp::{IgnoreReason, answer, gratuitous};
+use crate::apply::announcer::arp::{answer, gratuitous};
 use crate::apply::announcer::filter::{
     ACCEPTED_LENGTH, Instruction, MAXIMUM_INSTRUCTIONS, PACKET_OTHERHOST, PACKET_OUTGOING,
     PACKET_TYPE_OFFSET, accept_all, accept_vips, code, reject_all,
 };
+use crate::apply::announcer::verdict::IgnoreReason;
 
 const PACKET_HOST: u32 = 0;
 const PACKET_BROADCAST: u32 = 1;

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::announced;
 use crate::apply::announcer::burst::BurstSettings;
 use crate::apply::announcer::counters::{ANSWERED, AnnouncerCounters};
+use crate::apply::announcer::socket::Protocol;
 use crate::apply::announcer::{Announcer, AnnouncerEnded};
 use crate::model::announcement::AnnouncedSet;
 
@@ -53,17 +54,27 @@ fn metrics_have_the_names_of_the_contract() {
     let counters = AnnouncerCounters::default();
     let mut registry = Registry::with_prefix("edgelb");
     counters.register(&mut registry);
-    counters.count_request("eth0", ANSWERED);
-    counters.count_reply("eth0");
-    counters.count_gratuitous("eth0", "ipv4");
-    counters.count_conflict(IpAddr::V4(VIP));
+    let mut on = counters.on("eth0");
+    let vip = IpAddr::V4(VIP);
+    for protocol in [Protocol::Arp, Protocol::NeighborDiscovery] {
+        on.count_request(protocol, ANSWERED);
+        on.count_reply(protocol);
+    }
+    on.count_gratuitous(vip);
+    on.count_refresh(vip);
+    on.count_claim(vip, false);
+    on.count_claim(vip, true);
     let mut text = String::new();
     encode(&mut text, &registry).unwrap();
     for line in [
         r#"edgelb_arp_requests_total{interface="eth0",result="answered"} 1"#,
         r#"edgelb_arp_replies_total{interface="eth0"} 1"#,
         r#"edgelb_gratuitous_total{interface="eth0",family="ipv4"} 1"#,
+        r#"edgelb_ndp_requests_total{interface="eth0",result="answered"} 1"#,
+        r#"edgelb_ndp_replies_total{interface="eth0"} 1"#,
+        r#"edgelb_neighbour_refreshes_total{interface="eth0",family="ipv4"} 1"#,
         r#"edgelb_address_conflicts_total{vip="192.0.2.10"} 1"#,
+        r#"edgelb_rival_claims_total{vip="192.0.2.10"} 1"#,
     ] {
         assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
     }

@@ -7,14 +7,19 @@
 )]
 
 mod arp;
+mod askers;
 mod burst;
+mod claims;
 mod filter;
 mod follow;
+mod limit;
+mod links;
+mod ndp;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::arp::AnnouncingInterface;
+use super::verdict::AnnouncingInterface;
 use crate::model::announcement::{AnnouncedInterface, AnnouncedSet};
 
 const INDEX: u32 = 7;
@@ -28,6 +33,14 @@ fn interface() -> AnnouncingInterface {
     }
 }
 
+fn announced_addresses(vips: &[IpAddr]) -> AnnouncedSet {
+    let mut set = announced(&[]);
+    for interface in set.interfaces.values_mut() {
+        interface.addresses.extend(vips);
+    }
+    set
+}
+
 fn announced(vips: &[Ipv4Addr]) -> AnnouncedSet {
     let announcing = AnnouncedInterface {
         watched: imbl::OrdSet::new(),
@@ -38,5 +51,6 @@ fn announced(vips: &[Ipv4Addr]) -> AnnouncedSet {
     AnnouncedSet {
         generation: 1,
         interfaces: BTreeMap::from([(INDEX, announcing)]),
+        peers: imbl::OrdSet::new(),
     }
 }
