@@ -23,6 +23,7 @@ mod health_checks;
 mod host;
 mod incremental;
 mod ipvs;
+mod lab_faults;
 mod lab_itself;
 mod model_check;
 mod monitor;

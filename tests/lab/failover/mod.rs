@@ -1,6 +1,7 @@
 //! One owner, always: who answers for a VIP after every kind of fault, what clients see of it, and
 //! what was on the wire meanwhile.
 
+mod bench;
 mod death;
 mod eligibility;
 mod field;
