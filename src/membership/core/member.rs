@@ -104,8 +104,10 @@ pub struct Member {
     pub session: Option<u64>,
     /// A number that it was asked to give back, and when.
     pub challenge: Option<(u64, Duration)>,
-    /// When it was last answered.
+    /// When a challenge of it was last answered.
     pub answered: Option<Duration>,
+    /// When a greeting of it was last answered.
+    pub greeted: Option<Duration>,
     /// The last sequence number sent to it.
     pub sequence: u64,
     pub window: Window,

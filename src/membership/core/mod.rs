@@ -217,6 +217,11 @@ impl Core {
         self.members.iter()
     }
 
+    /// This node.
+    pub const fn name(&self) -> &Text {
+        &self.settings.name
+    }
+
     /// What this node says of itself: its run and the versions of its tables.
     pub fn versions(&self) -> Versions {
         self.own.tables.versions().unwrap_or_default()

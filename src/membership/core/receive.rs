@@ -210,13 +210,15 @@ impl Core {
             return;
         }
         // Without a challenge it greets whoever is there: a known one is only told that we are.
-        if member
-            .answered
-            .is_some_and(|at| now.saturating_sub(at) < ANSWER_EVERY)
-        {
+        let answered = if challenge == 0 {
+            &mut member.greeted
+        } else {
+            &mut member.answered
+        };
+        if answered.is_some_and(|at| now.saturating_sub(at) < ANSWER_EVERY) {
             return;
         }
-        member.answered = Some(now);
+        *answered = Some(now);
         let number = match member.challenge {
             _ if known => 0,
             Some((number, at)) if now.saturating_sub(at) < CHALLENGE_VALID / 4 => number,

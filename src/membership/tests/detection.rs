@@ -81,8 +81,7 @@ fn a_silent_node_is_found_in_time_and_never_early() {
             let victim = usize::try_from(seed).unwrap() % nodes;
             let sent = |network: &Network| {
                 let captured = network.captured.as_ref().unwrap().iter();
-                let last = captured
-                    .filter(|delivered| delivered.datagram.sender == name(victim));
+                let last = captured.filter(|delivered| delivered.datagram.sender == name(victim));
                 last.map(|delivered| delivered.at).max().unwrap()
             };
             network.crash(victim);
@@ -122,4 +121,20 @@ fn five_nodes_for_four_seconds_cost_little() {
         start.elapsed(),
         network.sent.0 - sent
     );
+}
+
+#[test]
+fn debug_two() {
+    let mut network = Network::new(2, 1);
+    network.captured = Some(Vec::new());
+    network.start(0, ready());
+    network.start(1, ready());
+    network.run_for(ms(200));
+    for delivered in network.captured.take().unwrap() {
+        println!(
+            "{:?} to {} {:?} {:?}",
+            delivered.at, delivered.to, delivered.result, delivered.datagram
+        );
+    }
+    println!("{:?}", network.nodes[0].peers);
 }
