@@ -96,8 +96,11 @@ pub async fn run(
         owning.publisher(),
     );
     let counters = owning.announcer().counters().clone();
-    let metrics =
-        Arc::new(Metrics::new(&config.node.name).with(|registry| counters.register(registry)));
+    let membership = owning.membership().counters.clone();
+    let metrics = Metrics::new(&config.node.name)
+        .with(|registry| counters.register(registry))
+        .with(|registry| membership.register(registry));
+    let metrics = Arc::new(metrics);
     let (snapshots, snapshot) = watch::channel(Arc::new(reconciler.snapshot()));
     let admin = AdminSocket::bind(&config.node.runtime_dir.join("admin.sock"))
         .context("cannot open the admin socket")?;

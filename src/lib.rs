@@ -12,6 +12,7 @@ pub mod config;
 pub mod daemon;
 pub mod doctor;
 pub mod lab;
+pub mod membership;
 pub mod model;
 pub mod netlink_listener;
 pub mod owner;

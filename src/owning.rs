@@ -14,6 +14,7 @@ use crate::apply::fence::Fence;
 use crate::apply::monitor::ForeignEdits;
 use crate::apply::state_directory::StateDirectory;
 use crate::config::Config;
+use crate::membership::MembershipView;
 use crate::model::allocation::Allocations;
 use crate::model::announcement::AnnouncedSet;
 use crate::model::host::Host;
@@ -79,8 +80,7 @@ impl Owning {
                 claims,
             },
             stopped.clone(),
-        )
-        .context("cannot start a thread")?;
+        )?;
         tasks.spawn("membership", owning);
         let (claims, state) = (ownership.claims.clone(), Arc::clone(state));
         tasks.spawn_until("claims", stopped.clone(), record(claims, state));
@@ -100,6 +100,11 @@ impl Owning {
         Publisher::new(self.ownership.table.clone(), in_force)
     }
 
+    /// What others see of membership.
+    pub fn membership(&self) -> &MembershipView {
+        &self.ownership.membership
+    }
+
     /// What others see of the announcer.
     pub fn announcer(&self) -> &AnnouncerView {
         &self.announcer
@@ -110,7 +115,8 @@ impl Owning {
     pub async fn changed(&mut self) {
         tokio::select! {
             Ok(()) = self.ownership.owners.changed() => {}
-            Ok(()) = self.ownership.peers.changed() => {}
+            Ok(()) = self.ownership.membership.peers.changed() => {}
+            Ok(()) = self.ownership.membership.allocations.changed() => {}
             Ok(()) = self.draining.changed() => {}
             else => std::future::pending().await,
         }
@@ -119,8 +125,11 @@ impl Owning {
     /// Tells the reconciler who owns what, and who may.
     pub fn tell(&mut self, reconciler: &mut Reconciler) {
         let now = std::time::Instant::now();
-        let peers = Arc::clone(&self.ownership.peers.borrow_and_update());
+        let membership = &mut self.ownership.membership;
+        let peers = Arc::clone(&membership.peers.borrow_and_update());
+        let allocations = Arc::clone(&membership.allocations.borrow_and_update());
         reconciler.peers(&peers, *self.draining.borrow_and_update(), now);
+        reconciler.allocations(&allocations, now);
         reconciler.owners(&self.ownership.owners.borrow_and_update().clone(), now);
     }
 

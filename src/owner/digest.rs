@@ -1,6 +1,7 @@
 //! What this node tells the others of itself in numbers: equal ones mean that nothing differs.
 
 use crate::config::Config;
+use crate::membership::transport::lan::LanInterface;
 use crate::model::foreign::MacAddress;
 use crate::model::host::Host;
 use crate::model::peer::PublishedInterface;
@@ -19,6 +20,22 @@ pub fn published(config: &Config, host: &Host) -> Vec<PublishedInterface> {
                 name: interface.name.clone(),
                 mac: MacAddress(interface.mac?),
                 subnets: subnets.filter(|net| !is_link_local(net.addr())).collect(),
+            })
+        })
+        .collect()
+}
+
+/// The same interfaces, as the LANs where other nodes may be heard.
+pub fn lans(config: &Config, host: &Host) -> Vec<LanInterface> {
+    let usable = host.interfaces.values();
+    usable
+        .filter(|interface| may_announce(config, interface))
+        .filter_map(|interface| {
+            Some(LanInterface {
+                index: interface.index,
+                name: interface.name.clone(),
+                mac: MacAddress(interface.mac?),
+                subnets: interface.addresses.clone(),
             })
         })
         .collect()

@@ -18,6 +18,7 @@ use super::{announcing, digest};
 use crate::apply::monitor::ForeignEdits;
 use crate::apply::prober::once::ProbeOnce;
 use crate::config::Config;
+use crate::membership::transport::lan::LanInterface;
 use crate::model::allocation::Allocations;
 use crate::model::announcement::{AnnouncedInterface, AnnouncedSet};
 use crate::model::foreign::{ForeignHosts, MacAddress, Wanted, WantedInterface};
@@ -30,7 +31,7 @@ pub const LEASE_INTERVAL: Duration = Duration::from_millis(100);
 /// How long a permission lasts. Whoever was stopped for longer must hear the others first.
 pub const LEASE: Duration = Duration::from_millis(300);
 /// How long a node that was stopped waits for the others at most.
-const HEAR_PATIENCE: Duration = Duration::from_millis(600);
+const HEAR_PATIENCE: Duration = Duration::from_millis(400);
 
 /// What the task listens to.
 pub struct Ears {
@@ -51,6 +52,8 @@ pub struct Mouths {
     pub owners: watch::Sender<Owners>,
     pub claims: watch::Sender<Claims>,
     pub publication: watch::Sender<Arc<Publication>>,
+    /// The interfaces on whose LANs other nodes may be heard.
+    pub interfaces: watch::Sender<Arc<Vec<LanInterface>>>,
     /// The newest table whose withdrawals are in force.
     pub in_force: watch::Sender<u64>,
     /// Addresses that are not claimed because another host uses them.
@@ -103,8 +106,8 @@ impl OwnerTask {
         }
     }
 
-    /// Decides until `stopped`; then the others hear that this node restarts, and it keeps what it owns.
-    pub async fn run(mut self, mut stopped: watch::Receiver<bool>) {
+    /// Decides until `stopped`; returns whether this node owns something that it keeps while it restarts.
+    pub async fn run(mut self, mut stopped: watch::Receiver<bool>) -> bool {
         let mut lease = tokio::time::interval(LEASE_INTERVAL);
         lease.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.step();
@@ -139,13 +142,8 @@ impl OwnerTask {
             }
             self.step();
         }
-        let restarting = !*self.ears.draining.borrow();
-        self.mouths.publication.send_modify(|publication| {
-            let mut last = Publication::clone(publication);
-            last.state.restarting = restarting;
-            last.state.ready = false;
-            *publication = Arc::new(last);
-        });
+        // A drained node owns nothing, and nobody waits for it.
+        !self.engine.claims().is_empty()
     }
 
     /// Renews the permission to announce, unless this node was stopped for longer than that lasts: then
@@ -270,12 +268,21 @@ impl OwnerTask {
             }
             other
         });
+        let interfaces = digest::published(config, host);
+        let lans = digest::lans(config, host);
+        (self.mouths.interfaces).send_if_modified(|told| {
+            let other = **told != lans;
+            if other {
+                *told = Arc::new(lans);
+            }
+            other
+        });
         let publication = Publication {
             state: MemberState {
                 ready: table.generation > 0 && self.suspended.is_none(),
                 draining,
                 restarting: false,
-                interfaces: digest::published(config, host),
+                interfaces,
                 exceptions: Vec::new(),
                 configuration_digest: self.digests.0,
                 snapshot_digest: self.digests.1,

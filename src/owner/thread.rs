@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use anyhow::Context;
 use tokio::sync::watch;
 
 use super::guard::Guard;
@@ -12,20 +14,24 @@ use super::task::{Ears, Mouths, OwnerTask};
 use crate::apply::fence::Fence;
 use crate::apply::monitor::ForeignEdits;
 use crate::config::Config;
+use crate::membership::{Inputs, Membership, MembershipView, Settings};
 use crate::model::allocation::Allocations;
 use crate::model::announcement::AnnouncedSet;
 use crate::model::foreign::ForeignHosts;
 use crate::model::host::Host;
-use crate::model::peer::{Claims, Owners, Peers, Publication};
+use crate::model::peer::{Claims, Owners, Publication};
 use crate::plan::ownership::table::VipTable;
 use crate::tasks::on_thread;
+
+/// How long the others may take to be told that this node restarts.
+const FAREWELL: Duration = Duration::from_millis(50);
 
 /// What the thread starts from.
 pub struct Start {
     pub config: watch::Receiver<Arc<Config>>,
     pub host: watch::Receiver<Host>,
     pub draining: watch::Receiver<bool>,
-    /// The addresses of the other Nodes, by name.
+    /// The addresses of all Nodes, by name.
     pub node_addresses: watch::Receiver<Arc<BTreeMap<String, Vec<IpAddr>>>>,
     pub allocations: watch::Receiver<Arc<Allocations>>,
     pub foreign_edits: watch::Receiver<ForeignEdits>,
@@ -41,46 +47,63 @@ pub struct Ownership {
     pub in_force: watch::Receiver<u64>,
     pub owners: watch::Receiver<Owners>,
     pub claims: watch::Receiver<Claims>,
-    pub peers: watch::Receiver<Arc<Peers>>,
+    pub membership: MembershipView,
     /// Addresses that are not claimed because another host uses them.
     pub foreign: watch::Receiver<Arc<ForeignHosts>>,
 }
 
-/// Starts the thread; what is given back ends with it, some milliseconds after `stopped`.
+/// Starts the thread; what is given back ends with it, some milliseconds after `stopped`. Waits until
+/// membership is open, which takes milliseconds, or cannot be opened.
 pub fn start(
     start: Start,
     stopped: watch::Receiver<bool>,
-) -> std::io::Result<(
+) -> anyhow::Result<(
     Ownership,
     impl Future<Output = anyhow::Result<()>> + Send + 'static,
 )> {
     let (table_sender, table) = watch::channel(Arc::new(VipTable::default()));
     let (owners, owners_receiver) = watch::channel(Owners::new());
     let (claims, claims_receiver) = watch::channel(start.claims.clone());
-    let (publication, _publication_receiver) = watch::channel(Arc::new(Publication::default()));
+    let first = Publication {
+        // Whoever restarts owns what it owned.
+        claims: start.claims.clone(),
+        ..Publication::default()
+    };
+    let (publication, publication_receiver) = watch::channel(Arc::new(first));
+    let (interfaces, interfaces_receiver) = watch::channel(Arc::default());
     let (in_force, in_force_receiver) = watch::channel(0);
     let (foreign, foreign_receiver) = watch::channel(Arc::new(ForeignHosts::default()));
-    let enabled = !start.config.borrow().membership.key_files.is_empty();
-    let (_peers, peers_receiver) = watch::channel(Arc::new(Peers {
-        enabled,
-        settled: !enabled,
-        ..Peers::default()
-    }));
-    let ownership = Ownership {
-        table: table_sender,
-        in_force: in_force_receiver,
-        owners: owners_receiver,
-        claims: claims_receiver,
-        peers: peers_receiver.clone(),
-        foreign: foreign_receiver,
+    let (opened, open) = std::sync::mpsc::sync_channel(1);
+    let settings = {
+        let config = start.config.borrow();
+        Settings {
+            node: config.node.name.clone(),
+            configuration: config.membership.clone(),
+            program: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    };
+    let inputs = Inputs {
+        publication: publication_receiver,
+        node_addresses: start.node_addresses,
+        interfaces: interfaces_receiver,
     };
     let task = on_thread("membership", move || async move {
+        let (membership, view) = match Membership::open(settings, inputs) {
+            Ok(opened) => opened,
+            Err(error) => {
+                let _ = opened.send(Err(error));
+                return Ok(());
+            }
+        };
+        // Whoever started the thread waits for this.
+        let _ = opened.send(Ok(view.clone()));
+        let (stop_membership, membership_stopped) = watch::channel(false);
         let ears = Ears {
             config: start.config,
             table,
             host: start.host,
             draining: start.draining,
-            peers: peers_receiver,
+            peers: view.peers.clone(),
             allocations: start.allocations,
             foreign_edits: start.foreign_edits,
         };
@@ -89,13 +112,33 @@ pub fn start(
             owners,
             claims,
             publication,
+            interfaces,
             in_force,
             foreign,
         };
-        OwnerTask::new(ears, mouths, start.claims, Guard::new(start.fence))
-            .run(stopped)
-            .await;
+        let owner = OwnerTask::new(ears, mouths, start.claims, Guard::new(start.fence));
+        let owning = async move {
+            let restarts = owner.run(stopped).await;
+            if restarts {
+                view.announce_restart(FAREWELL).await;
+            }
+            let _ = stop_membership.send(true);
+        };
+        tokio::join!(membership.run(membership_stopped), owning);
         Ok(())
-    })?;
+    })
+    .context("cannot start a thread")?;
+    let membership = open
+        .recv()
+        .context("the thread of membership ended")?
+        .context("membership cannot start")?;
+    let ownership = Ownership {
+        table: table_sender,
+        in_force: in_force_receiver,
+        owners: owners_receiver,
+        claims: claims_receiver,
+        membership,
+        foreign: foreign_receiver,
+    };
     Ok((ownership, task))
 }

@@ -134,11 +134,11 @@ impl Reconciler {
         }
     }
 
-    /// The addresses of the other Nodes: where their daemons may be found.
+    /// The addresses of all Nodes: where their daemons may be found.
     pub fn node_addresses(&self) -> BTreeMap<String, Vec<IpAddr>> {
         let nodes = self.inputs.cluster.nodes.iter();
         nodes
-            .filter(|(name, node)| **name != self.inputs.node && !node.deleting)
+            .filter(|(_, node)| !node.deleting)
             .map(|(name, node)| (name.clone(), node.addresses.clone()))
             .collect()
     }
