@@ -93,10 +93,18 @@ fn assert_shows_everything(output: &Output, nodes: usize) {
     assert_eq!(report["services"].as_array().unwrap().len(), 2);
     assert!(report["node_port"].is_object() && report["cluster_ip"].is_object());
     assert_eq!(report["takeover"].is_object(), nodes > 1);
-    assert_ne!(
-        report["takeover"]["from"].as_str(),
-        report["takeover"]["to"].as_str().or(Some(""))
-    );
+    assert_eq!(report["drain"].is_object(), nodes > 1);
+    if nodes > 1 {
+        let (takeover, drain) = (&report["takeover"], &report["drain"]);
+        assert_ne!(takeover["from"], takeover["to"]);
+        assert_eq!(takeover["to"], drain["from"]);
+        assert_ne!(drain["from"], drain["to"]);
+        assert!(
+            takeover["blackout_ms"].as_u64().unwrap() < 1000,
+            "{takeover}"
+        );
+        assert_eq!(drain["requests"], drain["succeeded"], "{drain}");
+    }
 }
 
 #[test]

@@ -22,6 +22,7 @@ pub(super) struct DemoReport {
     pub node_port: Option<NodePortReport>,
     pub cluster_ip: Option<ClusterIpReport>,
     pub takeover: Option<TakeoverReport>,
+    pub drain: Option<DrainReport>,
     /// Why the result is "failed".
     pub error: Option<String>,
     pub elapsed_ms: u64,
@@ -94,6 +95,20 @@ pub(super) struct TakeoverReport {
     pub takeover_ms: u64,
     #[serde(flatten)]
     pub requests: Requests,
+}
+
+/// One owner that gave its VIP up on purpose, and who took it.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct DrainReport {
+    pub from: String,
+    pub to: String,
+    /// The longest time between two answers.
+    pub blackout_ms: u64,
+    /// New connections meanwhile.
+    pub requests: u64,
+    pub succeeded: u64,
+    /// Failures by reason.
+    pub failed: BTreeMap<String, u64>,
 }
 
 /// A number of requests and what became of them.
@@ -205,6 +220,7 @@ mod tests {
             node_port: None,
             cluster_ip: None,
             takeover: None,
+            drain: None,
             error: Some("interrupted".to_owned()),
             elapsed_ms: 0,
         };
@@ -240,6 +256,14 @@ mod tests {
             blackout_ms: 9,
             takeover_ms: 150,
             requests: requests(),
+        });
+        report.drain = Some(DrainReport {
+            from: "edge-b".to_owned(),
+            to: "edge-c".to_owned(),
+            blackout_ms: 7,
+            requests: 100,
+            succeeded: 99,
+            failed: BTreeMap::from([("reset".to_owned(), 1)]),
         });
         assert_eq!(problems(&report), Vec::<String>::new());
         report.datapath = "ebpf".to_owned();

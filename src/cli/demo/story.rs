@@ -11,6 +11,7 @@ use crate::lab::address_plan::VIP_POOL;
 use crate::lab::client::{Protocol, request};
 use crate::lab::daemon::{Daemon, DaemonOptions};
 use crate::lab::manifests::{self, ManifestDirectory, ServiceManifest};
+use crate::lab::membership::{Membership, MembershipNetwork};
 use crate::lab::{Lab, LabOptions, Namespace, sandbox};
 
 use super::DemoArguments;
@@ -42,6 +43,7 @@ pub(super) struct Story<'a> {
     // Daemons before the lab: they are dropped in this order, and live in its namespaces.
     pub(super) daemons: Vec<Daemon>,
     pub(super) lab: Option<Lab>,
+    options: Option<DaemonOptions>,
     pub(super) report: DemoReport,
 }
 
@@ -59,6 +61,7 @@ impl<'a> Story<'a> {
             node_port: None,
             cluster_ip: None,
             takeover: None,
+            drain: None,
             error: None,
             elapsed_ms: 0,
         };
@@ -69,6 +72,7 @@ impl<'a> Story<'a> {
             start: Instant::now(),
             daemons: Vec::new(),
             lab: None,
+            options: None,
             report,
         }
     }
@@ -87,7 +91,7 @@ impl<'a> Story<'a> {
         let [service, _] = &services;
         self.use_node_port(service)?;
         self.use_cluster_ip(service)?;
-        self.take_over(&manifests)
+        self.lose_owners(&manifests, &services)
     }
 
     /// Prints how to look around and waits for Ctrl-C. Before there is a LAN there is nothing to see.
@@ -173,6 +177,16 @@ impl<'a> Story<'a> {
         (self.report, said)
     }
 
+    /// The LAN, once it is built.
+    pub(super) fn lab(&self) -> anyhow::Result<&Lab> {
+        self.lab.as_ref().context("the LAN is not built")
+    }
+
+    /// How the daemons were started.
+    pub(super) fn options(&self) -> anyhow::Result<DaemonOptions> {
+        self.options.clone().context("no daemon was started")
+    }
+
     fn build_lan(&mut self) -> anyhow::Result<Lab> {
         self.interrupt.check()?;
         let options = LabOptions {
@@ -223,10 +237,16 @@ impl<'a> Story<'a> {
             .clone_into(&mut options.datapath);
         let start = Instant::now();
         let lab = self.lab.as_ref().context("the LAN is not built")?;
+        let nodes = lab.nodes().len();
+        if nodes > 1 {
+            let membership = Membership::among(lab, nodes, MembershipNetwork::Lan)?;
+            options.membership = Some(membership);
+        }
         // All start at once, as they would after a power failure.
         for index in 0..lab.nodes().len() {
             self.daemons.push(Daemon::start(lab, index, &options)?);
         }
+        self.options = Some(options);
         for daemon in &mut self.daemons {
             let what = format!("edgelb on {} was not ready", daemon.node());
             self.interrupt

@@ -51,6 +51,18 @@ pub(super) fn datapath(daemon: &Daemon) -> anyhow::Result<Option<String>> {
     }))
 }
 
+/// Whether the daemon counts that node among those that may announce VIPs, from `edgelb peers -o json`.
+pub(super) fn is_candidate(daemon: &Daemon, node: &str) -> anyhow::Result<bool> {
+    let Some(answer) = ask(daemon, "peers")? else {
+        return Ok(false);
+    };
+    let eligible = find(&answer, &|value| {
+        let named = value.get("name").and_then(Value::as_str) == Some(node);
+        named.then(|| value.get("eligible").and_then(Value::as_bool))?
+    });
+    Ok(eligible == Some(true))
+}
+
 /// The answer to one command, or nothing while no daemon answers (exit code 3).
 fn ask(daemon: &Daemon, command: &str) -> anyhow::Result<Option<Value>> {
     let output = daemon.ask(&[command, "-o", "json"])?;
