@@ -32,6 +32,7 @@ use crate::apply::monitor::Monitor;
 use crate::apply::prober::ProbeSettings;
 use crate::apply::state_directory::StateDirectory;
 use crate::config::{self, Config, Environment, SourceKind};
+use crate::drain_flag::DrainFlag;
 use crate::model::announcement::AnnouncedSet;
 use crate::probing;
 use crate::publisher::Publisher;
@@ -96,6 +97,7 @@ pub async fn run(
         recorder,
     } = sources::start(&config, &state, &mut tasks, &stopped);
 
+    let drain = DrainFlag::open(Arc::clone(&state)).context("cannot read whether to drain")?;
     let first_host = host.borrow_and_update().clone();
     let mut reconciler = Reconciler::new(
         Arc::clone(&config),
@@ -115,7 +117,9 @@ pub async fn run(
     tasks.spawn_until("probing", stopped.clone(), probing);
     let (admin_snapshot, admin_stopped) = (snapshot.clone(), stopped.clone());
     tasks.spawn("admin", async move {
-        admin.serve(admin_snapshot, admin_stopped).await;
+        admin
+            .serve(admin_snapshot, Arc::new(drain), admin_stopped)
+            .await;
         Ok(())
     });
     let addresses = Addresses {

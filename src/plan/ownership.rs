@@ -21,6 +21,15 @@ use crate::model::service::{Service, ServiceKey, TrafficPolicy};
 /// The label that takes a node out of serving external load balancers, whatever its value (LBC-7).
 pub const EXCLUDE_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 
+/// The label that makes a node give its VIPs up, make-before-break, whatever its value but `false`.
+pub const DRAIN_LABEL: &str = "edgelb.io/drain";
+
+/// Whether the Node is drained by its label. `edgelb drain` on the node itself asks for the same.
+pub fn drained_by_label(node: &Node) -> bool {
+    let label = node.labels.get(DRAIN_LABEL);
+    label.is_some_and(|value| value != "false")
+}
+
 /// Who owns a VIP, and why nobody else.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ownership {
