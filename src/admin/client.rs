@@ -44,6 +44,9 @@ pub enum AskError {
         #[source]
         cause: io::Error,
     },
+    /// The daemon takes no orders from us.
+    #[error("the daemon at {} refused: {message}", path.display())]
+    Denied { path: PathBuf, message: String },
     /// The daemon said no.
     #[error("the daemon at {} refused: {message}", path.display())]
     Refused { path: PathBuf, message: String },
@@ -86,13 +89,21 @@ fn send<T: DeserializeOwned>(path: &Path, asked: Asked) -> Result<T, AskError> {
         path: path.to_owned(),
         cause,
     })?;
+    let path = path.to_owned();
+    let message = || {
+        answer
+            .error
+            .unwrap_or_else(|| "it did not say why".to_owned())
+    };
     match answer.data {
         Some(data) if answer.ok => Ok(data),
+        _ if answer.denied => Err(AskError::Denied {
+            path,
+            message: message(),
+        }),
         _ => Err(AskError::Refused {
-            path: path.to_owned(),
-            message: answer
-                .error
-                .unwrap_or_else(|| "it did not say why".to_owned()),
+            path,
+            message: message(),
         }),
     }
 }

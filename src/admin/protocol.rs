@@ -143,6 +143,9 @@ pub struct Answer<T> {
     /// Why there is no answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// Whether that is because of who asked.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub denied: bool,
 }
 
 /// The line that answers with data.
@@ -151,15 +154,26 @@ pub fn data_line(data: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
         ok: true,
         data: Some(data),
         error: None,
+        denied: false,
     })
 }
 
 /// The line that answers with an error.
 pub fn error_line(error: &impl ToString) -> Result<Vec<u8>, serde_json::Error> {
+    refusal_line(error, false)
+}
+
+/// The line that refuses an order because of who gave it.
+pub fn denied_line(order: Order) -> Result<Vec<u8>, serde_json::Error> {
+    refusal_line(&RequestError::NotAllowed(order.as_str()), true)
+}
+
+fn refusal_line(error: &impl ToString, denied: bool) -> Result<Vec<u8>, serde_json::Error> {
     line(&Answer::<()> {
         ok: false,
         data: None,
         error: Some(error.to_string()),
+        denied,
     })
 }
 

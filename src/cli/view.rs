@@ -39,7 +39,7 @@ impl ViewArguments {
 pub fn unanswered(error: AskError) -> Exit {
     let exit = match &error {
         AskError::NoDaemon { .. } | AskError::Silent { .. } => Exit::NoDaemon,
-        AskError::Permission { .. } => Exit::Privilege,
+        AskError::Permission { .. } | AskError::Denied { .. } => Exit::Privilege,
         AskError::Refused { .. } | AskError::Answer { .. } => Exit::Problem,
     };
     failed(&anyhow!(error), exit)

@@ -24,7 +24,8 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, error, info, warn};
 
 use super::protocol::{
-    Asked, Command, LARGEST_REQUEST, Order, RequestError, data_line, error_line, parse_request,
+    Asked, Command, LARGEST_REQUEST, Order, RequestError, data_line, denied_line, error_line,
+    parse_request,
 };
 use super::snapshot::Snapshot;
 use super::stopped;
@@ -157,7 +158,7 @@ async fn carry_out(
         Ok(peer) => peer,
         Err(error) => {
             warn!(%error, "cannot tell who gives an order");
-            return error_line(&RequestError::NotAllowed(order.as_str()));
+            return denied_line(order);
         }
     };
     let carried_out = tokio::task::spawn_blocking(move || {
@@ -168,7 +169,7 @@ async fn carry_out(
                 order = order.as_str(),
                 "admin order refused"
             );
-            return error_line(&RequestError::NotAllowed(order.as_str()));
+            return denied_line(order);
         }
         info!(
             uid = peer.uid(),
