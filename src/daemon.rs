@@ -31,7 +31,8 @@ use crate::apply::monitor::Monitor;
 use crate::apply::prober::ProbeSettings;
 use crate::apply::state_directory::StateDirectory;
 use crate::config::{self, Config, Environment, SourceKind};
-use crate::owning::Owning;
+use crate::drain_flag::DrainFlag;
+use crate::owning::{Follows, Owning};
 use crate::probing;
 use crate::reconcile::Reconciler;
 use crate::source::host::HostSource;
@@ -77,8 +78,14 @@ pub async fn run(
         Ok(host_source.run().await?)
     });
 
-    let fence = (fence, foreign_edits.clone());
-    let mut owning = Owning::start(&config, host.clone(), &state, fence, &mut tasks, &stopped)?;
+    let drain = DrainFlag::open(Arc::clone(&state)).context("cannot read whether to drain")?;
+    let follows = Follows {
+        host: host.clone(),
+        draining: drain.watch(),
+        fence,
+        foreign_edits: foreign_edits.clone(),
+    };
+    let mut owning = Owning::start(&config, follows, &state, &mut tasks, &stopped)?;
     let Sources {
         events: mut source_events,
         status: mut source,
@@ -104,11 +111,14 @@ pub async fn run(
     let (snapshots, snapshot) = watch::channel(Arc::new(reconciler.snapshot()));
     let admin = AdminSocket::bind(&config.node.runtime_dir.join("admin.sock"))
         .context("cannot open the admin socket")?;
-    let (probing, mut foreign_hosts) = probing::start(ProbeSettings::default(), snapshot.clone());
+    let (probing, foreign_hosts) = probing::start(ProbeSettings::default(), snapshot.clone());
     tasks.spawn_until("probing", stopped.clone(), probing);
+    owning.hear(foreign_hosts);
     let (admin_snapshot, admin_stopped) = (snapshot.clone(), stopped.clone());
     tasks.spawn("admin", async move {
-        admin.serve(admin_snapshot, admin_stopped).await;
+        admin
+            .serve(admin_snapshot, Arc::new(drain), admin_stopped)
+            .await;
         Ok(())
     });
     let addresses = Addresses {
@@ -195,15 +205,9 @@ pub async fn run(
                     reconciler.host(new, Instant::now());
                 }
             }
-            changed = foreign_hosts.changed() => {
-                if changed.is_ok() {
-                    reconciler.foreign_hosts(&foreign_hosts.borrow_and_update(), Instant::now());
-                    allocator.show(&reconciler);
-                    publish_only(&reconciler, &unopened, &snapshots);
-                }
-            }
             () = owning.changed() => {
                 owning.tell(&mut reconciler);
+                allocator.show(&reconciler);
                 publish_only(&reconciler, &unopened, &snapshots);
             }
             changed = foreign_edits.changed() => {

@@ -11,6 +11,7 @@ pub mod cluster_record;
 pub mod config;
 pub mod daemon;
 pub mod doctor;
+pub mod drain_flag;
 pub mod lab;
 pub mod membership;
 pub mod model;

@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::membership::MembershipView;
 use crate::model::allocation::Allocations;
 use crate::model::announcement::AnnouncedSet;
+use crate::model::foreign::ForeignHosts;
 use crate::model::host::Host;
 use crate::model::peer::Claims;
 use crate::owner::thread::{self, Ownership, Start};
@@ -27,12 +28,22 @@ use crate::tasks::Tasks;
 /// The addresses of other nodes, by name.
 type NodeAddresses = BTreeMap<String, Vec<IpAddr>>;
 
+/// What owning follows.
+pub struct Follows {
+    pub host: watch::Receiver<Host>,
+    pub draining: watch::Receiver<bool>,
+    pub fence: Fence,
+    pub foreign_edits: watch::Receiver<ForeignEdits>,
+}
+
 /// What owns and announces VIPs, as the daemon sees it.
 pub struct Owning {
     ownership: Ownership,
     announcer: AnnouncerView,
     config: watch::Sender<Arc<Config>>,
     draining: watch::Receiver<bool>,
+    /// What each of those who listen knows of other hosts.
+    foreign: [watch::Receiver<Arc<ForeignHosts>>; 3],
     node_addresses: watch::Sender<Arc<NodeAddresses>>,
     allocations: watch::Sender<Arc<Allocations>>,
 }
@@ -41,9 +52,8 @@ impl Owning {
     /// Starts the threads and the task that keeps what this node claims on the disk.
     pub fn start(
         config: &Arc<Config>,
-        host: watch::Receiver<Host>,
+        follows: Follows,
         state: &Arc<StateDirectory>,
-        (fence, foreign_edits): (Fence, watch::Receiver<ForeignEdits>),
         tasks: &mut Tasks,
         stopped: &watch::Receiver<bool>,
     ) -> anyhow::Result<Self> {
@@ -66,16 +76,15 @@ impl Owning {
         let (node_addresses, node_addresses_receiver) =
             watch::channel(Arc::new(NodeAddresses::new()));
         let (allocations, allocations_receiver) = watch::channel(Arc::new(Allocations::default()));
-        let (_draining, draining) = watch::channel(false);
         let (ownership, owning) = thread::start(
             Start {
                 config: config_receiver,
-                host,
-                draining: draining.clone(),
+                host: follows.host,
+                draining: follows.draining.clone(),
                 node_addresses: node_addresses_receiver,
                 allocations: allocations_receiver,
-                foreign_edits,
-                fence,
+                foreign_edits: follows.foreign_edits,
+                fence: follows.fence,
                 announced,
                 claims,
             },
@@ -85,10 +94,15 @@ impl Owning {
         let (claims, state) = (ownership.claims.clone(), Arc::clone(state));
         tasks.spawn_until("claims", stopped.clone(), record(claims, state));
         Ok(Self {
+            foreign: [
+                view.foreign(),
+                ownership.foreign.clone(),
+                watch::channel(Arc::default()).1,
+            ],
             ownership,
             announcer: view,
             config: config_sender,
-            draining,
+            draining: follows.draining,
             node_addresses,
             allocations,
         })
@@ -110,14 +124,23 @@ impl Owning {
         &self.announcer
     }
 
+    /// Listens to the prober as well.
+    pub fn hear(&mut self, prober: watch::Receiver<Arc<ForeignHosts>>) {
+        self.foreign[2] = prober;
+    }
+
     /// Waits until there is something to be told; for ever where its thread has ended, of which the
     /// daemon hears otherwise.
     pub async fn changed(&mut self) {
+        let [announcer, owner, prober] = &mut self.foreign;
         tokio::select! {
             Ok(()) = self.ownership.owners.changed() => {}
             Ok(()) = self.ownership.membership.peers.changed() => {}
             Ok(()) = self.ownership.membership.allocations.changed() => {}
             Ok(()) = self.draining.changed() => {}
+            Ok(()) = announcer.changed() => {}
+            Ok(()) = owner.changed() => {}
+            Ok(()) = prober.changed() => {}
             else => std::future::pending().await,
         }
     }
@@ -130,6 +153,12 @@ impl Owning {
         let allocations = Arc::clone(&membership.allocations.borrow_and_update());
         reconciler.peers(&peers, *self.draining.borrow_and_update(), now);
         reconciler.allocations(&allocations, now);
+        let known = self.foreign.iter_mut();
+        let known: Vec<Arc<ForeignHosts>> = known
+            .map(|foreign| Arc::clone(&foreign.borrow_and_update()))
+            .collect();
+        let foreign = known.iter().flat_map(|foreign| foreign.iter()).collect();
+        reconciler.foreign_hosts(&foreign, now);
         reconciler.owners(&self.ownership.owners.borrow_and_update().clone(), now);
     }
 

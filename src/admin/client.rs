@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
-use super::protocol::{Answer, Command, request_line};
+use super::protocol::{Answer, Asked, Command, Order, request_line};
 
 /// A daemon answers in milliseconds; one that is silent this long hangs.
 const LONGEST_SILENCE: Duration = Duration::from_secs(10);
@@ -44,6 +44,9 @@ pub enum AskError {
         #[source]
         cause: io::Error,
     },
+    /// The daemon takes no orders from us.
+    #[error("the daemon at {} refused: {message}", path.display())]
+    Denied { path: PathBuf, message: String },
     /// The daemon said no.
     #[error("the daemon at {} refused: {message}", path.display())]
     Refused { path: PathBuf, message: String },
@@ -62,6 +65,15 @@ pub enum AskError {
 
 /// Asks one question.
 pub fn ask<T: DeserializeOwned>(path: &Path, command: Command) -> Result<T, AskError> {
+    send(path, Asked::See(command))
+}
+
+/// Gives one order.
+pub fn order<T: DeserializeOwned>(path: &Path, order: Order) -> Result<T, AskError> {
+    send(path, Asked::Do(order))
+}
+
+fn send<T: DeserializeOwned>(path: &Path, asked: Asked) -> Result<T, AskError> {
     let stream = UnixStream::connect(path).map_err(|cause| {
         let path = path.to_owned();
         match cause.kind() {
@@ -69,7 +81,7 @@ pub fn ask<T: DeserializeOwned>(path: &Path, command: Command) -> Result<T, AskE
             _ => AskError::NoDaemon { path, cause },
         }
     })?;
-    let bytes = exchange(stream, command).map_err(|cause| AskError::Silent {
+    let bytes = exchange(stream, asked).map_err(|cause| AskError::Silent {
         path: path.to_owned(),
         cause,
     })?;
@@ -77,21 +89,29 @@ pub fn ask<T: DeserializeOwned>(path: &Path, command: Command) -> Result<T, AskE
         path: path.to_owned(),
         cause,
     })?;
+    let path = path.to_owned();
+    let message = || {
+        answer
+            .error
+            .unwrap_or_else(|| "it did not say why".to_owned())
+    };
     match answer.data {
         Some(data) if answer.ok => Ok(data),
+        _ if answer.denied => Err(AskError::Denied {
+            path,
+            message: message(),
+        }),
         _ => Err(AskError::Refused {
-            path: path.to_owned(),
-            message: answer
-                .error
-                .unwrap_or_else(|| "it did not say why".to_owned()),
+            path,
+            message: message(),
         }),
     }
 }
 
-fn exchange(mut stream: UnixStream, command: Command) -> io::Result<Vec<u8>> {
+fn exchange(mut stream: UnixStream, asked: Asked) -> io::Result<Vec<u8>> {
     stream.set_read_timeout(Some(LONGEST_SILENCE))?;
     stream.set_write_timeout(Some(LONGEST_SILENCE))?;
-    stream.write_all(&request_line(command).map_err(io::Error::other)?)?;
+    stream.write_all(&request_line(asked).map_err(io::Error::other)?)?;
     let mut bytes = Vec::new();
     stream.take(LARGEST_ANSWER).read_to_end(&mut bytes)?;
     if bytes.is_empty() {

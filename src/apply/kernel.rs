@@ -408,9 +408,8 @@ impl Kernel {
         match Fence::open().and_then(|mut fence| fence.remove()) {
             Ok(removed) => report.count("table", "remove", removed),
             Err(error) => {
-                report
-                    .failures
-                    .push(Failure::new("table", "netdev and arp edgelb", &error))
+                let failure = Failure::new("table", "netdev and arp edgelb", &error);
+                report.failures.push(failure);
             }
         }
         if let Err(error) = self.restore_timeouts() {

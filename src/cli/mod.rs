@@ -5,6 +5,7 @@ mod check;
 mod cleanup;
 pub mod demo;
 mod doctor;
+mod drain;
 pub mod exit;
 mod interrupt;
 pub mod output;
@@ -70,6 +71,10 @@ enum Command {
     Pools(ViewArguments),
     /// Shows the nodes among which VIPs are shared out.
     Peers(ViewArguments),
+    /// Gives this node's VIPs up, make-before-break, and waits until others announce them.
+    Drain(drain::DrainArguments),
+    /// Lets this node take VIPs again.
+    Undrain(ViewArguments),
     /// Looks for what keeps this node from working, and says how to mend it.
     Doctor,
     /// Shows the whole thing on this machine, in a LAN of network namespaces, without a cluster.
@@ -98,6 +103,8 @@ pub fn run() -> ExitCode {
         Command::Vips(view) => vips::run(view, config, format),
         Command::Pools(view) => pools::run(view, config, format),
         Command::Peers(view) => peers::run(view, config, format),
+        Command::Drain(arguments) => drain::drain(arguments, config, format),
+        Command::Undrain(view) => drain::undrain(view, config, format),
     };
     ended
         .unwrap_or_else(|error| {

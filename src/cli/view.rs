@@ -25,6 +25,26 @@ pub struct ViewArguments {
     socket: Option<PathBuf>,
 }
 
+impl ViewArguments {
+    /// The admin socket to ask; where none is known that is told, and this is how the command ends.
+    pub fn socket(&self, config: &Path) -> Result<PathBuf, Exit> {
+        match &self.socket {
+            Some(path) => Ok(path.clone()),
+            None => socket_of(config).map_err(|error| failed(&error, Exit::Usage)),
+        }
+    }
+}
+
+/// Tells why there is no answer; how the command ends.
+pub fn unanswered(error: AskError) -> Exit {
+    let exit = match &error {
+        AskError::NoDaemon { .. } | AskError::Silent { .. } => Exit::NoDaemon,
+        AskError::Permission { .. } | AskError::Denied { .. } => Exit::Privilege,
+        AskError::Refused { .. } | AskError::Answer { .. } => Exit::Problem,
+    };
+    failed(&anyhow!(error), exit)
+}
+
 /// Asks the daemon and prints its answer in the form that was asked for.
 pub fn show<T>(
     command: Command,
@@ -36,23 +56,13 @@ pub fn show<T>(
 where
     T: Serialize + DeserializeOwned,
 {
-    let path = match &arguments.socket {
-        Some(path) => path.clone(),
-        None => match socket_of(config) {
-            Ok(path) => path,
-            Err(error) => return Ok(failed(&error, Exit::Usage)),
-        },
+    let path = match arguments.socket(config) {
+        Ok(path) => path,
+        Err(exit) => return Ok(exit),
     };
     let answer: T = match ask(&path, command) {
         Ok(answer) => answer,
-        Err(error) => {
-            let exit = match &error {
-                AskError::NoDaemon { .. } | AskError::Silent { .. } => Exit::NoDaemon,
-                AskError::Permission { .. } => Exit::Privilege,
-                AskError::Refused { .. } | AskError::Answer { .. } => Exit::Problem,
-            };
-            return Ok(failed(&anyhow!(error), exit));
-        }
+        Err(error) => return Ok(unanswered(error)),
     };
     match format {
         Format::Json => output::write_json(&answer),

@@ -12,6 +12,7 @@
 )]
 
 mod cli;
+mod drain;
 mod health;
 mod metrics;
 mod node_port;

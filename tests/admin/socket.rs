@@ -14,6 +14,8 @@ use edgelb::admin::protocol::{Command, LARGEST_REQUEST};
 use edgelb::admin::snapshot::Snapshot;
 use edgelb::admin::socket::{AdminSocket, BindError, MOST_CLIENTS, REQUEST_TIMEOUT};
 use edgelb::admin::view::{Services, Status};
+use edgelb::apply::state_directory::StateDirectory;
+use edgelb::drain_flag::DrainFlag;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::{oneshot, watch};
@@ -24,6 +26,8 @@ use crate::world;
 pub struct Served {
     pub directory: TempDir,
     pub snapshots: watch::Sender<Arc<Snapshot>>,
+    /// What the daemon was told.
+    pub drain: watch::Receiver<bool>,
     stop: watch::Sender<bool>,
     thread: Option<thread::JoinHandle<()>>,
 }
@@ -33,6 +37,9 @@ impl Served {
         let directory = tempfile::tempdir().unwrap();
         let path = socket_in(&directory);
         let (snapshots, seen) = watch::channel(Arc::new(world::snapshot()));
+        let (state, _) = StateDirectory::open(&directory.path().join("state")).unwrap();
+        let flag = Arc::new(DrainFlag::open(Arc::new(state)).unwrap());
+        let drain = flag.watch();
         let (stop, stopping) = watch::channel(false);
         let (ready, bound) = oneshot::channel();
         let thread = thread::spawn(move || {
@@ -43,13 +50,14 @@ impl Served {
             runtime.block_on(async {
                 let socket = AdminSocket::bind(&path).unwrap();
                 ready.send(()).unwrap();
-                socket.serve(seen, stopping).await;
+                socket.serve(seen, flag, stopping).await;
             });
         });
         bound.blocking_recv().unwrap();
         Self {
             directory,
             snapshots,
+            drain,
             stop,
             thread: Some(thread),
         }
@@ -150,6 +158,15 @@ fn hostile_requests_get_an_error_and_the_next_one_an_answer() {
         let answer = served.send(request);
         assert!(refusal(&answer).contains(part), "{answer}");
     }
+    // What changes something is not done by halves.
+    for request in [
+        &b"{\"command\":\"drain"[..],
+        b"{\"command\":\"drain \"}\n",
+        b"drain\n",
+    ] {
+        refusal(&served.send(request));
+    }
+    assert!(!served.drain.has_changed().unwrap());
     let long_name = format!("{{\"command\":\"{}\"}}\n", "x".repeat(10_000));
     let answer = served.send(long_name.as_bytes());
     assert!(refusal(&answer).len() < 300, "not all of it is repeated");

@@ -1,11 +1,13 @@
-//! The admin socket: tells root and the group `edgelb` what the daemon knows. It only reads
-//! snapshots, so that no request, however many or hostile, holds up a pass.
+//! The admin socket: tells root and the group `edgelb` what the daemon knows, and takes their orders.
+//! It reads snapshots and sets flags, so that no request, however many or hostile, holds up a pass.
 //!
 //! ```text
 //! client ──line──► task (at most MOST_CLIENTS) ──► newest Snapshot ──► view ──line──► client
+//!                                           └──► DrainFlag ──► whoever decides about ownership
 //! ```
 
 mod bind;
+mod credentials;
 
 pub use bind::{ADMIN_GROUP, AdminSocket, BindError};
 
@@ -19,14 +21,16 @@ use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
 use super::protocol::{
-    Command, LARGEST_REQUEST, RequestError, data_line, error_line, parse_request,
+    Asked, Command, LARGEST_REQUEST, Order, RequestError, data_line, denied_line, error_line,
+    parse_request,
 };
 use super::snapshot::Snapshot;
 use super::stopped;
-use super::view::View;
+use super::view::{Drained, View};
+use crate::drain_flag::DrainFlag;
 
 /// Clients that are served at once; more wait in the socket's queue.
 pub const MOST_CLIENTS: usize = 32;
@@ -44,9 +48,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 pub async fn serve(
     path: &Path,
     snapshots: watch::Receiver<Arc<Snapshot>>,
+    drain: Arc<DrainFlag>,
     stop: watch::Receiver<bool>,
 ) -> Result<(), BindError> {
-    AdminSocket::bind(path)?.serve(snapshots, stop).await;
+    AdminSocket::bind(path)?.serve(snapshots, drain, stop).await;
     Ok(())
 }
 
@@ -55,6 +60,7 @@ impl AdminSocket {
     pub async fn serve(
         self,
         snapshots: watch::Receiver<Arc<Snapshot>>,
+        drain: Arc<DrainFlag>,
         mut stop: watch::Receiver<bool>,
     ) {
         let mut clients = JoinSet::new();
@@ -68,7 +74,7 @@ impl AdminSocket {
                 }
                 accepted = self.listener().accept(), if clients.len() < MOST_CLIENTS => match accepted {
                     Ok((stream, _)) => {
-                        clients.spawn(serve_client(stream, snapshots.clone()));
+                        clients.spawn(serve_client(stream, snapshots.clone(), Arc::clone(&drain)));
                     }
                     Err(error) => {
                         warn!(%error, "cannot accept on the admin socket");
@@ -82,7 +88,11 @@ impl AdminSocket {
 }
 
 /// Answers the one request of a connection.
-async fn serve_client(mut stream: UnixStream, snapshots: watch::Receiver<Arc<Snapshot>>) {
+async fn serve_client(
+    mut stream: UnixStream,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    drain: Arc<DrainFlag>,
+) {
     let request = match timeout(REQUEST_TIMEOUT, read_line(&mut stream)).await {
         Ok(Ok(Some(line))) => parse_request(&line),
         Ok(Ok(None)) => Err(RequestError::TooLarge),
@@ -94,9 +104,13 @@ async fn serve_client(mut stream: UnixStream, snapshots: watch::Receiver<Arc<Sna
     };
     log(&stream, &request);
     let answer = match request {
-        Ok(command) => {
+        Ok(Asked::See(command)) => {
             let snapshot = Arc::clone(&snapshots.borrow());
             answer(command, snapshot).await
+        }
+        Ok(Asked::Do(order)) => {
+            let node = snapshots.borrow().inputs.node.clone();
+            carry_out(order, &stream, node, drain).await
         }
         Err(refusal) => error_line(&refusal),
     };
@@ -133,6 +147,59 @@ async fn answer(command: Command, snapshot: Arc<Snapshot>) -> Result<Vec<u8>, se
     }
 }
 
+/// Sets the flag, for those who may; a lookup of users and the disk may take their time.
+async fn carry_out(
+    order: Order,
+    stream: &UnixStream,
+    node: String,
+    drain: Arc<DrainFlag>,
+) -> Result<Vec<u8>, serde_json::Error> {
+    let peer = match stream.peer_cred() {
+        Ok(peer) => peer,
+        Err(error) => {
+            warn!(%error, "cannot tell who gives an order");
+            return denied_line(order);
+        }
+    };
+    let carried_out = tokio::task::spawn_blocking(move || {
+        if !credentials::may_order(&peer) {
+            warn!(
+                uid = peer.uid(),
+                gid = peer.gid(),
+                order = order.as_str(),
+                "admin order refused"
+            );
+            return denied_line(order);
+        }
+        info!(
+            uid = peer.uid(),
+            pid = peer.pid(),
+            order = order.as_str(),
+            "admin order"
+        );
+        let draining = order == Order::Drain;
+        match drain.set(draining) {
+            Ok(changed) => data_line(&Drained {
+                node,
+                draining,
+                changed,
+            }),
+            Err(error) => {
+                let error = anyhow::Error::from(error);
+                error!(error = format!("{error:#}"), "drain cannot be kept");
+                error_line(&format!("{error:#}"))
+            }
+        }
+    });
+    match carried_out.await {
+        Ok(line) => line,
+        Err(error) => {
+            error!(%error, "admin order failed");
+            error_line(&"the daemon could not carry it out; its log says why")
+        }
+    }
+}
+
 /// The bytes up to a newline or the end, or nothing where they are too many.
 async fn read_line(stream: &mut UnixStream) -> io::Result<Option<Vec<u8>>> {
     let mut line = Vec::new();
@@ -155,13 +222,13 @@ async fn read_line(stream: &mut UnixStream) -> io::Result<Option<Vec<u8>>> {
 }
 
 /// Who asked what. To read needs no more than the mode of the socket.
-fn log(stream: &UnixStream, request: &Result<Command, RequestError>) {
+fn log(stream: &UnixStream, request: &Result<Asked, RequestError>) {
     let who = stream.peer_cred().ok();
     let uid = who.map(|who| who.uid());
     let gid = who.map(|who| who.gid());
     let pid = who.and_then(|who| who.pid());
     match request {
-        Ok(command) => debug!(uid, gid, pid, command = command.as_str(), "admin request"),
+        Ok(asked) => debug!(uid, gid, pid, command = asked.as_str(), "admin request"),
         Err(error) => debug!(uid, gid, pid, %error, "admin request refused"),
     }
 }

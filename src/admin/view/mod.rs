@@ -2,6 +2,7 @@
 //!
 //! `tests/schemas/` describes each object; fields are only ever added.
 
+mod drained;
 mod passing;
 mod peers;
 mod pools;
@@ -9,6 +10,7 @@ mod services;
 mod status;
 mod vips;
 
+pub use drained::Drained;
 pub use passing::Passing;
 pub use peers::{Peer, Peers};
 pub use pools::{PoolFamily, Pools};

@@ -285,11 +285,15 @@ impl Fence {
     }
 
     fn change(&mut self, applied: &Fenced, wanted: &Fenced) -> Result<(), FenceError> {
+        if !self.tables.egress && applied.interfaces != wanted.interfaces {
+            // Rare, and there it is nothing but a set.
+            return self.rebuild(wanted);
+        }
         let Some(socket) = &mut self.socket else {
             return Ok(());
         };
         let mut requests = Vec::new();
-        if self.tables.egress && applied.interfaces != wanted.interfaces {
+        if applied.interfaces != wanted.interfaces {
             // The kernel removes chains by itself when their interface goes.
             let chains = observe::chains(socket, NETDEV)?;
             requests = requests::of_chains(&chains, &rules::egress(&wanted.interfaces));

@@ -40,6 +40,7 @@ pub(super) fn contents(
             let kind = SetKind {
                 flags: set.number(3).unwrap_or_default(),
                 key_type: set.number(4).unwrap_or_default(),
+                host_order: set.get(13).is_some(),
                 key_length: set.number(5).unwrap_or_default(),
                 size: (set.nested(9))
                     .and_then(|description| description.number(1))
@@ -69,7 +70,7 @@ pub(super) fn chains(
         if chain.string(1)? == Some(TABLE) {
             let name = chain.string(3)?.unwrap_or_default().to_owned();
             let contents = ChainContents {
-                hook: chain.nested(4).map(|it| hook(&it)).transpose()?.flatten(),
+                hook: chain.nested(4).and_then(|it| hook(&it)),
                 policy: chain.number(5),
                 rules: Vec::new(),
             };
@@ -80,10 +81,8 @@ pub(super) fn chains(
 }
 
 /// `NFTA_CHAIN_HOOK`; none where it does not say on which hook.
-fn hook(attributes: &Attributes<'_>) -> Result<Option<Hook>, FenceError> {
-    let (Some(number), Some(priority)) = (attributes.number(1), attributes.number(2)) else {
-        return Ok(None);
-    };
+fn hook(attributes: &Attributes<'_>) -> Option<Hook> {
+    let (number, priority) = (attributes.number(1)?, attributes.number(2)?);
     // NFTA_HOOK_DEVS has all of them, since Linux 5.5.
     let listed = attributes.nested(4);
     let names = listed.iter().flat_map(Attributes::iter);
@@ -91,11 +90,11 @@ fn hook(attributes: &Attributes<'_>) -> Result<Option<Hook>, FenceError> {
         let name = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
         String::from_utf8_lossy(name).into_owned()
     };
-    Ok(Some(Hook {
+    Some(Hook {
         number,
         priority: priority.cast_signed(),
         devices: names.map(|(_, bytes)| name(bytes)).collect(),
-    }))
+    })
 }
 
 fn elements(socket: &mut NetlinkSocket, family: u8, set: &str) -> Result<Elements, FenceError> {

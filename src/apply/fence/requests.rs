@@ -132,6 +132,11 @@ fn set_request(table: &Table, set: &Set, identifier: u32) -> Request {
     if kind.flags & EVAL != 0 {
         request.bytes(11, &kind.timeout.to_be_bytes()); // NFTA_SET_TIMEOUT
     }
+    if kind.host_order {
+        // NFTNL_UDATA_SET_KEYBYTEORDER, four bytes: without it the nft program shows nonsense.
+        let order = 1_u32.to_ne_bytes();
+        request.bytes(13, &[&[0, 4], &order[..]].concat()); // NFTA_SET_USERDATA
+    }
     request
 }
 

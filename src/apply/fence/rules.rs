@@ -43,7 +43,7 @@ mod datatype {
     pub(super) const IPV6_ADDRESS: u32 = 8;
     pub(super) const ETHERTYPE: u32 = 10;
     pub(super) const MARK: u32 = 19;
-    pub(super) const INTERFACE: u32 = 20;
+    pub(super) const INTERFACE_NAME: u32 = 41;
     pub(super) const ICMPV6_TYPE: u32 = 29;
 }
 
@@ -56,8 +56,10 @@ const EGRESS: u32 = 1;
 /// `NF_ARP_IN`, `NF_ARP_OUT`
 const ARP_INPUT: u32 = 0;
 const ARP_OUTPUT: u32 = 1;
-/// `NFT_META_OIF`
-const OUTPUT_INTERFACE: u32 = 5;
+/// `NFT_META_OIFNAME`
+const OUTPUT_INTERFACE: u32 = 7;
+/// `IFNAMSIZ`
+const NAME_BYTES: u32 = 16;
 /// `NFT_PAYLOAD_LL_HEADER`, `NFT_PAYLOAD_NETWORK_HEADER`
 const LINK_HEADER: u32 = 0;
 const NETWORK_HEADER: u32 = 1;
@@ -193,13 +195,15 @@ pub(super) fn arp(egress: bool, interfaces: &BTreeMap<u32, String>) -> Table {
     });
     let mut chains = vec![base("input".to_owned(), ARP_INPUT, &[], vec![requests])];
     if !egress {
-        let indexes = interfaces
-            .keys()
-            .map(|index| (index.to_ne_bytes().to_vec(), String::new()));
+        let names = interfaces.values().map(|name| {
+            let mut key = name.as_bytes().to_vec();
+            key.resize(NAME_BYTES as usize, 0);
+            (key, String::new())
+        });
         sets.push(addresses(OWNED4, 4));
         sets.push(Set {
-            elements: indexes.collect(),
-            ..plain_set(INTERFACES, datatype::INTERFACE, 4)
+            elements: names.collect(),
+            ..plain_set(INTERFACES, datatype::INTERFACE_NAME, NAME_BYTES)
         });
         let leaks = rule(
             "the kernel asks in the name of no vip of others",
@@ -288,6 +292,7 @@ fn plain_set(name: &'static str, key_type: u32, key_length: u32) -> Set {
         kind: SetKind {
             flags: 0,
             key_type,
+            host_order: [datatype::MARK, datatype::INTERFACE_NAME].contains(&key_type),
             key_length,
             size: 0,
             timeout: 0,

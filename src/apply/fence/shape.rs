@@ -117,6 +117,8 @@ pub(super) struct SetKind {
     pub(super) flags: u32,
     /// nft's number of the datatype, for its listings.
     pub(super) key_type: u32,
+    /// Whether a key is in this machine's byte order, or text; for nft's listings too.
+    pub(super) host_order: bool,
     pub(super) key_length: u32,
     /// The most elements; 0 for any number.
     pub(super) size: u32,

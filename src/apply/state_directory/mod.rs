@@ -32,6 +32,7 @@ const CLAIMS: &str = "claims.json";
 const SYSCTLS: &str = "sysctls.json";
 const TIMEOUTS: &str = "ipvs-timeouts.json";
 const CLUSTER: &str = "cluster.json";
+const DRAIN: &str = "drain.json";
 const BOOT: &str = "boot_id";
 const LOCK: &str = "lock";
 /// What the kernel calls this boot.
@@ -175,6 +176,16 @@ impl StateDirectory {
     /// Replaces them; `None` says that they are as they were found.
     pub fn write_timeouts(&self, timeouts: Option<[u32; 3]>) -> Result<(), Error> {
         self.write(TIMEOUTS, timeouts)
+    }
+
+    /// Whether this node was asked to give its VIPs up. It outlives reboots: only `undrain` ends it.
+    pub fn read_drain(&self) -> Result<(bool, Option<Warning>), Error> {
+        self.read(DRAIN)
+    }
+
+    /// Replaces that.
+    pub fn write_drain(&self, draining: bool) -> Result<(), Error> {
+        self.write(DRAIN, draining)
     }
 
     /// The last complete cluster that a source saw; `None` where none was recorded.

@@ -82,6 +82,12 @@ impl<'a> Field<'a> {
         })
     }
 
+    /// Why a node may own nothing at all now; `None` where it may.
+    pub fn standing(&self, node: &str) -> Option<Reason> {
+        let member = self.members.iter().find(|member| member.name == node);
+        member.map_or(Some(Reason::PeerDown), |member| member.excluded.clone())
+    }
+
     /// Every node that may not own the group, with the reason.
     pub fn excluded(&self, group: &VipGroup) -> Vec<(String, Reason)> {
         let judged = self.members.iter().filter_map(|member| {

@@ -26,8 +26,14 @@ use crate::model::service::{Service, ServiceKey, TrafficPolicy};
 /// The label that takes a node out of serving external load balancers, whatever its value (LBC-7).
 pub const EXCLUDE_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 
-/// The label that drains a node, whatever its value (AN-10).
+/// The label that makes a node give its VIPs up, make-before-break, whatever its value but `false`.
 pub const DRAIN_LABEL: &str = "edgelb.io/drain";
+
+/// Whether the Node is drained by its label. `edgelb drain` on the node itself asks for the same.
+pub fn drained_by_label(node: &Node) -> bool {
+    let label = node.labels.get(DRAIN_LABEL);
+    label.is_some_and(|value| value != "false")
+}
 
 /// Who owns a VIP, and why nobody else.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -149,7 +155,7 @@ fn exclusion(config: &Config, node: &Node) -> Option<Reason> {
         Some(Reason::NodeDeleting)
     } else if node.labels.contains_key(EXCLUDE_LABEL) {
         Some(Reason::ExcludedByLabel)
-    } else if node.labels.contains_key(DRAIN_LABEL) {
+    } else if drained_by_label(node) {
         Some(Reason::Draining)
     } else if !config.announce.node_selector.is_empty()
         && !any_matches(&config.announce.node_selector, &node.labels)

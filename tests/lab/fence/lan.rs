@@ -189,7 +189,7 @@ pub fn tagged(frame: &[u8], vlan: u16) -> Vec<u8> {
     [addresses, &[0x81, 0], &control, rest].concat()
 }
 
-/// A running tcpdump of ARP and ICMPv6.
+/// A running tcpdump.
 pub struct Capture {
     tcpdump: Child,
     lines: Arc<Mutex<Vec<String>>>,

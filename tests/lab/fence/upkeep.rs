@@ -90,7 +90,7 @@ fn ten_thousand_vips_are_fenced_fast_and_one_more_is_cheap() {
         assert!(fence.repair().unwrap());
         start.elapsed()
     });
-    println!("10,000 vips {all:?}, one more {one:?}, checked {checked:?}, rebuilt {rebuilt:?}");
+    eprintln!("10,000 vips {all:?}, one more {one:?}, checked {checked:?}, rebuilt {rebuilt:?}");
     // Far above what an emulated machine needs, far below a second of silence for each address.
     assert!(all < Duration::from_secs(3), "{all:?}");
     assert!(one < Duration::from_millis(100), "{one:?}");
@@ -144,17 +144,17 @@ fn what_others_do_to_the_fence_is_noticed_and_repaired() {
         assert!(node.within(|| fence.repair()).unwrap(), "repairs: {edit}");
         let elapsed = start.elapsed();
         assert!(elapsed < Duration::from_secs(1), "{edit}: {elapsed:?}");
-        println!("{edit}: noticed {taken:?}, repaired {elapsed:?}");
+        eprintln!("{edit}: noticed {taken:?}, repaired {elapsed:?}");
         assert_eq!(listing(node), right, "{edit}");
     }
     // The fence's own work was told to nobody, and nothing was taken for the forwarding table's.
     let told: ForeignEdits = *receiver.borrow();
     assert_eq!((told.tables, told.routes), (0, 0));
-    let fences = told.fences;
+    let count = told.fences;
     let fenced = node.fenced(&VIPS);
     node.within(|| fence.set(&fenced)).unwrap();
     std::thread::sleep(Duration::from_millis(50));
-    assert_eq!(receiver.borrow().fences, fences);
+    assert_eq!(receiver.borrow().fences, count);
     runtime.shutdown_background();
 }
 
