@@ -90,9 +90,16 @@ impl Core {
             Seen::Replayed => return Err(Refusal::Replayed),
         }
         self.hear_directly(now, from, &sender);
+        let about = match &body {
+            Body::Part(part) if part.of != sender => Some(part.of.clone()),
+            _ => None,
+        };
         self.handle_body(now, &sender, body);
         self.follow_swim();
-        self.decide(now);
+        self.decide_about(now, &sender);
+        if let Some(other) = about {
+            self.decide_about(now, &other);
+        }
         Ok(Accepted::Fresh)
     }
 
@@ -194,7 +201,7 @@ impl Core {
         if fresh == Some(true) {
             self.beat_to(now, sender);
         }
-        self.decide(now);
+        self.decide_about(now, sender);
         Ok(fresh.map_or(Accepted::Handshake, |_| Accepted::Fresh))
     }
 
@@ -264,14 +271,19 @@ impl Core {
                 .tables
                 .install(Table::Claims, (versions.epoch, 0), &[0]);
         }
-        self.swim.meet(
-            now,
-            Identity {
-                name: sender.clone(),
-                epoch: versions.epoch,
-                renewed: heartbeat.renewed,
-            },
-        );
+        let identity = (versions.epoch, heartbeat.renewed);
+        if member.met != Some(identity) {
+            member.met = Some(identity);
+            let (name, (epoch, renewed)) = (sender.clone(), identity);
+            self.swim.meet(
+                now,
+                Identity {
+                    name,
+                    epoch,
+                    renewed,
+                },
+            );
+        }
         for known in &*heartbeat.known {
             self.handle_known(now, sender, known);
         }

@@ -122,19 +122,3 @@ fn five_nodes_for_four_seconds_cost_little() {
         network.sent.0 - sent
     );
 }
-
-#[test]
-fn debug_two() {
-    let mut network = Network::new(2, 1);
-    network.captured = Some(Vec::new());
-    network.start(0, ready());
-    network.start(1, ready());
-    network.run_for(ms(200));
-    for delivered in network.captured.take().unwrap() {
-        println!(
-            "{:?} to {} {:?} {:?}",
-            delivered.at, delivered.to, delivered.result, delivered.datagram
-        );
-    }
-    println!("{:?}", network.nodes[0].peers);
-}
