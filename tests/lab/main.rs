@@ -22,6 +22,7 @@ mod host;
 mod incremental;
 mod ipvs;
 mod lab_itself;
+mod membership;
 mod model_check;
 mod monitor;
 mod netlink;
