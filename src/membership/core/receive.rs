@@ -298,7 +298,10 @@ impl Core {
         known: &crate::membership::datagram::Known,
     ) {
         if known.name == self.settings.name {
-            if known.versions.epoch > self.versions().epoch {
+            let (theirs, ours) = (known.versions, self.versions());
+            let later = theirs.epoch == ours.epoch
+                && (theirs.state > ours.state || theirs.claims > ours.claims);
+            if theirs.epoch > ours.epoch || later {
                 self.begin_run(now, known.versions.epoch.saturating_add(1));
             }
             return;
