@@ -44,6 +44,26 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
             "k8s_openapi",
         ],
     ),
+    (
+        "membership/",
+        &[
+            "crate::plan",
+            "crate::apply",
+            "crate::source",
+            "crate::admin",
+            "k8s_openapi",
+        ],
+    ),
+    (
+        "membership/core/",
+        &[
+            "tokio",
+            "std::fs",
+            "Instant::now",
+            "SystemTime::now",
+            "UdpSocket",
+        ],
+    ),
     ("source/", &["crate::plan", "crate::apply", "crate::admin"]),
     ("apply/", &["crate::plan", "crate::source", "crate::admin"]),
     (

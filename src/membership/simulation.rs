@@ -72,6 +72,8 @@ pub struct Network {
     random: SmallRng,
     queue: BTreeMap<(Duration, u64), (usize, Source, Datagram)>,
     number: u64,
+    /// Two starts within a millisecond are two runs.
+    starts: u64,
 }
 
 fn address(node: usize) -> SocketAddr {
@@ -117,12 +119,14 @@ impl Network {
             random: SmallRng::seed_from_u64(seed),
             queue: BTreeMap::new(),
             number: 0,
+            starts: 0,
         }
     }
 
     /// Starts (or restarts) a node that looks for all others and publishes this.
     pub fn start(&mut self, node: usize, publication: Publication) {
-        let epoch = EPOCH + u64::try_from(self.now.as_millis()).unwrap_or(0);
+        self.starts += 1;
+        let epoch = EPOCH + u64::try_from(self.now.as_millis()).unwrap_or(0) + self.starts;
         self.start_at(node, publication, epoch);
     }
 

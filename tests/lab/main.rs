@@ -25,6 +25,7 @@ mod incremental;
 mod ipvs;
 mod lab_faults;
 mod lab_itself;
+mod membership;
 mod model_check;
 mod monitor;
 mod netlink;

@@ -121,6 +121,8 @@ pub struct Member {
     pub direct: Option<Duration>,
     /// A heartbeat came after the answer that was asked for last.
     pub confirmed: bool,
+    /// The run and the renewals of the identity that the SWIM machine was told of.
+    pub met: Option<(u64, u16)>,
     /// The SWIM machine says that it is down.
     pub rumoured_down: bool,
     /// What was decided.

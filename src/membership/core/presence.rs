@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Core;
 use super::member::Member;
+use super::{Core, Timing};
 use crate::membership::datagram::{Table, Versions};
-use crate::model::peer::{Heard, Peer, Presence};
+use crate::model::peer::{Heard, Peer, Peers, Presence};
 use crate::model::text::Text;
 
 /// At the start nobody is waited for longer than that...
@@ -78,42 +78,36 @@ impl Core {
 
     /// Decides about everybody and shows what changed.
     pub(super) fn decide(&mut self, now: Duration) {
-        let mut gone: Vec<Text> = Vec::new();
+        let grace = self.settings.restart_grace;
         for (name, member) in &mut self.members {
-            let silent = member.sign.map(|sign| now.saturating_sub(sign));
-            let limit = if member.rumoured_down {
-                self.timing.silence_agreed
-            } else {
-                self.timing.silence
-            };
-            let alive = silent.is_some_and(|silent| silent < limit);
-            if member.alive && !alive {
-                tracing::info!(node = %name, milliseconds = silent.unwrap_or_default().as_millis(), "a node is silent");
-            }
-            member.alive = alive;
-            let grace = self.settings.restart_grace;
-            if let Some(shows) = member.shows(now, grace)
-                && member.shown != Some(shows)
-            {
-                member.shown = Some(shows);
-                let before = self.peers.members.get(&**name).map(AsRef::as_ref);
-                let peer = member.peer(shows, before);
-                if before != Some(&peer) {
-                    self.peers.members.insert(name.to_string(), Arc::new(peer));
-                    self.changed = true;
-                }
-            }
+            let shown = member.decide(now, name, &self.timing, grace);
+            self.changed |= show(&mut self.peers, name, member, shown);
         }
-        for name in self.peers.members.keys() {
-            if !self.members.contains_key(name.as_str()) {
-                gone.push(Text::from(name.as_str()));
+        if self.peers.members.len() > self.members.len() {
+            let members = &self.members;
+            let forgotten = self
+                .peers
+                .members
+                .keys()
+                .filter(|name| !members.contains_key(name.as_str()));
+            for name in forgotten.cloned().collect::<Vec<String>>() {
+                self.peers.members.remove(&name);
+                self.changed = true;
             }
-        }
-        for name in gone {
-            self.peers.members.remove(&*name);
-            self.changed = true;
         }
         self.settle(now);
+    }
+
+    /// Decides about one, from whom something was heard.
+    pub(super) fn decide_about(&mut self, now: Duration, name: &Text) {
+        let grace = self.settings.restart_grace;
+        if let Some(member) = self.members.get_mut(name) {
+            let shown = member.decide(now, name, &self.timing, grace);
+            self.changed |= show(&mut self.peers, name, member, shown);
+        }
+        if self.unsettled.is_some() {
+            self.settle(now);
+        }
     }
 
     fn settle(&mut self, now: Duration) {
@@ -142,6 +136,20 @@ impl Core {
             self.changed = true;
         }
     }
+}
+
+/// Puts a member in its place among the peers where it is to be shown otherwise; whether it was.
+fn show(peers: &mut Peers, name: &Text, member: &Member, shown: Option<Shows>) -> bool {
+    let Some(shows) = shown else {
+        return false;
+    };
+    let before = peers.members.get(&**name).map(AsRef::as_ref);
+    let peer = member.peer(shows, before);
+    if before == Some(&peer) {
+        return false;
+    }
+    peers.members.insert(name.to_string(), Arc::new(peer));
+    true
 }
 
 /// What is shown of a member: tables of equal versions are equal.
@@ -173,6 +181,34 @@ impl Member {
             };
             self.tables.apply(&changes);
         }
+    }
+
+    /// Decides whether it is there; what is to be shown of it, where that is something else than before.
+    fn decide(
+        &mut self,
+        now: Duration,
+        name: &Text,
+        timing: &Timing,
+        grace: Duration,
+    ) -> Option<Shows> {
+        let silent = self.sign.map(|sign| now.saturating_sub(sign));
+        let limit = if self.rumoured_down {
+            timing.silence_agreed
+        } else {
+            timing.silence
+        };
+        let alive = silent.is_some_and(|silent| silent < limit);
+        if self.alive && !alive {
+            let milliseconds = silent.unwrap_or_default().as_millis();
+            tracing::info!(node = %name, milliseconds, "a node is silent");
+        }
+        self.alive = alive;
+        let shows = self.shows(now, grace)?;
+        if self.shown == Some(shows) {
+            return None;
+        }
+        self.shown = Some(shows);
+        Some(shows)
     }
 
     /// What is to be shown of it; nothing before it told anything.

@@ -90,9 +90,16 @@ impl Core {
             Seen::Replayed => return Err(Refusal::Replayed),
         }
         self.hear_directly(now, from, &sender);
+        let about = match &body {
+            Body::Part(part) if part.of != sender => Some(part.of.clone()),
+            _ => None,
+        };
         self.handle_body(now, &sender, body);
         self.follow_swim();
-        self.decide(now);
+        self.decide_about(now, &sender);
+        if let Some(other) = about {
+            self.decide_about(now, &other);
+        }
         Ok(Accepted::Fresh)
     }
 
@@ -194,7 +201,7 @@ impl Core {
         if fresh == Some(true) {
             self.beat_to(now, sender);
         }
-        self.decide(now);
+        self.decide_about(now, sender);
         Ok(fresh.map_or(Accepted::Handshake, |_| Accepted::Fresh))
     }
 
@@ -264,14 +271,19 @@ impl Core {
                 .tables
                 .install(Table::Claims, (versions.epoch, 0), &[0]);
         }
-        self.swim.meet(
-            now,
-            Identity {
-                name: sender.clone(),
-                epoch: versions.epoch,
-                renewed: heartbeat.renewed,
-            },
-        );
+        let identity = (versions.epoch, heartbeat.renewed);
+        if member.met != Some(identity) {
+            member.met = Some(identity);
+            let (name, (epoch, renewed)) = (sender.clone(), identity);
+            self.swim.meet(
+                now,
+                Identity {
+                    name,
+                    epoch,
+                    renewed,
+                },
+            );
+        }
         for known in &*heartbeat.known {
             self.handle_known(now, sender, known);
         }
@@ -286,7 +298,10 @@ impl Core {
         known: &crate::membership::datagram::Known,
     ) {
         if known.name == self.settings.name {
-            if known.versions.epoch > self.versions().epoch {
+            let (theirs, ours) = (known.versions, self.versions());
+            let later = theirs.epoch == ours.epoch
+                && (theirs.state > ours.state || theirs.claims > ours.claims);
+            if theirs.epoch > ours.epoch || later {
                 self.begin_run(now, known.versions.epoch.saturating_add(1));
             }
             return;

@@ -2,50 +2,9 @@
 
 use std::time::Duration;
 
+use super::{all_alive, ms, others, presence, start_all, together};
 use crate::membership::simulation::{Network, name};
-use crate::model::peer::{MemberState, Presence, Publication};
-
-fn ms(milliseconds: u64) -> Duration {
-    Duration::from_millis(milliseconds)
-}
-
-pub fn ready() -> Publication {
-    Publication {
-        state: MemberState {
-            ready: true,
-            ..MemberState::default()
-        },
-        ..Publication::default()
-    }
-}
-
-pub fn presence(network: &Network, of: usize, at: usize) -> Option<Presence> {
-    network.nodes[at]
-        .peers
-        .members
-        .get(&name(of))
-        .map(|peer| peer.presence)
-}
-
-/// A network in which all see each other.
-pub fn together(nodes: usize, seed: u64) -> Network {
-    let mut network = Network::new(nodes, seed);
-    for node in 0..nodes {
-        network.start(node, ready());
-    }
-    network.run_for(ms(600));
-    for node in 0..nodes {
-        assert!(network.nodes[node].peers.settled);
-        for other in (0..nodes).filter(|other| *other != node) {
-            assert_eq!(
-                presence(&network, other, node),
-                Some(Presence::Alive),
-                "{other} at {node}"
-            );
-        }
-    }
-    network
-}
+use crate::model::peer::Presence;
 
 /// When each of the others sees the node down, in the order of nodes.
 fn times_until_down(network: &mut Network, node: usize) -> Vec<Duration> {
@@ -110,6 +69,107 @@ fn a_silent_node_is_found_in_time_and_never_early() {
     }
 }
 
+/// Loss of a fifth of all datagrams, both ways, for a minute: nobody is declared down.
+#[test]
+fn heavy_loss_makes_nobody_flap() {
+    let mut lost = 0;
+    for nodes in 2..=5 {
+        for seed in 0..4 {
+            let mut network = together(nodes, seed);
+            network.loss = 0.2;
+            let limit = network.now + Duration::from_mins(1);
+            while let Some((_, changed)) = network.step(limit) {
+                if changed && !all_alive(&network) {
+                    lost += 1;
+                }
+            }
+            network.loss = 0.0;
+            network.run_for(ms(500));
+            assert!(all_alive(&network));
+        }
+    }
+    println!("{lost} times somebody was not alive in {} minutes", 4 * 4);
+    assert!(lost == 0);
+}
+
+/// A link between two of three is cut: both are still heard by the third one, which says so.
+#[test]
+fn a_cut_link_between_two_is_bridged_by_the_third() {
+    let mut network = together(3, 3);
+    network.cut(0, 1);
+    let limit = network.now + Duration::from_secs(5);
+    while network.step(limit).is_some() {
+        assert!(all_alive(&network));
+    }
+    // What the one tells is known to the other as well.
+    let mut publication = super::ready();
+    publication.state.draining = true;
+    publication.claims.insert("192.0.2.7".parse().unwrap(), 7);
+    network.publish(0, publication.clone());
+    network.run_for(ms(300));
+    let peer = &network.nodes[1].peers.members[&name(0)];
+    assert_eq!(
+        (&peer.state, &peer.claims),
+        (&publication.state, &publication.claims)
+    );
+    network.crash(0);
+    network.run_for(ms(400));
+    assert_eq!(presence(&network, 0, 1), Some(Presence::Down));
+    assert_eq!(presence(&network, 0, 2), Some(Presence::Down));
+}
+
+#[test]
+fn a_partition_heals() {
+    let mut network = together(5, 9);
+    network.partition(&[0, 1]);
+    network.run_for(ms(400));
+    for (at, of) in others(5) {
+        let together = (at < 2) == (of < 2);
+        let expected = if together {
+            Presence::Alive
+        } else {
+            Presence::Down
+        };
+        assert_eq!(presence(&network, of, at), Some(expected), "{of} at {at}");
+    }
+    network.run_for(Duration::from_mins(1));
+    network.heal();
+    let healed = network.now;
+    assert!(network.run_while(ms(1500), |network| !all_alive(network)));
+    println!("healed within {:?}", network.now - healed);
+    let limit = network.now + Duration::from_secs(3);
+    while network.step(limit).is_some() {
+        assert!(all_alive(&network), "it stays healed");
+    }
+}
+
+/// The UDP path is cut and the LAN is whole: nobody notices but the ways that are shown.
+#[test]
+fn frames_carry_on_when_udp_is_cut() {
+    let mut network = Network::new(4, 5);
+    network.has_lan = true;
+    start_all(&mut network);
+    network.run_for(ms(1000));
+    let heard = |network: &Network| {
+        let mut heard = others(4).map(|(at, of)| network.nodes[at].peers.members[&name(of)].heard);
+        let first = heard.next().unwrap();
+        assert!(heard.all(|other| other == first));
+        (first.udp, first.lan)
+    };
+    assert_eq!(heard(&network), (true, true));
+    for link in others(4) {
+        network.cut_udp.insert(link);
+    }
+    let limit = network.now + Duration::from_secs(3);
+    while network.step(limit).is_some() {
+        assert!(all_alive(&network));
+    }
+    assert_eq!(heard(&network), (false, true));
+    network.heal();
+    network.run_for(ms(1200));
+    assert_eq!(heard(&network), (true, true));
+}
+
 #[test]
 fn five_nodes_for_four_seconds_cost_little() {
     let mut network = together(5, 1);
@@ -121,20 +181,4 @@ fn five_nodes_for_four_seconds_cost_little() {
         start.elapsed(),
         network.sent.0 - sent
     );
-}
-
-#[test]
-fn debug_two() {
-    let mut network = Network::new(2, 1);
-    network.captured = Some(Vec::new());
-    network.start(0, ready());
-    network.start(1, ready());
-    network.run_for(ms(200));
-    for delivered in network.captured.take().unwrap() {
-        println!(
-            "{:?} to {} {:?} {:?}",
-            delivered.at, delivered.to, delivered.result, delivered.datagram
-        );
-    }
-    println!("{:?}", network.nodes[0].peers);
 }
