@@ -96,12 +96,6 @@ fn ten_thousand_requests_in_a_second_are_all_answered() {
             "{}",
             measured.line()
         );
-        // What most of them took says nothing of what else the machine does.
-        assert!(
-            measured.quantile(0.5) < Duration::from_millis(1),
-            "{}",
-            measured.line()
-        );
     }
 }
 
