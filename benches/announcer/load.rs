@@ -176,7 +176,15 @@ fn request(load: Load) -> Vec<u8> {
             frame[28..32].copy_from_slice(&Ipv4Addr::new(10, 0, 0, 0).octets());
             frame.to_vec()
         }
-        IpAddr::V6(_) => unimplemented!(),
+        IpAddr::V6(vip) => {
+            // From fe80::, with the source link-layer option that hosts send.
+            let mut frame = edgelb::apply::announcer::ndp::probe(vip, load.mac).to_vec();
+            frame[18..20].copy_from_slice(&32_u16.to_be_bytes());
+            frame[22..24].copy_from_slice(&[0xfe, 0x80]);
+            frame.extend([1, 1]);
+            frame.extend(load.mac);
+            frame
+        }
     }
 }
 
@@ -185,7 +193,18 @@ fn number(frame: &mut [u8], vip: IpAddr, number: usize) {
     let octets = u32::try_from(number).unwrap().to_be_bytes();
     match vip {
         IpAddr::V4(_) => frame[29..32].copy_from_slice(&octets[1..]),
-        IpAddr::V6(_) => unimplemented!(),
+        IpAddr::V6(_) => {
+            frame[35..38].copy_from_slice(&octets[1..]);
+            frame[56..58].copy_from_slice(&[0, 0]);
+            // The pseudo header's length and next header, and all from the addresses on.
+            let sum = frame[22..].chunks(2).fold(32 + 58, |sum: u32, pair| {
+                sum + (u32::from(pair[0]) << 8 | u32::from(pair[1]))
+            });
+            let folded = (sum & 0xffff) + (sum >> 16);
+            let folded = (folded & 0xffff) + (folded >> 16);
+            let checksum = !u16::try_from(folded).unwrap();
+            frame[56..58].copy_from_slice(&checksum.to_be_bytes());
+        }
     }
 }
 
@@ -196,7 +215,10 @@ fn answered(frame: &[u8], load: Load) -> Option<usize> {
             frame.len() >= 42 && frame[20..22] == [0, 2] && frame[28..32] == vip.octets(),
             frame.get(38..42)?,
         ),
-        IpAddr::V6(_) => unimplemented!(),
+        IpAddr::V6(vip) => (
+            frame.len() >= 86 && frame[54] == 136 && frame[62..78] == vip.octets(),
+            frame.get(50..54)?,
+        ),
     };
     let [_, rest @ ..] = <[u8; 4]>::try_from(number).ok()?;
     let number = u32::from_be_bytes([0, rest[0], rest[1], rest[2]]);

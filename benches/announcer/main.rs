@@ -11,18 +11,25 @@
 mod load;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use edgelb::apply::announcer::Announcer;
 use edgelb::apply::announcer::burst::BurstSettings;
+use edgelb::apply::announcer::thread::AnnouncerThread;
 use edgelb::lab::Namespace;
 use edgelb::model::announcement::{AnnouncedInterface, AnnouncedSet};
 use load::{Load, ask};
 use tokio::sync::watch;
 
-const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 10));
+const VIPS: [(&str, IpAddr); 2] = [
+    ("arp", IpAddr::V4(Ipv4Addr::new(192, 0, 2, 10))),
+    (
+        "ndp",
+        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10)),
+    ),
+];
 const CLIENT: [u8; 6] = [0x02, 0, 0, 0, 0, 0x99];
 const FLOODER: [u8; 6] = [0x02, 0, 0, 0, 0, 0x66];
 
@@ -38,8 +45,8 @@ fn main() {
     let interface = AnnouncedInterface {
         name: "lan0".to_owned(),
         mac: node.mac_address("lan0").unwrap().0,
-        addresses: [VIP].into(),
-        watched: [VIP].into_iter().collect(),
+        addresses: VIPS.map(|(_, vip)| vip).into(),
+        watched: VIPS.map(|(_, vip)| vip).into_iter().collect(),
     };
     let set = AnnouncedSet {
         generation: 1,
@@ -54,36 +61,30 @@ fn main() {
         },
         sets,
     );
-    let thread = node
-        .spawn_thread(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
-            runtime
-                .block_on(announcer.run())
-                .map_err(std::io::Error::other)
-        })
-        .unwrap();
+    let thread = node.try_run(|| AnnouncerThread::start(announcer)).unwrap();
     while view.in_force().is_none() {
         std::thread::sleep(Duration::from_millis(1));
     }
-    let load = |rate, mac| Load {
-        rate,
-        duration,
-        mac,
-        vip: VIP,
-    };
-    for rate in [1_000, 10_000] {
-        let measured = ask(&client, load(rate, CLIENT));
-        println!("arp, one asker              {}", measured.line());
+    for (protocol, vip) in VIPS {
+        let load = |rate, mac| Load {
+            rate,
+            duration,
+            mac,
+            vip,
+        };
+        for rate in [1_000, 10_000] {
+            let measured = ask(&client, load(rate, CLIENT));
+            println!("{protocol}, one asker              {}", measured.line());
+        }
+        let (flood, other) = std::thread::scope(|scope| {
+            let flood = scope.spawn(|| ask(&client, load(100_000, FLOODER)));
+            let other = ask(&client, load(1_000, CLIENT));
+            (flood.join().unwrap(), other)
+        });
+        println!("{protocol}, flood                  {}", flood.line());
+        println!("{protocol}, another in the flood   {}", other.line());
     }
-    let (flood, other) = std::thread::scope(|scope| {
-        let flood = scope.spawn(|| ask(&client, load(100_000, FLOODER)));
-        let other = ask(&client, load(1_000, CLIENT));
-        (flood.join().unwrap(), other)
-    });
-    println!("arp, flood                  {}", flood.line());
-    println!("arp, another in the flood   {}", other.line());
     drop(publisher);
-    thread.join().unwrap().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    runtime.unwrap().block_on(thread.ended()).unwrap();
 }

@@ -7,6 +7,7 @@
     clippy::indexing_slicing
 )]
 
+mod announcer;
 mod conformance;
 mod datapath;
 mod ipvs;

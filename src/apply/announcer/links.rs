@@ -18,6 +18,7 @@ const HEADER_BYTES: usize = 16;
 const ATTRIBUTE_ADDRESS: u16 = 1;
 const ATTRIBUTE_NAME: u16 = 3;
 const ATTRIBUTE_EVENT: u16 = 44;
+const ATTRIBUTE_CARRIER_UP_COUNT: u16 = 47;
 /// `IFF_UP` and `IFF_LOWER_UP`: somebody set it up, and there is a carrier.
 const FLAGS_UP: u32 = 1 | 1 << 16;
 /// `IFLA_EVENT_BONDING_FAILOVER`, `_NOTIFY_PEERS` and `_IGMP_RESEND`: frames now take another port of a
@@ -35,6 +36,8 @@ pub struct LinkNews {
     pub mac: Option<[u8; 6]>,
     /// Whether it is up and has a carrier.
     pub up: bool,
+    /// How often it got a carrier. The kernel may tell of a short loss only after it is over.
+    pub carriers: Option<u32>,
     /// Whether its frames take another way to the LAN, so that the neighbours are to be told.
     pub other_way: bool,
 }
@@ -88,6 +91,7 @@ fn read_link(payload: &[u8]) -> Option<LinkNews> {
         name: String::new(),
         mac: None,
         up: flags & FLAGS_UP == FLAGS_UP,
+        carriers: None,
         other_way: false,
     };
     for attribute in NlasIterator::new(payload.get(HEADER_BYTES..)?) {
@@ -98,6 +102,9 @@ fn read_link(payload: &[u8]) -> Option<LinkNews> {
             ATTRIBUTE_NAME => {
                 let text = value.split(|octet| *octet == 0).next().unwrap_or_default();
                 news.name = String::from_utf8_lossy(text).into_owned();
+            }
+            ATTRIBUTE_CARRIER_UP_COUNT => {
+                news.carriers = value.try_into().ok().map(u32::from_ne_bytes);
             }
             ATTRIBUTE_EVENT => {
                 let event = value.try_into().map(u32::from_ne_bytes);

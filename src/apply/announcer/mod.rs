@@ -290,6 +290,7 @@ impl Announcer {
                     state.news = state.news.wrapping_add(1);
                     state.mac = link.mac;
                     state.up = Some(link.up);
+                    state.carriers = link.carriers;
                     state.ways = state.ways.wrapping_add(u64::from(link.other_way));
                 });
             }

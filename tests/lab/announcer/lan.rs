@@ -1,22 +1,24 @@
 //! A link between two network namespaces, the announcer on its one end, independent eyes on the other.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
-use std::net::Ipv4Addr;
-use std::process::{Child, Command, Stdio};
+use std::net::{IpAddr, Ipv4Addr};
+use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use edgelb::apply::announcer::burst::BurstSettings;
 use edgelb::apply::announcer::socket::{PacketSocket, Protocol};
+use edgelb::apply::announcer::thread::AnnouncerThread;
 use edgelb::apply::announcer::{Announcer, AnnouncerView, arp};
 use edgelb::model::announcement::AnnouncedSet;
 use nix::sched::{CloneFlags, setns};
 use tokio::sync::watch;
 
-const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
+use super::capture::Capture;
+
+pub const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
 const DEADLINE: Duration = Duration::from_secs(10);
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -35,7 +37,7 @@ pub fn text(mac: [u8; 6]) -> String {
     mac.map(|octet| format!("{octet:02x}")).join(":")
 }
 
-fn run(program: &str, arguments: &[&str]) -> String {
+pub fn run(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program)
         .args(arguments)
         .output()
@@ -49,7 +51,7 @@ fn run(program: &str, arguments: &[&str]) -> String {
 }
 
 /// Runs in a thread of the namespace: what it opens belongs there. A runtime has to be built inside.
-fn within<T: Send + 'static>(
+pub fn within<T: Send + 'static>(
     namespace: &str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> JoinHandle<T> {
@@ -60,7 +62,7 @@ fn within<T: Send + 'static>(
     })
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -96,26 +98,72 @@ pub struct Lan {
 impl Lan {
     /// A link that is up; the announcing end holds the VIPs as the daemon does: as local routes, with
     /// a kernel that does not answer for them.
-    pub fn new(vips: &[Ipv4Addr]) -> Self {
+    pub fn new(vips: &[impl Into<IpAddr> + Copy]) -> Self {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let lan = Self {
             announcing: Namespace::new("a", number),
             client: Namespace::new("c", number),
         };
-        let sysctl = "echo 1 > /proc/sys/net/ipv4/conf/all/arp_ignore";
-        run(
-            "ip",
-            &["netns", "exec", &lan.announcing.0, "sh", "-c", sysctl],
-        );
+        let settings = "echo 1 > net/ipv4/conf/all/arp_ignore; echo 0 > net/ipv6/conf/all/accept_dad; \
+                        echo 0 > net/ipv6/conf/default/accept_dad";
+        for namespace in [&lan.announcing.0, &lan.client.0] {
+            let settings = format!("cd /proc/sys; {settings}");
+            run("ip", &["netns", "exec", namespace, "sh", "-c", &settings]);
+        }
         lan.ip(&["link", "set", "lo", "up"]);
         for vip in vips {
-            let vip = format!("{vip}/32");
-            lan.ip(&[
-                "route", "add", "local", &vip, "dev", "lo", "proto", "225", "table", "local",
-            ]);
+            lan.hold((*vip).into());
         }
         lan.create_link();
         lan
+    }
+
+    /// Makes an address a local route of the announcing end.
+    fn hold(&self, vip: IpAddr) {
+        let (family, length) = if vip.is_ipv4() {
+            ("-4", 32)
+        } else {
+            ("-6", 128)
+        };
+        let vip = format!("{vip}/{length}");
+        self.ip(&[
+            family, "route", "add", "local", &vip, "dev", "lo", "proto", "225", "table", "local",
+        ]);
+    }
+
+    /// The names of both namespaces: the announcer's and the client's.
+    pub fn namespaces(&self) -> [&str; 2] {
+        [&self.announcing.0, &self.client.0]
+    }
+
+    /// A program in the client's namespace, which must end well.
+    pub fn client(&self, program: &str, arguments: &[&str]) -> String {
+        let inside = ["netns", "exec", &self.client.0, program];
+        run("ip", &[&inside, arguments].concat())
+    }
+
+    /// Whether a program in the client's namespace ends well.
+    pub fn client_can(&self, program: &str, arguments: &[&str]) -> bool {
+        let inside = ["netns", "exec", &self.client.0, program];
+        let output = Command::new("ip")
+            .args([&inside, arguments].concat())
+            .output()
+            .unwrap();
+        output.status.success()
+    }
+
+    /// What the client's kernel knows of the address's hardware address.
+    pub fn neighbour(&self, address: impl Into<IpAddr>) -> String {
+        let address = address.into().to_string();
+        self.client("ip", &["neigh", "show", &address, "dev", "eth0"])
+    }
+
+    /// Makes the client's kernel believe, as if it had just learnt it, that the address is at this
+    /// hardware address.
+    pub fn teach_client(&self, address: impl Into<IpAddr>, mac: [u8; 6]) {
+        let (address, mac) = (address.into().to_string(), text(mac));
+        let entry = [&address, "lladdr", &mac, "dev", "eth0", "nud", "reachable"];
+        self.client("ip", &[&["neigh", "replace"], &entry[..]].concat());
     }
 
     /// `ip` in the announcer's namespace.
@@ -128,15 +176,23 @@ impl Lan {
         self.ip(&[
             "link", "add", "lan0", "type", "veth", "peer", "name", "eth0", "netns", client,
         ]);
-        for (namespace, link, address) in [
-            (announcing, "lan0", "192.0.2.1/24".to_owned()),
-            (client, "eth0", format!("{CLIENT}/24")),
+        for (namespace, link, addresses) in [
+            (
+                announcing,
+                "lan0",
+                ["192.0.2.1/24".to_owned(), "2001:db8::1/64".to_owned()],
+            ),
+            (
+                client,
+                "eth0",
+                [format!("{CLIENT}/24"), "2001:db8::100/64".to_owned()],
+            ),
         ] {
-            run(
-                "ip",
-                &["-n", namespace, "address", "add", &address, "dev", link],
-            );
             run("ip", &["-n", namespace, "link", "set", link, "up"]);
+            for address in addresses {
+                let arguments = ["-n", namespace, "address", "add", &address, "dev", link];
+                run("ip", &arguments);
+            }
         }
     }
 
@@ -147,6 +203,16 @@ impl Lan {
     /// Index and hardware address of `lan0`.
     pub fn announcing_link(&self) -> (u32, [u8; 6]) {
         link(&self.announcing.0, "lan0")
+    }
+
+    /// The same of any link in the announcer's namespace.
+    pub fn link(&self, name: &str) -> (u32, [u8; 6]) {
+        link(&self.announcing.0, name)
+    }
+
+    /// The client's hardware address.
+    pub fn client_mac(&self) -> [u8; 6] {
+        link(&self.client.0, "eth0").1
     }
 
     /// Whether arping on the client ends well: an answer, or none where it looks for duplicates.
@@ -208,7 +274,12 @@ impl Lan {
 
     /// Everything of ARP that the client's end sees from now on.
     pub fn capture(&self) -> Capture {
-        Capture::start(&self.client.0)
+        Capture::start(&self.client.0, &["arp"])
+    }
+
+    /// Everything of neighbor discovery and MLD that the client's end sees from now on.
+    pub fn capture_ipv6(&self) -> Capture {
+        Capture::start(&self.client.0, &["-v", "ip6"])
     }
 }
 
@@ -239,119 +310,19 @@ fn link(namespace: &str, name: &str) -> (u32, [u8; 6]) {
     (u32::try_from(index).unwrap(), octets.try_into().unwrap())
 }
 
-/// A gratuitous frame as tcpdump saw it.
-#[derive(Debug, Clone)]
-pub struct Gratuitous {
-    pub seconds: f64,
-    pub form: &'static str,
-    pub mac: String,
-}
-
-/// A running tcpdump.
-pub struct Capture {
-    tcpdump: Child,
-    lines: Arc<Mutex<Vec<String>>>,
-}
-
-impl Capture {
-    fn start(namespace: &str) -> Self {
-        let mut tcpdump = Command::new("ip")
-            .args([
-                "netns", "exec", namespace, "tcpdump", "-i", "eth0", "-Z", "root",
-            ])
-            .args(["-n", "-e", "-tt", "-l", "--immediate-mode", "arp"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("tcpdump");
-        let mut started = String::new();
-        let mut errors = BufReader::new(tcpdump.stderr.take().unwrap());
-        while !started.contains("listening on") {
-            assert_ne!(
-                errors.read_line(&mut started).unwrap(),
-                0,
-                "tcpdump: {started}"
-            );
-        }
-        let lines = Arc::new(Mutex::new(Vec::new()));
-        let output = BufReader::new(tcpdump.stdout.take().unwrap());
-        let sink = Arc::clone(&lines);
-        std::thread::spawn(move || {
-            // Kept open, or tcpdump would end when it prints its summary.
-            let _errors = errors;
-            for line in output.lines().map_while(Result::ok) {
-                sink.lock().unwrap().push(line);
-            }
-        });
-        Self { tcpdump, lines }
-    }
-
-    fn lines(&self) -> Vec<String> {
-        self.lines.lock().unwrap().clone()
-    }
-
-    /// The hardware addresses told in replies to the client, in order of arrival.
-    pub fn replies(&self, vip: Ipv4Addr) -> Vec<String> {
-        let reply = format!("Reply {vip} is-at ");
-        let lines = self.lines();
-        let unicast = lines
-            .iter()
-            .filter(|line| !line.contains("> ff:ff:ff:ff:ff:ff,"));
-        unicast.filter_map(|line| mac_after(line, &reply)).collect()
-    }
-
-    /// The gratuitous frames for the VIP, in order of arrival.
-    pub fn gratuitous(&self, vip: Ipv4Addr) -> Vec<Gratuitous> {
-        let reply = format!("Reply {vip} is-at ");
-        let request = [
-            format!("Announcement {vip},"),
-            format!("Request who-has {vip} tell {vip},"),
-        ];
-        let lines = self.lines();
-        let broadcast = lines
-            .iter()
-            .filter(|line| line.contains("> ff:ff:ff:ff:ff:ff,"));
-        broadcast
-            .filter_map(|line| {
-                let seconds = line.split(' ').next()?.parse().ok()?;
-                let (form, mac) = if request.iter().any(|request| line.contains(request)) {
-                    ("request", line.split(' ').nth(1)?.to_owned())
-                } else {
-                    ("reply", mac_after(line, &reply)?)
-                };
-                Some(Gratuitous { seconds, form, mac })
-            })
-            .collect()
-    }
-}
-
-fn mac_after(line: &str, words: &str) -> Option<String> {
-    let (_, rest) = line.split_once(words)?;
-    rest.split(',').next().map(str::to_owned)
-}
-
-impl Drop for Capture {
-    fn drop(&mut self) {
-        // `ip netns exec` becomes tcpdump, so this is its process.
-        let _ = self.tcpdump.kill();
-        let _ = self.tcpdump.wait();
-    }
-}
-
 /// Publishes sets to an announcer that runs in the announcing namespace.
 pub struct Publisher {
     sets: Option<watch::Sender<Arc<AnnouncedSet>>>,
     view: AnnouncerView,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<AnnouncerThread>,
 }
 
 impl Publisher {
     pub fn start(lan: &Lan, settings: BurstSettings, first: AnnouncedSet) -> Self {
         let (sets, announced) = watch::channel(Arc::new(first));
         let (follower, view) = Announcer::new(settings, announced);
-        let thread = within(&lan.announcing.0, move || {
-            runtime().block_on(follower.run()).unwrap();
-        });
+        let start = move || AnnouncerThread::start(follower).unwrap();
+        let thread = within(&lan.announcing.0, start).join().unwrap();
         Self {
             sets: Some(sets),
             view,
@@ -381,9 +352,10 @@ impl Drop for Publisher {
     fn drop(&mut self) {
         // The announcer ends with its publisher.
         self.sets = None;
-        let ended = self.thread.take().map(JoinHandle::join);
+        let thread = self.thread.take().unwrap();
+        let ended = runtime().block_on(thread.ended());
         if !std::thread::panicking() {
-            ended.unwrap().expect("the announcer ended well");
+            ended.expect("the announcer ended well");
         }
     }
 }

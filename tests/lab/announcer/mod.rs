@@ -1,17 +1,25 @@
 //! The announcer on a real link, seen by `arping` and `tcpdump` on the other end of it.
 
+mod capture;
+mod claims;
+mod ipv6;
 mod lan;
+mod links;
+mod load;
+mod neighbours;
+mod once;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use edgelb::apply::announcer::arp;
 use edgelb::apply::announcer::burst::BurstSettings;
 use edgelb::apply::announcer::socket::Protocol;
 use edgelb::model::announcement::{AnnouncedInterface, AnnouncedSet};
 
-use lan::{Capture, Lan, Publisher, eventually};
+use capture::Capture;
+use lan::{Lan, Publisher, eventually};
 
 const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 const OTHER_VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 11);
@@ -26,12 +34,17 @@ fn silent() -> BurstSettings {
     }
 }
 
-fn set(generation: u64, index: u32, mac: [u8; 6], vips: &[Ipv4Addr]) -> AnnouncedSet {
+fn set(
+    generation: u64,
+    index: u32,
+    mac: [u8; 6],
+    vips: &[impl Into<IpAddr> + Copy],
+) -> AnnouncedSet {
     let interface = AnnouncedInterface {
         watched: imbl::OrdSet::new(),
         name: "lan0".to_owned(),
         mac,
-        addresses: vips.iter().copied().map(IpAddr::V4).collect(),
+        addresses: vips.iter().map(|vip| (*vip).into()).collect(),
     };
     AnnouncedSet {
         generation,
@@ -103,7 +116,7 @@ fn a_withdrawn_vip_is_not_answered_from_the_moment_of_publishing() {
     for round in 1..200_u64 {
         let before = replies();
         eventually("answers flow", || replies() > before);
-        publisher.publish(set(2 * round, index, mac, &[]));
+        publisher.publish(set(2 * round, index, mac, &[] as &[IpAddr]));
         let withdrawn = replies();
         publisher.wait_in_force(2 * round);
         assert_eq!(replies(), withdrawn, "answered after the withdrawal");
@@ -163,59 +176,6 @@ fn announces_a_take_over_by_request_and_reply_in_the_given_rhythm() {
     let counted = publisher.view().counters().gratuitous("lan0", "ipv4");
     let seen = capture.gratuitous(VIP).len() + capture.gratuitous(OTHER_VIP).len();
     assert_eq!(counted, seen as u64);
-}
-
-#[test]
-fn a_link_that_goes_down_or_is_recreated_answers_again() {
-    let lan = Lan::new(&[VIP]);
-    let (index, mac) = lan.announcing_link();
-    let publisher = Publisher::start(&lan, silent(), set(1, index, mac, &[VIP]));
-    publisher.wait_in_force(1);
-
-    lan.ip(&["link", "set", "lan0", "down"]);
-    eventually("the loss is reported", || {
-        let errors = publisher.view().errors();
-        errors
-            .get(&index)
-            .is_some_and(|problem| problem.error.contains("is down"))
-    });
-    lan.ip(&["link", "set", "lan0", "up"]);
-    answers_soon(&lan, mac);
-    assert!(publisher.view().errors().is_empty());
-
-    lan.delete_link();
-    eventually("the loss is reported", || {
-        let errors = publisher.view().errors();
-        errors
-            .get(&index)
-            .is_some_and(|problem| problem.error.contains("does not exist"))
-    });
-    lan.create_link();
-    let (new_index, new_mac) = lan.announcing_link();
-    assert_ne!(new_index, index);
-    assert_ne!(new_mac, mac);
-    answers_soon(&lan, new_mac);
-
-    // The plan follows with the new index: still one answer, and no error is left behind.
-    publisher.publish(set(2, new_index, new_mac, &[VIP]));
-    publisher.wait_in_force(2);
-    assert_eq!(ask(&lan, &lan.capture(), VIP), [lan::text(new_mac)]);
-    assert!(publisher.view().errors().is_empty());
-}
-
-/// Asks all the time, by frames of its own: arping's own interval is a second.
-fn answers_soon(lan: &Lan, mac: [u8; 6]) {
-    let capture = lan.capture();
-    let start = Instant::now();
-    while capture.replies(VIP).is_empty() {
-        assert!(
-            start.elapsed() < Duration::from_millis(500),
-            "no answer within 500 ms"
-        );
-        lan.inject(&[lan.request(VIP)]);
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    assert_eq!(capture.replies(VIP)[0], lan::text(mac));
 }
 
 #[test]

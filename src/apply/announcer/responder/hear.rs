@@ -167,14 +167,11 @@ impl Responder {
                 match socket.try_receive(buffer) {
                     Ok(Some(length)) => {
                         let frame = buffer.get(..length).unwrap_or(buffer);
-                        let hearing = &mut self.hearing;
-                        defend.extend(hearing.hear(
-                            frame,
-                            socket,
-                            &self.interface,
-                            &announced,
-                            now,
-                        ));
+                        let interface = &self.interface;
+                        let contested =
+                            (self.hearing).hear(frame, socket, interface, &announced, now);
+                        // One defence for all claims of this go.
+                        defend.extend(contested.filter(|vip| !defend.contains(vip)));
                     }
                     Ok(None) => {
                         guard.clear_ready();

@@ -49,6 +49,8 @@ pub(super) struct LinkState {
     pub(super) mac: Option<[u8; 6]>,
     /// Whether it is up with a carrier; unknown before the first change.
     pub(super) up: Option<bool>,
+    /// How often it got a carrier; unknown before the first change.
+    pub(super) carriers: Option<u32>,
     /// How often its frames took another way to the LAN.
     pub(super) ways: u64,
     /// How often there were news.
@@ -312,7 +314,9 @@ impl Responder {
         };
         if link.mac.is_some_and(|mac| mac != open.arp.mac()) {
             self.open().await;
-        } else if link.ways != before.ways || (before.up == Some(false) && link.up == Some(true)) {
+        } else if link.up != Some(false)
+            && (link.ways != before.ways || link.carriers != before.carriers)
+        {
             debug!(
                 interface = self.interface.name,
                 "frames take another way to the LAN, neighbours are told again"

@@ -32,6 +32,7 @@ fn message(kind: u16, family: u8, flags: u32, attributes: &[Vec<u8>]) -> Vec<u8>
 fn a_bond_that_uses_another_port_is_news_for_the_neighbours() {
     let name = attribute(3, b"bond0\0");
     let mac = attribute(1, &[2, 0, 0, 0, 0, 1]);
+    let carriers = attribute(47, &3_u32.to_ne_bytes());
     let event = |number: u32| attribute(44, &number.to_ne_bytes());
     let up = 1 | 1 << 16;
     let news = |other_way, up| LinkNews {
@@ -39,10 +40,11 @@ fn a_bond_that_uses_another_port_is_news_for_the_neighbours() {
         name: "bond0".to_owned(),
         mac: Some([2, 0, 0, 0, 0, 1]),
         up,
+        carriers: Some(3),
         other_way,
     };
     let of = |flags, more: &[Vec<u8>]| {
-        let attributes = [&[name.clone(), mac.clone()], more].concat();
+        let attributes = [&[name.clone(), mac.clone(), carriers.clone()], more].concat();
         read(&message(16, 0, flags, &attributes))
     };
     assert_eq!(of(up, &[]), Some(vec![news(false, true)]));
