@@ -1,3 +1,5 @@
+//! Which messages a change of the fence becomes, in which order, and what each kernel is given to hold.
+
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
