@@ -342,10 +342,13 @@ impl Drop for Member {
     }
 }
 
+/// Senders and payloads.
+pub type Captured = Vec<(SocketAddr, Vec<u8>)>;
+
 /// The payloads of UDP datagrams that come to the port of a host, until it is dropped.
 pub struct Capture {
     stop: Arc<std::sync::atomic::AtomicBool>,
-    thread: Option<JoinHandle<Vec<(SocketAddr, Vec<u8>)>>>,
+    thread: Option<JoinHandle<Captured>>,
 }
 
 impl Capture {
@@ -389,7 +392,7 @@ impl Capture {
         }
     }
 
-    pub fn end(mut self) -> Vec<(SocketAddr, Vec<u8>)> {
+    pub fn end(mut self) -> Captured {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.take().unwrap().join().unwrap()
     }

@@ -3,10 +3,11 @@
 
 mod members;
 
-use std::net::UdpSocket;
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use edgelb::model::peer::{Heard, Presence};
+use edgelb::model::peer::{Heard, Presence, Publication};
 
 use self::members::{Capture, Lan, Member, PORT, address, eventually, name, within};
 
@@ -247,6 +248,53 @@ fn who_announces_its_restart_is_waited_for() {
         );
     }
     again.end();
+}
+
+#[test]
+fn tables_of_ten_thousand_claims_reach_all_and_a_joiner() {
+    let lan = Lan::new(3);
+    let mut members = start(&lan, 3);
+    let joiner = members.pop().unwrap();
+    joiner.end();
+    let vip = |number: u32| IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + number));
+    let mut publication = Publication::clone(&members[0].publication.borrow());
+    publication.claims = (0..10_000)
+        .map(|number| (vip(number), 1_700_000_000_000))
+        .collect();
+    let held = |member: &Member| {
+        let peers = member.view.peers.borrow();
+        peers.members.get(&name(0)).map(|peer| peer.claims.clone())
+    };
+    let from = Instant::now();
+    members[0]
+        .publication
+        .send_replace(Arc::new(publication.clone()));
+    eventually("they are told", || {
+        held(&members[1]).as_ref() == Some(&publication.claims)
+    });
+    println!("10,000 changes were told within {:?}", from.elapsed());
+
+    let from = Instant::now();
+    let joiner = lan.member(2, 3);
+    eventually("they are fetched", || {
+        held(&joiner).as_ref() == Some(&publication.claims)
+    });
+    println!("10,000 claims were fetched within {:?}", from.elapsed());
+    assert!(from.elapsed() < Duration::from_secs(2));
+
+    publication.claims.insert(vip(3), 1_700_000_000_001);
+    let from = Instant::now();
+    members[0]
+        .publication
+        .send_replace(Arc::new(publication.clone()));
+    eventually("one change is told", || {
+        held(&joiner).as_ref() == Some(&publication.claims)
+    });
+    println!("one change was told within {:?}", from.elapsed());
+    assert!(
+        !joiner.was_lost(0) && !members[1].was_lost(0),
+        "a table makes nobody silent"
+    );
 }
 
 #[test]
