@@ -97,7 +97,7 @@ fn members_hear_each_other_by_frames_when_udp_is_cut_and_are_down_when_all_is() 
             "{of} is down at {at} after {after:?}"
         );
         assert!(
-            after >= Duration::from_millis(250),
+            after >= Duration::from_millis(200),
             "{of} is down at {at} after {after:?}"
         );
     }
@@ -259,7 +259,7 @@ fn tables_of_ten_thousand_claims_reach_all_and_a_joiner() {
     let vip = |number: u32| IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + number));
     let mut publication = Publication::clone(&members[0].publication.borrow());
     publication.claims = (0..10_000)
-        .map(|number| (vip(number), 1_700_000_000_000))
+        .map(|number| (vip(number), 1_700_000_000_000_u64))
         .collect();
     let held = |member: &Member| {
         let peers = member.view.peers.borrow();
