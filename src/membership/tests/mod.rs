@@ -4,7 +4,9 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    clippy::print_stdout
+    clippy::print_stdout,
+    clippy::unchecked_time_subtraction,
+    clippy::similar_names
 )]
 
 mod detection;
