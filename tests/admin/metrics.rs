@@ -7,6 +7,7 @@ use std::time::Duration;
 use edgelb::admin::metrics::Metrics;
 use edgelb::admin::snapshot::{PassSummary, Snapshot};
 use edgelb::apply::announcer::counters::AnnouncerCounters;
+use edgelb::apply::announcer::socket::Protocol;
 use edgelb::model::cluster::ClusterChange;
 use edgelb::model::family::Family;
 use edgelb::model::service::{AddressCondition, Service, ServiceKey, ServiceType};
@@ -25,8 +26,8 @@ fn a_scrape_holds_every_metric() {
     let announcer = AnnouncerCounters::default();
     let metrics = Metrics::new(world::NODE).with(|registry| announcer.register(registry));
     // The announcer's getters create the series that its tasks would count.
-    announcer.requests("eth0", "answered");
-    announcer.replies("eth0");
+    announcer.requests(Protocol::Arp, "eth0", "answered");
+    announcer.replies(Protocol::Arp, "eth0");
     announcer.gratuitous("eth0", "ipv4");
     announcer.conflicts(world::web_vip());
     let snapshot = world::snapshot();
