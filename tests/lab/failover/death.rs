@@ -83,12 +83,10 @@ fn a_pulled_cable_that_was_the_only_one() {
     let (owner, other) = fails_over(&mut field, |field, owner| {
         field.lab.unplug(field.name(owner)).unwrap();
     });
-    // It comes back believing what it may: whoever owns in the end, one alone does, within a second.
+    // It comes back believing that it owns the VIP, and hears within a second that it does not.
     field.eye.reset();
     field.lab.plug(field.name(owner)).unwrap();
-    field.wait_candidates(5);
-    field.assert_one_owner(&field.eye.sightings());
-    field.keeps_owner(other, bound(1000));
+    field.heals(other);
 }
 
 /// It must not answer for what it lost while it stood still, not even once.
@@ -163,5 +161,5 @@ fn all_but_one_at_once() {
         .into_iter()
         .flat_map(|address| seen.answering(address, None))
         .collect();
-    assert_eq!(voices, BTreeSet::from([stations[owner], stations[last]]));
+    assert!(voices.is_subset(&BTreeSet::from([stations[owner], stations[last]])));
 }

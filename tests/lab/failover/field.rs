@@ -343,6 +343,23 @@ impl Field {
         self.assert_one_owner(&seen);
     }
 
+    /// Nodes that did not hear each other do so again just now, and the eye was reset: within a second
+    /// this one alone answers, and goes on.
+    #[track_caller]
+    pub fn heals(&self, owner: usize) {
+        let start = Instant::now();
+        self.wait_candidates(self.daemons.iter().flatten().count());
+        std::thread::sleep(LONGEST_CONTENTION.saturating_sub(start.elapsed()));
+        let seen = self.eye.sightings();
+        self.assert_one_owner(&seen);
+        let nodes: BTreeSet<_> = self.stations().into_iter().collect();
+        for address in VIP.both() {
+            let contention = seen.longest_contention(address, &nodes);
+            println!("{address}: after the healing two answered for {contention:?}");
+        }
+        self.keeps_owner(owner, bound(1000));
+    }
+
     /// Never two of the nodes at once for longer than the bar.
     #[track_caller]
     pub fn assert_one_owner(&self, seen: &Sightings) {

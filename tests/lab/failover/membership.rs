@@ -56,9 +56,7 @@ fn all_membership_is_dropped_and_the_lan_is_whole() {
     let owner = field.owner();
     field.eye.reset();
     cut.mend().unwrap();
-    field.wait_candidates(5);
-    field.assert_one_owner(&field.eye.sightings());
-    field.keeps_owner(owner, bound(1000));
+    field.heals(owner);
     load.end().assert_blackout_below(bound(500));
 }
 
@@ -132,9 +130,7 @@ fn one_node_is_alone() {
     load.end().assert_blackout_below(bound(500));
     field.eye.reset();
     cut.mend().unwrap();
-    field.wait_candidates(5);
-    field.assert_one_owner(&field.eye.sightings());
-    field.keeps_owner(other, bound(1000));
+    field.heals(other);
 }
 
 #[test]

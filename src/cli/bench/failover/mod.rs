@@ -39,7 +39,7 @@ use report::{FailoverReport, FaultReport, PeerReport, Run};
 #[derive(Debug, Clone, Args)]
 pub struct FailoverArguments {
     /// How often each fault is done
-    #[arg(long, value_name = "N", default_value = "20")]
+    #[arg(long, value_name = "N", default_value = "30")]
     runs: NonZeroUsize,
     /// The faults to do, separated by commas; all by default
     #[arg(long, value_name = "FAULTS", value_enum, value_delimiter = ',')]
