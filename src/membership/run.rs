@@ -25,7 +25,7 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// How often it is said that another node has this node's name.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 /// The pause between the three times that a restart is announced.
-const RESTART_AGAIN: Duration = Duration::from_millis(8);
+const RESTART_AGAIN: Duration = Duration::from_millis(5);
 
 /// What others ask of the loop.
 #[derive(Debug)]

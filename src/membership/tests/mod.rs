@@ -11,6 +11,7 @@
 
 mod detection;
 mod exchange;
+mod opening;
 mod runs;
 mod trouble;
 mod wire;
