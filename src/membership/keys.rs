@@ -176,7 +176,7 @@ fn read_one(path: &Path) -> Result<SharedKey, KeyError> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
 
     fn file(directory: &tempfile::TempDir, name: &str, text: &str) -> PathBuf {

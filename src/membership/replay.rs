@@ -90,6 +90,7 @@ impl Window {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::indexing_slicing)]
     use std::collections::BTreeSet;
 
     use proptest::prelude::*;

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
+use tracing::warn;
 
-use super::core::{Core, Target};
+use super::core::{Core, Refusal, Target};
 use super::counters::MembershipCounters;
 use super::seal::Sealer;
 use super::transport::Transport;
@@ -21,8 +22,10 @@ use crate::model::peer::Peers;
 
 /// How often names of peers that are not heard are looked up, and interfaces that failed are opened.
 const AGAIN: Duration = Duration::from_secs(5);
+/// How often it is said that another node has this node's name.
+const WARN_EVERY: Duration = Duration::from_secs(60);
 /// The pause between the three times that a restart is announced.
-const RESTART_AGAIN: Duration = Duration::from_millis(8);
+const RESTART_AGAIN: Duration = Duration::from_millis(5);
 
 /// What others ask of the loop.
 #[derive(Debug)]
@@ -65,6 +68,7 @@ impl Running {
         let mut again = tokio::time::interval(AGAIN);
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tokio::pin!(stop);
+        let mut warned = None;
         self.take_interfaces();
         self.seek(start.elapsed());
         self.publish(start.elapsed());
@@ -86,10 +90,12 @@ impl Running {
                 commands,
                 ..
             } = &mut self;
+            let mut own_name = false;
             let receive = poll_fn(|context| {
                 transport.poll_receive(context, &mut |source, octets| match sealer.open(octets) {
                     Ok(datagram) => {
                         let result = core.handle_datagram(start.elapsed(), source, datagram);
+                        own_name |= result == Err(Refusal::OwnName);
                         counters.count_opened(result);
                     }
                     Err(error) => counters.count_unopened(error),
@@ -108,6 +114,10 @@ impl Running {
                 () = receive => Event::Datagrams,
             };
             let now = start.elapsed();
+            if own_name && warned.is_none_or(|at| now.saturating_sub(at) > WARN_EVERY) {
+                warned = Some(now);
+                warn!("another node speaks under this node's name; set node.name of one of them");
+            }
             match event {
                 Event::Time | Event::Datagrams => {}
                 Event::Publication => self.publish(now),
@@ -187,6 +197,9 @@ impl Running {
     /// Sends what the machine says.
     fn carry(&mut self) {
         for outgoing in self.core.take_outgoing() {
+            if !self.transport.serves(&outgoing.route) {
+                continue;
+            }
             if self.sealer.seal(&outgoing.datagram, &mut self.buffer) {
                 let sent = self.transport.send(&outgoing.route, &self.buffer);
                 self.counters.count_sent(sent, self.buffer.len());

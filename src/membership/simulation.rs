@@ -1,5 +1,6 @@
 //! A network of cores on a virtual clock, for tests: loses, delays and reorders datagrams, cuts links,
 //! crashes, freezes and restarts nodes. The same seed gives the same run. Nothing is sealed.
+#![allow(clippy::indexing_slicing, clippy::unchecked_time_subtraction)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -348,13 +349,18 @@ impl Network {
         }
     }
 
-    fn carry(&mut self, to: usize, from: Source, mut datagram: Datagram) {
+    fn carry(&mut self, to: usize, from: Source, datagram: Datagram) {
         self.sent.0 += 1;
         if self.encodes {
             let mut octets = Vec::new();
             assert!(datagram.encode(&mut octets), "it fits: {datagram:?}");
             self.sent.1 += octets.len() as u64;
-            datagram = Datagram::decode(&octets).expect("what was encoded can be decoded");
+            let decoded = Datagram::decode(&octets);
+            assert_eq!(
+                decoded.as_ref(),
+                Ok(&datagram),
+                "what was encoded can be decoded"
+            );
         }
         if self.loss > 0.0 && self.random.random_bool(self.loss) {
             return;

@@ -7,6 +7,8 @@ pub mod engine;
 pub mod guard;
 pub mod pause;
 mod present;
+#[cfg(test)]
+mod simulation_tests;
 pub mod task;
 #[cfg(test)]
 mod tests;

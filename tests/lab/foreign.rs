@@ -398,3 +398,37 @@ fn an_allocator_gives_out_another_address() {
         .filter(|event| event["reason"] == "IPConflict");
     assert!(conflicts.all(|event| event["note"] == *note), "{events:?}");
 }
+
+#[test]
+fn a_host_with_an_ipv6_address_of_a_pool_is_found_and_seen_to_go() {
+    let used: IpAddr = "2001:db8::200".parse().unwrap();
+    let free: IpAddr = "2001:db8::201".parse().unwrap();
+    let lab = lan();
+    let [host, ..] = lab.clients() else {
+        panic!("a host")
+    };
+    let node = &lab.node(0).unwrap().namespace;
+    let own = node.mac_address("eth0").unwrap();
+    let mac = host.namespace.mac_address("eth0").unwrap();
+    let address = |operation: &str| {
+        let arguments = ["address", operation, "2001:db8::200/64", "dev", "eth0"];
+        tool(&host.namespace, "ip", &arguments).unwrap();
+    };
+    address("add");
+    let mut both = wanted(node, &[USED], &[own]);
+    for interface in both.interfaces.values_mut() {
+        interface.addresses.extend([used, free]);
+    }
+    let asking = Asking::start(node, impatient(), both);
+    let heard = |expected: &[(IpAddr, MacAddress)]| {
+        eventually(PATIENCE, || (asking.heard() == expected).then_some(()));
+    };
+    heard(&[(used, mac)]);
+    let neighbours = tool(&host.namespace, "ip", &["neigh", "show"]).unwrap();
+    assert!(
+        !neighbours.contains(&own.to_string()),
+        "asking changes nothing: {neighbours}"
+    );
+    address("del");
+    heard(&[]);
+}

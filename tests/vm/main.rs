@@ -10,7 +10,11 @@
 mod announcer;
 mod conformance;
 mod datapath;
+mod fence;
 mod ipvs;
+#[path = "../lab/fence/lan.rs"]
+#[allow(dead_code)]
+mod lan;
 mod methods;
 mod missing;
 #[path = "../lab/rig.rs"]

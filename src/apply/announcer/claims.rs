@@ -180,11 +180,9 @@ impl Claims {
             _ => self.told.tell(vip, known.insert(new)),
         }
         self.look.get_or_insert(now + SILENCE);
-        if by_peer {
-            if is_over(contest.repeated, RIVAL_INTERVAL, now) {
-                contest.repeated = Some(now);
-                self.repeats.insert(vip, now + RIVAL_PATIENCE);
-            }
+        if by_peer && is_over(contest.repeated, RIVAL_INTERVAL, now) {
+            contest.repeated = Some(now);
+            self.repeats.insert(vip, now + RIVAL_PATIENCE);
         }
         Reaction {
             log: is_over(contest.logged, DEFEND_INTERVAL, now)

@@ -224,12 +224,11 @@ impl Announcer {
                 .send_if_modified(|problems| problems.remove(&index).is_some());
         }
         for (index, interface) in &set.interfaces {
-            match self.responders.get_mut(index) {
-                Some(responder) => responder.name.clone_from(&interface.name),
-                None => {
-                    let responder = self.start(*index, interface.name.clone());
-                    self.responders.insert(*index, responder);
-                }
+            if let Some(responder) = self.responders.get_mut(index) {
+                responder.name.clone_from(&interface.name);
+            } else {
+                let responder = self.start(*index, interface.name.clone());
+                self.responders.insert(*index, responder);
             }
         }
         for (index, responder) in &mut self.responders {

@@ -9,11 +9,11 @@ use imbl::ordset::DiffItem;
 
 use super::Fenced;
 use super::requests::address_requests;
-use super::shape::{SetName, Tables, key};
+use super::shape::{Key, SetName, Tables};
 use crate::apply::nftables::encode::{Request, message};
 
 /// Keys by set.
-type Keys = BTreeMap<SetName, Vec<Vec<u8>>>;
+type Keys = BTreeMap<SetName, Vec<Key>>;
 
 /// The changes of addresses.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -55,9 +55,9 @@ fn changes(old: &OrdSet<IpAddr>, new: &OrdSet<IpAddr>, mut found: impl FnMut(IpA
     }
 }
 
-fn put(keys: &mut Keys, sets: Vec<SetName>, address: IpAddr) {
+fn put(keys: &mut Keys, sets: impl Iterator<Item = SetName>, address: IpAddr) {
     for set in sets {
-        keys.entry(set).or_default().push(key(address));
+        keys.entry(set).or_default().push(Key::of(address));
     }
 }
 

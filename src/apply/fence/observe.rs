@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::FenceError;
-use super::shape::{ChainContents, Contents, EVAL, Elements, Hook, SetKind};
+use super::shape::{ChainContents, Contents, EVAL, Element, Elements, Hook, Key, SetKind};
 use crate::apply::netlink::{NetlinkSocket, Reply};
-use crate::apply::nftables::TABLE;
 use crate::apply::nftables::encode::{Request, message};
 use crate::apply::nftables::observe::{Attributes, comment, table};
+use crate::apply::nftables::{self, TABLE};
 
 /// Everything in our table of this family, or `None` where it does not exist.
 pub(super) fn contents(
@@ -98,7 +98,7 @@ fn hook(attributes: &Attributes<'_>) -> Option<Hook> {
 }
 
 fn elements(socket: &mut NetlinkSocket, family: u8, set: &str) -> Result<Elements, FenceError> {
-    let mut elements = Elements::new();
+    let mut elements = Vec::new();
     for reply in dump(socket, message::GET_ELEMENT, family, Some(set))? {
         let attributes = Attributes::of(&reply.payload)?;
         for (_, element) in attributes.nested(3).iter().flat_map(Attributes::iter) {
@@ -106,11 +106,16 @@ fn elements(socket: &mut NetlinkSocket, family: u8, set: &str) -> Result<Element
             let key = element.nested(1).and_then(|key| key.get(1));
             let verdict = element.nested(2).and_then(|data| data.nested(2));
             let chain = verdict.map(|it| it.string(2)).transpose()?.flatten();
+            let key = key
+                .and_then(Key::from_slice)
+                .ok_or(nftables::Error::Malformed(
+                    "an element without a key of ours",
+                ))?;
             let chain = chain.unwrap_or_default().to_owned();
-            elements.insert((key.unwrap_or_default().to_vec(), chain));
+            elements.push(Element { key, chain });
         }
     }
-    Ok(elements)
+    Ok(elements.into_iter().collect())
 }
 
 fn dump(

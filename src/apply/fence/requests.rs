@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::shape::{Chain, ChainContents, EVAL, MAP, Set, SetName, Table};
+use super::shape::{Chain, ChainContents, EVAL, Key, MAP, Set, SetName, Table};
 use crate::apply::nftables::TABLE;
 use crate::apply::nftables::encode::{CREATE, CREATE_NEW, LONGEST_NEST, Request, message};
 use crate::apply::nftables::expression::Verdict;
@@ -39,10 +39,10 @@ pub(super) fn whole(table: &Table) -> Vec<Request> {
         requests.extend(rule_requests(table, chain));
     }
     for set in &table.sets {
-        let elements: Vec<(&[u8], &str)> = set
+        let elements: Vec<(Key, &str)> = set
             .elements
             .iter()
-            .map(|(key, chain)| (key.as_slice(), chain.as_str()))
+            .map(|element| (element.key, element.chain.as_str()))
             .collect();
         let set = (family, set.name);
         requests.extend(element_requests(name, set, message::NEW_ELEMENT, &elements));
@@ -52,7 +52,7 @@ pub(super) fn whole(table: &Table) -> Vec<Request> {
 
 /// Makes the chains on interfaces what the table wants, from what the kernel has.
 pub(super) fn of_chains(observed: &BTreeMap<String, ChainContents>, table: &Table) -> Vec<Request> {
-    let wanted = table.contents().chains;
+    let wanted = table.clone().into_contents().chains;
     let hook = |chain: Option<&ChainContents>| chain.and_then(|chain| chain.hook.clone());
     let differ = |name: &str| hook(observed.get(name)) != hook(wanted.get(name));
     let mut requests = Vec::new();
@@ -74,8 +74,8 @@ pub(super) fn of_chains(observed: &BTreeMap<String, ChainContents>, table: &Tabl
 }
 
 /// Adds or removes addresses of a set.
-pub(super) fn address_requests(set: SetName, kind: u16, keys: &[Vec<u8>]) -> Vec<Request> {
-    let elements: Vec<(&[u8], &str)> = keys.iter().map(|key| (key.as_slice(), "")).collect();
+pub(super) fn address_requests(set: SetName, kind: u16, keys: &[Key]) -> Vec<Request> {
+    let elements: Vec<(Key, &str)> = keys.iter().map(|key| (*key, "")).collect();
     element_requests(TABLE, set, kind, &elements)
 }
 
@@ -83,7 +83,7 @@ fn element_requests(
     table: &str,
     (family, set): SetName,
     kind: u16,
-    elements: &[(&[u8], &str)],
+    elements: &[(Key, &str)],
 ) -> Vec<Request> {
     let flags = if kind == message::NEW_ELEMENT {
         CREATE
@@ -97,7 +97,7 @@ fn element_requests(
         let list = request.open(3);
         for (key, chain) in chunk {
             let element = request.open(1);
-            data(&mut request, 1, key);
+            data(&mut request, 1, key.as_slice());
             if !chain.is_empty() {
                 let nest = request.open(2);
                 Verdict::Goto((*chain).into()).encode(&mut request);

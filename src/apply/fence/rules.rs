@@ -20,7 +20,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::lease::{ETHERTYPE, TIMEOUT};
-use super::shape::{ARP, Chain, EVAL, Hook, MAP, NETDEV, Rule, Set, SetKind, Table};
+use super::shape::{ARP, Chain, EVAL, Element, Hook, Key, MAP, NETDEV, Rule, Set, SetKind, Table};
 use crate::apply::nftables::encode::{Request, message};
 use crate::apply::nftables::expression::Verdict;
 use crate::apply::nftables::expression::primitive::{
@@ -195,10 +195,10 @@ pub(super) fn arp(egress: bool, interfaces: &BTreeMap<u32, String>) -> Table {
     });
     let mut chains = vec![base("input".to_owned(), ARP_INPUT, &[], vec![requests])];
     if !egress {
-        let names = interfaces.values().map(|name| {
+        let names = interfaces.values().filter_map(|name| {
             let mut key = name.as_bytes().to_vec();
             key.resize(NAME_BYTES as usize, 0);
-            (key, String::new())
+            Key::from_slice(&key).map(Element::plain)
         });
         sets.push(addresses(OWNED4, 4));
         sets.push(Set {
@@ -315,7 +315,10 @@ fn verdicts(name: &'static str, key_type: u32, elements: &[(&[u8], &str)]) -> Se
     set.kind.flags = MAP;
     set.elements = elements
         .iter()
-        .map(|(key, chain)| (key.to_vec(), (*chain).to_owned()))
+        .filter_map(|(key, chain)| {
+            let chain = (*chain).to_owned();
+            Key::from_slice(key).map(|key| Element { key, chain })
+        })
         .collect();
     set
 }

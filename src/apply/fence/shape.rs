@@ -30,42 +30,32 @@ impl Tables {
             .arp
             .then(|| rules::arp(self.egress, &fenced.interfaces));
         let mut tables: Vec<Table> = egress.into_iter().chain(arp).collect();
-        for table in &mut tables {
-            let mut fill = |sets: Vec<SetName>, address: IpAddr| {
-                for (family, name) in sets {
-                    if family == table.family
-                        && let Some(set) = table.sets.iter_mut().find(|set| set.name == name)
-                    {
-                        set.elements.insert((key(address), String::new()));
-                    }
-                }
+        for set in tables.iter_mut().flat_map(|table| &mut table.sets) {
+            let addresses = match set.name {
+                rules::VIPS4 | rules::VIPS6 => &fenced.vips,
+                rules::OWNED4 | rules::OWNED6 => &fenced.owned,
+                _ => continue,
             };
-            for vip in &fenced.vips {
-                fill(self.sets_of_vip(*vip), *vip);
-            }
-            for owned in &fenced.owned {
-                fill(self.sets_of_owned(*owned), *owned);
-            }
+            let four = set.kind.key_length == 4;
+            let of_family = addresses.iter().filter(|it| it.is_ipv4() == four);
+            set.elements = of_family.map(|it| Element::plain(Key::of(*it))).collect();
         }
         tables
     }
 
     /// Where an address stands for which nobody may speak.
-    pub(super) fn sets_of_vip(self, address: IpAddr) -> Vec<SetName> {
+    pub(super) fn sets_of_vip(self, address: IpAddr) -> impl Iterator<Item = SetName> {
         let egress = match Family::of(address) {
             Family::V4 => (NETDEV, rules::VIPS4),
             Family::V6 => (NETDEV, rules::VIPS6),
         };
-        let arp = (self.arp && address.is_ipv4()).then_some((ARP, rules::VIPS4));
-        self.egress
-            .then_some(egress)
-            .into_iter()
-            .chain(arp)
-            .collect()
+        let arp = self.arp && address.is_ipv4();
+        let arp = arp.then_some((ARP, rules::VIPS4));
+        [self.egress.then_some(egress), arp].into_iter().flatten()
     }
 
     /// Where an address stands that this node owns.
-    pub(super) fn sets_of_owned(self, address: IpAddr) -> Vec<SetName> {
+    pub(super) fn sets_of_owned(self, address: IpAddr) -> impl Iterator<Item = SetName> {
         let egress = match Family::of(address) {
             Family::V4 => (NETDEV, rules::OWNED4),
             Family::V6 => (NETDEV, rules::OWNED6),
@@ -73,19 +63,64 @@ impl Tables {
         // The kernel's own requests are judged there only where no egress hook does.
         let arp = self.arp && !self.egress && address.is_ipv4();
         let arp = arp.then_some((ARP, rules::OWNED4));
-        self.egress
-            .then_some(egress)
-            .into_iter()
-            .chain(arp)
-            .collect()
+        [self.egress.then_some(egress), arp].into_iter().flatten()
     }
 }
 
-/// An address as the key of an element.
-pub(super) fn key(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
+/// The key of an element, of 16 bytes at most; there are very many of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key {
+    bytes: [u8; 16],
+    length: u8,
+}
+
+impl Key {
+    /// Of these bytes; none where they are too many.
+    pub(super) fn from_slice(slice: &[u8]) -> Option<Self> {
+        let mut bytes = [0; 16];
+        bytes.get_mut(..slice.len())?.copy_from_slice(slice);
+        let length = u8::try_from(slice.len()).ok()?;
+        Some(Self { bytes, length })
+    }
+
+    /// An address.
+    pub(super) fn of(address: IpAddr) -> Self {
+        let mut bytes = [0; 16];
+        match address {
+            IpAddr::V4(address) => {
+                let [a, b, c, d] = address.octets();
+                [bytes[0], bytes[1], bytes[2], bytes[3]] = [a, b, c, d];
+                Self { bytes, length: 4 }
+            }
+            IpAddr::V6(address) => Self {
+                bytes: address.octets(),
+                length: 16,
+            },
+        }
+    }
+
+    pub(super) fn as_slice(&self) -> &[u8] {
+        self.bytes
+            .get(..usize::from(self.length))
+            .unwrap_or_default()
+    }
+}
+
+/// An element of a set or verdict map.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Element {
+    pub(super) key: Key,
+    /// The chain that a map sends to; empty in plain sets.
+    pub(super) chain: String,
+}
+
+impl Element {
+    /// Of a plain set.
+    pub(super) fn plain(key: Key) -> Self {
+        Self {
+            key,
+            chain: String::new(),
+        }
     }
 }
 
@@ -107,8 +142,8 @@ pub(super) struct Set {
     pub(super) elements: Elements,
 }
 
-/// Key, and the chain that a map sends to; empty in plain sets.
-pub(super) type Elements = BTreeSet<(Vec<u8>, String)>;
+/// What is in a set.
+pub(super) type Elements = BTreeSet<Element>;
 
 /// What the kernel says of a set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -188,18 +223,18 @@ impl Table {
     }
 
     /// What the kernel must say of it.
-    pub(super) fn contents(&self) -> Contents {
-        let sets = self.sets.iter().map(|set| {
-            let elements = (set.kind, set.elements.clone());
+    pub(super) fn into_contents(self) -> Contents {
+        let sets = self.sets.into_iter().map(|set| {
+            let elements = (set.kind, set.elements);
             (set.name.to_owned(), elements)
         });
-        let chains = self.chains.iter().map(|chain| {
+        let chains = self.chains.into_iter().map(|chain| {
             let contents = ChainContents {
-                hook: chain.hook.clone(),
                 policy: chain.hook.as_ref().map(|_| 1),
-                rules: chain.rules.iter().map(|it| it.comment.clone()).collect(),
+                hook: chain.hook,
+                rules: chain.rules.into_iter().map(|it| it.comment).collect(),
             };
-            (chain.name.clone(), contents)
+            (chain.name, contents)
         });
         Contents {
             flags: 0,

@@ -36,11 +36,11 @@ impl Core {
                 changes,
             }));
         }
-        let changes = publication.allocations.changed_since(&self.published);
-        let changed: Vec<_> = changes.filter_map(|(_, new)| new.cloned()).collect();
-        let news: Vec<_> = changed
-            .into_iter()
+        let edits = publication.allocations.changed_since(&self.published);
+        let records = edits.filter_map(|(_, record)| record);
+        let news: Vec<_> = records
             .filter(|record| self.records.own(record))
+            .cloned()
             .collect();
         for list in records::lists(&news) {
             self.send_all(&Body::Records(list));
@@ -265,7 +265,7 @@ impl Core {
             }
             member
                 .early
-                .insert(delta.version, Arc::clone(&delta.changes));
+                .insert((delta.epoch, delta.version), Arc::clone(&delta.changes));
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::presence::Shows;
-use super::tables::{Assembly, Tables};
+use super::tables::{Assembly, Change, Tables};
 use crate::membership::datagram::{Table, Versions};
 use crate::membership::replay::{Way, Window};
 use crate::model::foreign::MacAddress;
@@ -136,8 +136,8 @@ pub struct Member {
     pub advertised_by: Option<Text>,
     pub assemblies: BTreeMap<Table, Assembly>,
     pub asked: BTreeMap<Table, Duration>,
-    /// Deltas that came too early.
-    pub early: BTreeMap<u64, Arc<[(IpAddr, Option<u64>)]>>,
+    /// Deltas that came too early, by run and version.
+    pub early: BTreeMap<(u64, u64), Arc<[Change]>>,
     /// The run that said it restarts, and until when it is waited for.
     pub restarting: Option<(u64, Duration)>,
     /// When digests of records were last compared with it.

@@ -139,8 +139,8 @@ impl Core {
 }
 
 /// Puts a member in its place among the peers where it is to be shown otherwise; whether it was.
-fn show(peers: &mut Peers, name: &Text, member: &Member, shown: Option<Shows>) -> bool {
-    let Some(shows) = shown else {
+fn show(peers: &mut Peers, name: &Text, member: &Member, what: Option<Shows>) -> bool {
+    let Some(shows) = what else {
         return false;
     };
     let before = peers.members.get(&**name).map(AsRef::as_ref);
@@ -174,7 +174,8 @@ impl Member {
     /// Applies the deltas that came too early and fit now.
     pub(super) fn follow_early(&mut self) {
         loop {
-            let next = self.tables.claims_version.1 + 1;
+            let (epoch, held) = self.tables.claims_version;
+            let next = (epoch, held + 1);
             self.early = self.early.split_off(&next);
             let Some(changes) = self.early.remove(&next) else {
                 return;

@@ -31,6 +31,8 @@ struct Bucket {
 #[derive(Debug)]
 pub struct Records {
     buckets: Vec<Bucket>,
+    /// The sum of the digests of all buckets.
+    digest: u64,
     returned: usize,
     /// What others told that was news here.
     heard: Allocations,
@@ -42,6 +44,7 @@ impl Records {
     pub fn new() -> Self {
         Self {
             buckets: vec![Bucket::default(); BUCKETS],
+            digest: 0,
             returned: 0,
             heard: Allocations::default(),
             pending: Vec::new(),
@@ -50,11 +53,8 @@ impl Records {
     }
 
     /// Of all records; 0 without any.
-    pub fn digest(&self) -> u64 {
-        let sums = self.buckets.iter().zip(1_u64..);
-        sums.fold(0, |digest, (bucket, index)| {
-            digest.wrapping_add(bucket.digest.wrapping_mul(2 * index + 1))
-        })
+    pub const fn digest(&self) -> u64 {
+        self.digest
     }
 
     pub fn digests(&self) -> Vec<u64> {
@@ -117,13 +117,17 @@ impl Records {
                 if merged == *before {
                     return false;
                 }
-                bucket.digest = bucket.digest.wrapping_sub(hash_of(before));
+                let hash = hash_of(before);
+                bucket.digest = bucket.digest.wrapping_sub(hash);
+                self.digest = self.digest.wrapping_sub(hash);
                 self.returned -= usize::from(before.addresses.is_empty());
                 merged
             }
             None => record,
         };
-        bucket.digest = bucket.digest.wrapping_add(hash_of(&merged));
+        let hash = hash_of(&merged);
+        bucket.digest = bucket.digest.wrapping_add(hash);
+        self.digest = self.digest.wrapping_add(hash);
         self.returned += usize::from(merged.addresses.is_empty());
         bucket.records.insert(key, merged);
         if self.returned > RETURNED_KEPT + RETURNED_SLACK {
@@ -146,7 +150,9 @@ impl Records {
         for (_, service) in returned {
             for bucket in &mut self.buckets {
                 if let Some(record) = bucket.records.remove(&service) {
-                    bucket.digest = bucket.digest.wrapping_sub(hash_of(&record));
+                    let hash = hash_of(&record);
+                    bucket.digest = bucket.digest.wrapping_sub(hash);
+                    self.digest = self.digest.wrapping_sub(hash);
                     self.returned -= 1;
                 }
             }
@@ -200,4 +206,98 @@ fn hash(octets: &[u8]) -> u64 {
         });
     let mixed = (folded ^ (folded >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
     mixed ^ (mixed >> 32)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn record(number: u32, counter: u64, returned: bool) -> Allocation {
+        let address = IpAddr::from(number.to_be_bytes());
+        Allocation {
+            service: ServiceKey::new("shop", format!("service-{number}").as_str()),
+            addresses: if returned { vec![] } else { vec![address] },
+            counter,
+            node: "edge-1".to_owned(),
+        }
+    }
+
+    proptest! {
+        /// Whatever the order in which records come, and however often.
+        #[test]
+        fn equal_records_have_equal_digests(
+            numbers in prop::collection::vec((0_u32..40, 1_u64..5, any::<bool>()), 0..80),
+            turn in any::<prop::sample::Index>(),
+        ) {
+            let told: Vec<Allocation> = numbers.iter().map(|(number, counter, returned)| record(*number, *counter, *returned)).collect();
+            let mut one = Records::new();
+            let mut other = Records::new();
+            for record in &told {
+                one.hear(record.clone());
+            }
+            let (before, after) = told.split_at(if told.is_empty() { 0 } else { turn.index(told.len()) });
+            for record in after.iter().chain(before).chain(after) {
+                other.own(record);
+            }
+            prop_assert_eq!(one.digest(), other.digest());
+            prop_assert_eq!(one.digests(), other.digests());
+            prop_assert!(one.differing(&other.digests()).is_empty());
+            let sum = one.digests().iter().fold(0_u64, |sum, digest| sum.wrapping_add(*digest));
+            prop_assert_eq!(one.digest(), sum);
+        }
+    }
+
+    #[test]
+    fn what_differs_is_found_and_only_that() {
+        let mut one = Records::new();
+        let mut other = Records::new();
+        for number in 0..1000 {
+            one.own(&record(number, 1, false));
+            other.own(&record(number, 1, false));
+        }
+        assert!(one.own(&record(7, 2, true)));
+        assert_ne!(one.digest(), other.digest());
+        let told: Vec<Allocation> = one
+            .differing(&other.digests())
+            .into_iter()
+            .flatten()
+            .collect();
+        assert!(told.contains(&record(7, 2, true)) && told.len() < 60);
+        for record in told {
+            other.hear(record);
+        }
+        assert_eq!(one.digest(), other.digest());
+        let now = Duration::from_secs(1);
+        let news: Vec<Allocation> = other
+            .news(now)
+            .into_iter()
+            .flat_map(Allocations::records)
+            .cloned()
+            .collect();
+        assert_eq!(news, [record(7, 2, true)], "news only");
+        assert!(other.news(now).is_none());
+    }
+
+    #[test]
+    fn returned_records_are_forgotten_the_oldest_first() {
+        let mut records = Records::new();
+        for number in 0..3000 {
+            records.own(&record(number, u64::from(number), true));
+        }
+        let kept: Vec<u64> = records
+            .differing(&vec![1; BUCKETS])
+            .into_iter()
+            .flatten()
+            .map(|record| record.counter)
+            .collect();
+        assert!(kept.len() <= RETURNED_KEPT + RETURNED_SLACK);
+        assert!(
+            kept.iter()
+                .all(|counter| *counter >= 3000 - (RETURNED_KEPT + RETURNED_SLACK) as u64)
+        );
+    }
 }

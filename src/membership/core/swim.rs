@@ -71,7 +71,7 @@ impl Swim {
             max_transmissions: NonZeroU8::MIN.saturating_add(4),
             // A period may pass before the suspicion begins.
             suspect_to_down_after: timing.probe_interval.mul_f32(1.5),
-            remove_down_after: Some(Duration::from_mins(1)),
+            remove_down_after: Some(Duration::from_secs(60)),
             max_packet_size: one.saturating_add(BODY_BUDGET + 300),
             notify_down_members: true,
             periodic_announce: None,

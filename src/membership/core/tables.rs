@@ -23,7 +23,8 @@ const SNAPSHOT_KEPT: Duration = Duration::from_secs(2);
 /// Pieces that are asked for at once: they must fit into the receive buffer of the asker.
 pub const PARTS_AT_ONCE: usize = 32;
 
-type Change = (IpAddr, Option<u64>);
+/// A VIP and its claim; absent: given up.
+pub type Change = (IpAddr, Option<u64>);
 
 /// The state of a node as it goes over the wire. JSON, so that nodes of different versions understand
 /// one another: what is unknown is passed over, what is missing has its default.

@@ -188,7 +188,7 @@ fn values_that_did_not_change_are_not_shown_again() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(48))]
 
     /// Random edits, losses and partitions; then quiet.
     #[test]

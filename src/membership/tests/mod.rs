@@ -4,11 +4,14 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    clippy::print_stdout
+    clippy::print_stdout,
+    clippy::unchecked_time_subtraction,
+    clippy::similar_names
 )]
 
 mod detection;
 mod exchange;
+mod opening;
 mod runs;
 mod trouble;
 mod wire;

@@ -173,6 +173,11 @@ impl Transport {
         most
     }
 
+    /// Whether there is a socket for one of the ways at least.
+    pub fn serves(&self, route: &Route) -> bool {
+        route.udp.is_some() || !self.lan.is_empty()
+    }
+
     /// Sends by all ways of the route. Whether it left by one of them at least.
     pub fn send(&mut self, route: &Route, octets: &[u8]) -> bool {
         let mut sent = false;
@@ -185,7 +190,7 @@ impl Transport {
             match result {
                 Ok(()) => sent = true,
                 Err(error) => {
-                    tracing::trace!(peer = %path.peer, %error, "a datagram could not be sent")
+                    tracing::trace!(peer = %path.peer, %error, "a datagram could not be sent");
                 }
             }
         }
@@ -203,7 +208,7 @@ impl Transport {
                 Ok(()) => sent = true,
                 Err(error) if is_link_error(&error) => lost = Some(index),
                 Err(error) => {
-                    tracing::trace!(interface = index, %error, "a frame could not be sent")
+                    tracing::trace!(interface = index, %error, "a frame could not be sent");
                 }
             }
         }

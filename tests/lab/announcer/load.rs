@@ -112,8 +112,10 @@ fn a_flood_from_one_source_is_cut_and_others_are_answered() {
         .counters()
         .requests(Protocol::Arp, "lan0", "rate_limited");
     assert!(limited > 0, "{}", flood.line());
-    // Twenty thousand at once, and as many in each second.
-    let most = 20_000.0 * (1.5 + 200_000.0 / flood.rate);
-    assert!(flood.answered <= most as usize, "{}", flood.line());
+    // Twenty thousand at once, and as many in each second; the flood takes longer on a busy machine.
+    let seconds = f64::from(u32::try_from(flood.sent).unwrap()) / flood.rate;
+    let answered = f64::from(u32::try_from(flood.answered).unwrap());
+    let most = 20_000.0 * (1.5 + seconds);
+    assert!(answered <= most, "{}", flood.line());
     assert!(other.lost() * 100 <= other.sent, "{}", other.line());
 }

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use edgelb::apply::fence::{Fence, Fenced};
+use edgelb::apply::fence::{Fence, Fenced, Renewal, TIMEOUT};
 use edgelb::lab::{Namespace, tool};
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{LinkAddr, bind};
@@ -20,6 +20,8 @@ pub const OTHER6: Ipv6Addr = Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 0x200);
 pub const CLIENT: &str = "10.9.0.9";
 /// Protocols that a packet socket may state, right or wrong: ARP, all, none, IPv4, IPv6, VLAN.
 pub const PROTOCOLS: [u16; 6] = [0x0806, 3, 0, 0x0800, 0x86dd, 0x8100];
+/// Timeouts are counted in ticks of the kernel, ten milliseconds at most.
+pub const TICKS: Duration = Duration::from_millis(20);
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Runs `ip` or another program in a namespace, its arguments in one text.
@@ -115,6 +117,20 @@ impl Node {
             Ok(_) => true,
             Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => false,
             Err(error) => panic!("{interface}: {error}"),
+        }
+    }
+
+    /// The same right after a renewal; once more where this machine stood still for so long that the
+    /// lease was over by right.
+    pub fn sends_leased(&self, fence: &mut Fence, interface: &str, frame: &[u8]) -> bool {
+        loop {
+            let renewal = self.within(|| fence.renew()).unwrap();
+            assert_eq!(renewal, Renewal::Taken);
+            let renewed = Instant::now();
+            let left = self.sends(interface, 0x0806, frame);
+            if left || renewed.elapsed() + TICKS < TIMEOUT {
+                return left;
+            }
         }
     }
 

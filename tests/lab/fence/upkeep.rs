@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-use edgelb::apply::fence::{Fence, Fenced, Renewal};
+use edgelb::apply::fence::{Fence, Fenced, Renewal, TIMEOUT};
 use edgelb::apply::monitor::{ForeignEdits, Monitor};
 use edgelb::apply::netlink::NetlinkSocket;
 use edgelb::model::host::{Host, Interface};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::VIPS;
-use super::lan::{Lan, Node, VIP4, run};
+use super::lan::{Lan, Node, TICKS, VIP4, run};
 
 /// The number of transactions that the ruleset has seen: `NFT_MSG_GETGEN`.
 fn generation(node: &Node) -> u32 {
@@ -91,10 +91,11 @@ fn ten_thousand_vips_are_fenced_fast_and_one_more_is_cheap() {
         start.elapsed()
     });
     eprintln!("10,000 vips {all:?}, one more {one:?}, checked {checked:?}, rebuilt {rebuilt:?}");
-    // Far above what an emulated machine needs, far below a second of silence for each address.
-    assert!(all < Duration::from_secs(3), "{all:?}");
+    // What one more costs must not grow with those that are there. An emulated machine is fifty times
+    // slower than any that this runs on, and not even there may an address cost a millisecond.
+    assert!(all < Duration::from_secs(10), "{all:?}");
     assert!(one < Duration::from_millis(100), "{one:?}");
-    assert!(rebuilt < Duration::from_secs(3), "{rebuilt:?}");
+    assert!(rebuilt < Duration::from_secs(10), "{rebuilt:?}");
     let text = listing(node);
     assert!(text.contains("198.18.15.160") && text.contains("fd10::1387"));
 }
@@ -131,6 +132,7 @@ fn what_others_do_to_the_fence_is_noticed_and_repaired() {
         "add element netdev edgelb owned6 { fd09::100 }".to_owned(),
         "delete element netdev edgelb frames { ip6 }".to_owned(),
         "add element arp edgelb vips4 { 10.9.0.7 }".to_owned(),
+        "add set netdev edgelb odd { type ipv6_addr . mark ; elements = { ::1 . 7 } ; }".to_owned(),
     ] {
         assert!(!node.within(|| fence.repair()).unwrap(), "before: {edit}");
         let before = *receiver.borrow();
@@ -172,11 +174,17 @@ fn a_flush_is_felt_by_the_renewal_and_a_repair_keeps_the_lease() {
         assert!(fence.repair().unwrap());
     });
     assert!(!node.sends("eth0", 0x86dd, &of_vip6));
-    // The first renewal may be older than its time on a slow machine; then nothing was kept.
-    node.within(|| fence.renew()).unwrap();
-    run(&node.namespace, "nft delete table netdev edgelb");
-    node.within(|| fence.repair()).unwrap();
-    assert!(node.sends("eth0", 0x0806, &of_vip4));
+    // A lease that lived goes on living in the new table, unless all this took too long.
+    loop {
+        let start = Instant::now();
+        node.within(|| fence.renew()).unwrap();
+        run(&node.namespace, "nft delete table netdev edgelb");
+        node.within(|| fence.repair()).unwrap();
+        if node.sends("eth0", 0x0806, &of_vip4) {
+            break;
+        }
+        assert!(start.elapsed() + TICKS > TIMEOUT, "{:?}", start.elapsed());
+    }
     // A set that the kernel refuses, because somebody was there before, ends in a repair too.
     run(&node.namespace, "nft delete table netdev edgelb");
     let fenced = node.fenced(&[]);

@@ -86,6 +86,16 @@ fn mac(host: usize) -> MacAddress {
     MacAddress([2, 0, 0, 0, 2, u8::try_from(host + 1).unwrap()])
 }
 
+/// The interface of the host, asked for in its namespace.
+pub fn lan_interface(host: usize) -> LanInterface {
+    LanInterface {
+        index: nix::net::if_::if_nametoindex("eth0").unwrap(),
+        name: "eth0".to_owned(),
+        mac: mac(host),
+        subnets: vec![format!("{}/24", address(host)).parse().unwrap()],
+    }
+}
+
 impl Lan {
     pub fn new(hosts: usize) -> Self {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -232,14 +242,7 @@ impl Member {
         let log: Log = Arc::default();
         let (seen, sent) = (Arc::clone(&log), interfaces.clone());
         let thread = within(&lan.hosts[host].0, move || {
-            let index = nix::net::if_::if_nametoindex("eth0").unwrap();
-            let lan = LanInterface {
-                index,
-                name: "eth0".to_owned(),
-                mac: mac(host),
-                subnets: vec![format!("{}/24", address(host)).parse().unwrap()],
-            };
-            sent.send_replace(Arc::new(vec![lan]));
+            sent.send_replace(Arc::new(vec![lan_interface(host)]));
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
@@ -342,10 +345,13 @@ impl Drop for Member {
     }
 }
 
+/// Senders and payloads.
+pub type Captured = Vec<(SocketAddr, Vec<u8>)>;
+
 /// The payloads of UDP datagrams that come to the port of a host, until it is dropped.
 pub struct Capture {
     stop: Arc<std::sync::atomic::AtomicBool>,
-    thread: Option<JoinHandle<Vec<(SocketAddr, Vec<u8>)>>>,
+    thread: Option<JoinHandle<Captured>>,
 }
 
 impl Capture {
@@ -389,7 +395,7 @@ impl Capture {
         }
     }
 
-    pub fn end(mut self) -> Vec<(SocketAddr, Vec<u8>)> {
+    pub fn end(mut self) -> Captured {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.take().unwrap().join().unwrap()
     }

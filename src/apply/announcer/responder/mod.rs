@@ -42,6 +42,9 @@ const GROUP_RETRY: Duration = Duration::from_secs(2);
 /// Groups joined or left in one go, some 20 µs each, so that requests are answered in between.
 const GROUP_BATCH: usize = 8;
 
+/// VIPs that have log lines of their own when they change at a time.
+const MOST_LOGGED: usize = 16;
+
 /// What the kernel said last of the responder's link.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct LinkState {
@@ -179,11 +182,12 @@ impl Responder {
             .into_iter()
             .flat_map(|wanted| wanted.addresses.iter().copied())
             .collect();
-        for vip in without(&self.vips, &vips) {
-            self.schedule.withdraw(vip);
-            self.hearing.claims.withdraw(vip);
-            info!(%vip, interface = self.interface.name, "withdrew address");
+        let gone = without(&self.vips, &vips);
+        for vip in &gone {
+            self.schedule.withdraw(*vip);
+            self.hearing.claims.withdraw(*vip);
         }
+        self.log(&gone, "withdrew address");
         let before = std::mem::replace(&mut self.vips, vips);
         if let Some(wanted) = wanted {
             let watched = self.watch(&wanted.watched);
@@ -241,10 +245,26 @@ impl Responder {
             return;
         }
         let now = Instant::now();
-        for vip in without(&self.vips, before) {
+        let new = without(&self.vips, before);
+        for vip in &new {
             let jitter = jitter(&self.random);
-            self.schedule.take_over(vip, now, jitter);
-            info!(%vip, interface = self.interface.name, "announced address");
+            self.schedule.take_over(*vip, now, jitter);
+        }
+        self.log(&new, "announced address");
+    }
+
+    /// Thousands of lines would delay the first frames.
+    fn log(&self, vips: &[IpAddr], what: &'static str) {
+        let interface = &self.interface.name;
+        match vips {
+            [first, .., last] if vips.len() > MOST_LOGGED => {
+                info!(%first, %last, vips = vips.len(), interface, "{what}");
+            }
+            _ => {
+                for vip in vips {
+                    info!(%vip, interface, "{what}");
+                }
+            }
         }
     }
 

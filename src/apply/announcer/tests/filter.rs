@@ -1,14 +1,16 @@
 //! Runs the generated programs in a small interpreter, beside the plain question "is it a VIP?".
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::{OWN_MAC, announced, interface};
 use crate::apply::announcer::arp::{answer, gratuitous};
 use crate::apply::announcer::filter::{
     ACCEPTED_LENGTH, Instruction, MAXIMUM_INSTRUCTIONS, PACKET_OTHERHOST, PACKET_OUTGOING,
-    PACKET_TYPE_OFFSET, accept_all, accept_vips, code, reject_all,
+    PACKET_TYPE_OFFSET, accept_all, accept_all_neighbor_discovery, accept_ipv6_vips, accept_vips,
+    code, reject_all,
 };
+use crate::apply::announcer::ndp;
 use crate::apply::announcer::verdict::IgnoreReason;
 
 const PACKET_HOST: u32 = 0;
@@ -42,6 +44,12 @@ fn run(program: &[Instruction], frame: &[u8], packet_type: u32) -> u32 {
         let jump = |condition| usize::from(if condition { jump_true } else { jump_false });
         match code {
             code::LOAD_WORD if constant == PACKET_TYPE_OFFSET => accumulator = packet_type,
+            code::LOAD_BYTE => {
+                let Some(octet) = frame.get(constant as usize) else {
+                    return 0;
+                };
+                accumulator = u32::from(*octet);
+            }
             code::LOAD_WORD => {
                 let offset = constant as usize;
                 let Some(word) = frame.get(offset..offset + 4) else {
@@ -180,4 +188,47 @@ fn the_fallback_passes_all_arp_but_own_and_foreign_frames() {
         ),
         0
     );
+}
+
+#[test]
+fn neighbor_discovery_passes_by_target_and_source() {
+    let vip = |number: u16| Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0x12, number);
+    let client = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x99);
+    for count in [1, 2, 300, 900] {
+        let vips: Vec<Ipv6Addr> = (0..count).map(|number| vip(3 * number)).collect();
+        let program = accept_ipv6_vips(vips.iter().copied()).unwrap();
+        for number in 0..3 * count + 3 {
+            let is_vip = vips.contains(&vip(number));
+            for frame in [
+                ndp::probe(vip(number), CLIENT_MAC).to_vec(),
+                ndp::unsolicited(vip(number), CLIENT_MAC)[0].to_vec(),
+                // From the address, for another one.
+                {
+                    let mut frame = ndp::refresh(client, CLIENT_MAC, client, OWN_MAC).to_vec();
+                    frame[22..38].copy_from_slice(&vip(number).octets());
+                    frame
+                },
+            ] {
+                let passed = run(&program, &frame, PACKET_HOST);
+                assert_eq!(passed != 0, is_vip, "{number} of {count}");
+                assert!(passed == 0 || passed as usize >= frame.len(), "whole");
+                assert_eq!(run(&program, &frame, PACKET_OTHERHOST), 0);
+                assert_eq!(run(&program, &frame, PACKET_OUTGOING), 0);
+                assert_eq!(run(&program, &frame[..60], PACKET_HOST), 0);
+            }
+        }
+        let mut ping = ndp::probe(vip(0), CLIENT_MAC).to_vec();
+        ping[54] = 128;
+        assert_eq!(run(&program, &ping, PACKET_HOST), 0);
+        assert_eq!(run(&accept_all_neighbor_discovery(), &ping, PACKET_HOST), 0);
+        let mut tcp = ndp::probe(vip(0), CLIENT_MAC).to_vec();
+        tcp[20] = 6;
+        assert_eq!(run(&program, &tcp, PACKET_HOST), 0);
+        assert_eq!(run(&accept_all_neighbor_discovery(), &tcp, PACKET_HOST), 0);
+    }
+    let far = ndp::probe(client, CLIENT_MAC);
+    assert_ne!(run(&accept_all_neighbor_discovery(), &far, PACKET_HOST), 0);
+    assert_eq!(accept_ipv6_vips([]), Some(reject_all()));
+    let scattered = (0..5000).map(|number| vip(2 * number));
+    assert_eq!(accept_ipv6_vips(scattered), None);
 }

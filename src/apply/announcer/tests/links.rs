@@ -52,7 +52,7 @@ fn a_bond_that_uses_another_port_is_news_for_the_neighbours() {
     for number in [3, 4, 5] {
         assert_eq!(of(up, &[event(number)]), Some(vec![news(true, true)]));
     }
-    let port_of_a_bridge = message(16, 7, up, &[name.clone()]);
+    let port_of_a_bridge = message(16, 7, up, std::slice::from_ref(&name));
     let gone = message(17, 0, 0, &[name]);
     assert_eq!(read(&[port_of_a_bridge, gone].concat()), Some(vec![]));
 }

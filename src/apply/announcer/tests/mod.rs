@@ -10,6 +10,7 @@ mod arp;
 mod askers;
 mod burst;
 mod claims;
+mod corpus;
 mod filter;
 mod follow;
 mod limit;
