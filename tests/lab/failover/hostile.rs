@@ -65,7 +65,7 @@ fn a_host_that_claims_the_vip_for_itself() {
             request(field.client(), socket(address, 80), Protocol::Tcp).ok()
         });
     }
-    println!("believed again after {:?}", over.elapsed());
+    eprintln!("believed again after {:?}", over.elapsed());
 }
 
 /// As a member that died, whose claim nobody can check any more.
