@@ -425,6 +425,48 @@ fn a_cable_that_is_pulled_gives_up_at_once() {
 }
 
 #[test]
+fn a_node_that_was_cut_off_hears_the_others_first() {
+    let mut lan = three();
+    let first = lan.owner(VIP);
+    let others: Vec<&'static str> = (lan.members.keys().copied())
+        .filter(|name| *name != first)
+        .collect();
+    for other in &others {
+        lan.member(other).deaf_to.insert(first);
+        lan.member(first).deaf_to.insert(other);
+    }
+    let cable = |lan: &mut Lan, running| {
+        for interface in lan.member(first).host.interfaces.values_mut() {
+            interface.running = running;
+        }
+    };
+    cable(&mut lan, false);
+    lan.settle();
+    let second = lan.owner(VIP);
+    assert_ne!(second, first);
+    // The cable is back, and nobody was heard yet.
+    cable(&mut lan, true);
+    lan.pass(Duration::from_millis(900));
+    assert_eq!(lan.owner(VIP), second);
+    for member in lan.members.values_mut() {
+        member.deaf_to.clear();
+    }
+    lan.pass(Duration::from_secs(10));
+    assert_eq!(lan.owner(VIP), second);
+    // Who hears nobody for longer is alone.
+    for other in &others {
+        lan.member(other).presence = Presence::Down;
+    }
+    cable(&mut lan, false);
+    lan.settle();
+    cable(&mut lan, true);
+    lan.settle();
+    assert_eq!(lan.announcers(VIP), [""; 0]);
+    lan.pass(Duration::from_millis(1001));
+    assert_eq!(lan.owner(VIP), first);
+}
+
+#[test]
 fn what_has_a_service_in_common_moves_together() {
     let mut lan = Lan::new(&["a", "b", "c"], &[&[VIP, VIP6], &[OTHER]]);
     lan.settle();
