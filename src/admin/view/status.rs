@@ -1,5 +1,6 @@
 //! `status`: whether this daemon works, what it works from, and what it cannot do now.
 
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -8,6 +9,7 @@ use super::{Passing, owned_here};
 use crate::admin::snapshot::Snapshot;
 use crate::allocator::{AllocatorStatus, Role};
 use crate::config::SourceKind;
+use crate::model::foreign::MacAddress;
 use crate::model::node_state::HeldFor;
 use crate::model::service::ServiceType;
 use crate::plan::ipam::not_ours;
