@@ -46,16 +46,23 @@ impl Publisher {
     }
 
     /// Publishes what is served from now on; returns its generation.
-    pub fn publish(&self, groups: VipGroups, nodes: Arc<NodeTable>) -> u64 {
+    pub fn publish(
+        &self,
+        groups: VipGroups,
+        nodes: Arc<NodeTable>,
+        exceptions: Vec<IpAddr>,
+    ) -> u64 {
         let current = Arc::clone(&self.sender.borrow());
         let told = current.generation > 0;
-        if told && current.groups == groups && current.nodes == nodes {
+        let same = current.groups == groups && current.nodes == nodes;
+        if told && same && current.exceptions == exceptions {
             return current.generation;
         }
         self.send(VipTable {
             generation: 0,
             groups,
             nodes,
+            exceptions,
         })
     }
 

@@ -284,7 +284,7 @@ impl OwnerTask {
                 draining,
                 restarting: false,
                 interfaces,
-                exceptions: Vec::new(),
+                exceptions: table.exceptions.clone(),
                 configuration_digest: self.digests.0,
                 snapshot_digest: self.digests.1,
             },
