@@ -16,7 +16,7 @@ fn fails_over(field: &mut Field, fault: impl FnOnce(&mut Field, usize)) -> (usiz
     load.wait_steady();
     let (blackout, seen) = (load.end(), field.eye.sightings());
     let silence = field.longest_silence(&seen);
-    println!("blackout {:?}, unresolved {silence:?}", blackout.blackout());
+    eprintln!("blackout {:?}, unresolved {silence:?}", blackout.blackout());
     blackout.assert_blackout_below(longest_blackout());
     assert!(
         silence < longest_blackout(),
@@ -134,7 +134,7 @@ fn one_owner_after_another() {
         let (owner, _) = fails_over(&mut field, |field, owner| {
             field.daemon(owner).kill().unwrap();
         });
-        println!("round {round}: {owner} died");
+        eprintln!("round {round}: {owner} died");
         field.start(owner);
         field.wait_ready(owner);
         field.wait_candidates(5);

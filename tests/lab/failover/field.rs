@@ -53,6 +53,7 @@ pub fn longest_blackout() -> Duration {
 }
 
 /// What a test wants to be otherwise.
+#[allow(clippy::struct_excessive_bools)] // Each is a wish of its own.
 pub struct Setup {
     /// Edge nodes.
     pub nodes: usize,
@@ -355,7 +356,7 @@ impl Field {
         let nodes: BTreeSet<_> = self.stations().into_iter().collect();
         for address in VIP.both() {
             let contention = seen.longest_contention(address, &nodes);
-            println!("{address}: after the healing two answered for {contention:?}");
+            eprintln!("{address}: after the healing two answered for {contention:?}");
         }
         self.keeps_owner(owner, bound(1000));
     }
