@@ -39,8 +39,8 @@ impl Publisher {
         });
         let mut in_force = self.in_force.clone();
         let in_force = in_force.wait_for(|in_force| *in_force >= generation);
-        let waited = tokio::time::timeout(WITHDRAW_PATIENCE, in_force).await;
-        if !waited.is_ok_and(|waited| waited.is_ok()) {
+        let outcome = tokio::time::timeout(WITHDRAW_PATIENCE, in_force).await;
+        if !outcome.is_ok_and(|heard| heard.is_ok()) {
             tracing::warn!("the announcer is slow to withdraw");
         }
     }

@@ -17,31 +17,30 @@ pub(super) fn examine(config: &Config, running: Option<&Running>) -> Vec<Finding
     let others: Vec<&Peer> = (running.peers.peers.iter())
         .filter(|peer| !peer.this_node)
         .collect();
-    if !running.peers.membership {
-        if !others.is_empty() {
-            findings.push(finding(
-                Level::Warning,
-                format!(
-                    "there are {} Nodes and no membership key: nodes do not talk with one another, and one \
-                     that dies keeps its VIPs until its Node goes",
-                    others.len() + 1
-                ),
-                "write a key (head -c 32 /dev/urandom | base64), copy it to every edge node, name it in \
-                 membership.key_files",
-            ));
-        }
-    } else {
+    if running.peers.membership {
         findings.extend(others.iter().flat_map(|peer| judge(peer, port.get())));
-        let heard = (others.iter()).filter(|peer| peer.presence == Some(Presence::Alive));
-        let heard = heard.count();
         if findings.is_empty() {
+            let heard = others
+                .iter()
+                .filter(|peer| peer.presence == Some(Presence::Alive));
             findings.push(Finding {
                 section: Section::Membership,
                 level: Level::Fine,
-                message: format!("{heard} other nodes are heard"),
+                message: format!("{} other nodes are heard", heard.count()),
                 remedy: None,
             });
         }
+    } else if !others.is_empty() {
+        findings.push(finding(
+            Level::Warning,
+            format!(
+                "there are {} Nodes and no membership key: nodes do not talk with one another, and one \
+                 that dies keeps its VIPs until its Node goes",
+                others.len() + 1
+            ),
+            "write a key (head -c 32 /dev/urandom | base64), copy it to every edge node, name it in \
+             membership.key_files",
+        ));
     }
     findings.extend(running.status.address_conflicts.iter().map(|conflict| {
         let announced = if conflict.announced {
@@ -113,11 +112,7 @@ mod tests {
             reasons: Vec::new(),
             vips: 0,
             presence: Some(presence),
-            heard: Some(Heard {
-                udp,
-                lan: true,
-                ..Heard::default()
-            }),
+            heard: Some(Heard { udp, lan: true }),
             draining: false,
             same_configuration: Some(same),
         }

@@ -96,7 +96,7 @@ impl OwnerTask {
             mouths,
             guard,
             fences: 0,
-            pause: PauseWatch::new(),
+            pause: PauseWatch::start(),
             suspended: None,
             stage: BTreeMap::new(),
             staged: None,
