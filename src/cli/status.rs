@@ -83,6 +83,20 @@ fn text(status: &Status, now: f64) -> String {
     for ignored in &status.source.ignored {
         line("ignored", ignored.clone());
     }
+    for conflict in &status.address_conflicts {
+        let announced = if conflict.announced {
+            "announced here all the same"
+        } else {
+            "not announced here"
+        };
+        line(
+            "conflict",
+            format!(
+                "{} is used by {}, {announced}: take it from that host or from the pool",
+                conflict.address, conflict.mac
+            ),
+        );
+    }
     for conflict in &status.conflicts {
         line(
             "conflict",

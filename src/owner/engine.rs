@@ -22,6 +22,7 @@ use crate::config::Config;
 use crate::model::foreign::MacAddress;
 use crate::model::host::Host;
 use crate::model::peer::{Claims, Owners, Peers};
+use crate::plan::announcement::may_announce;
 use crate::plan::ownership::field::{Field, Own};
 use crate::plan::ownership::table::VipTable;
 
@@ -35,6 +36,8 @@ pub(super) const PREEMPT_AFTER: Duration = Duration::from_secs(10);
 /// moves five times within 180 s (RFC 7432, section 15.1).
 const MOST_MOVES: usize = 3;
 const MOVES_WINDOW: Duration = Duration::from_secs(180);
+/// How long a node whose cable was out waits to hear the others before it trusts that nobody is there.
+const HEAR_OTHERS: Duration = Duration::from_secs(1);
 /// How long an address in use by another host is left alone before it is asked for again.
 pub(super) const ASK_AGAIN: Duration = Duration::from_secs(5);
 
@@ -99,6 +102,10 @@ pub struct Engine {
     pub(super) waiting: BTreeMap<IpAddr, (Waiting, Instant)>,
     pub(super) probes: BTreeMap<IpAddr, Probe>,
     moves: BTreeMap<IpAddr, VecDeque<Instant>>,
+    /// Whether this node has an interface to announce on.
+    connected: bool,
+    /// Until when a node that had none waits to hear the others.
+    pub(super) cut_off_until: Option<Instant>,
 }
 
 impl Engine {
@@ -113,6 +120,8 @@ impl Engine {
             waiting: BTreeMap::new(),
             probes: BTreeMap::new(),
             moves: BTreeMap::new(),
+            connected: true,
+            cut_off_until: None,
         }
     }
 
@@ -152,6 +161,7 @@ impl Engine {
     /// Brings claims, owners and announcements in line with the world.
     pub fn step(&mut self, now: Instant, world: &World<'_>) -> Outcome {
         self.remember(world);
+        self.connect(now, world);
         let node = self.node.clone();
         let present = Present::new(&node, &self.claims, world.peers);
         let own = Own {
@@ -168,6 +178,16 @@ impl Engine {
         let outcome = turn.outcome;
         self.forget(world);
         outcome
+    }
+
+    /// Notes when this node has an interface again after it had none.
+    fn connect(&mut self, now: Instant, world: &World<'_>) {
+        let mut interfaces = world.host.interfaces.values();
+        let connected = interfaces.any(|interface| may_announce(world.config, interface));
+        if connected && !self.connected {
+            self.cut_off_until = Some(now + HEAR_OTHERS);
+        }
+        self.connected = connected;
     }
 
     /// The greatest numbers, also of nodes that are gone by the time somebody follows them.

@@ -36,7 +36,7 @@ const QUIET: Duration = Duration::from_millis(3500);
 /// An event may have its effect for so long: detection, damping and the turns of all nodes.
 const AFTERMATH: Duration = Duration::from_secs(3);
 /// What a node that was stopped waits for before it speaks.
-const SILENCE: Duration = Duration::from_millis(400);
+const SILENCE: Duration = Duration::from_millis(150);
 
 /// What belongs to a node besides its membership.
 struct Own {

@@ -30,8 +30,9 @@ use crate::plan::ownership::table::VipTable;
 pub const LEASE_INTERVAL: Duration = Duration::from_millis(100);
 /// How long a permission lasts. Whoever was stopped for longer must hear the others first.
 pub const LEASE: Duration = Duration::from_millis(300);
-/// How long a node that was stopped waits for the others at most.
-const HEAR_PATIENCE: Duration = Duration::from_millis(400);
+/// How long a node that was stopped is silent by itself: by then membership knows of the stop as well and
+/// is unsettled until the others were heard.
+const HEAR_PATIENCE: Duration = Duration::from_millis(150);
 
 /// What the task listens to.
 pub struct Ears {
@@ -95,7 +96,7 @@ impl OwnerTask {
             mouths,
             guard,
             fences: 0,
-            pause: PauseWatch::new(),
+            pause: PauseWatch::start(),
             suspended: None,
             stage: BTreeMap::new(),
             staged: None,
@@ -283,7 +284,7 @@ impl OwnerTask {
                 draining,
                 restarting: false,
                 interfaces,
-                exceptions: Vec::new(),
+                exceptions: table.exceptions.clone(),
                 configuration_digest: self.digests.0,
                 snapshot_digest: self.digests.1,
             },

@@ -28,6 +28,7 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
+#[allow(clippy::struct_excessive_bools, reason = "each is a state of its own")]
 struct Member {
     engine: Engine,
     host: Host,
@@ -245,10 +246,8 @@ fn three() -> Lan {
 }
 
 fn another(lan: &Lan, than: &[&str]) -> &'static str {
-    *lan.members
-        .keys()
-        .find(|name| !than.contains(name))
-        .unwrap()
+    let mut names = lan.members.keys().copied();
+    names.find(|name| !than.contains(name)).unwrap()
 }
 
 #[test]
@@ -396,7 +395,7 @@ fn a_local_policy_follows_its_endpoints() {
     let first = lan.owner(VIP);
     let with = another(&lan, &[first]);
     lan.edit(VIP, |group| {
-        group.local = Some(BTreeSet::from([with.to_owned()]))
+        group.local = Some(BTreeSet::from([with.to_owned()]));
     });
     lan.settle();
     assert_eq!(lan.owner(VIP), with);
@@ -405,7 +404,7 @@ fn a_local_policy_follows_its_endpoints() {
     lan.settle();
     assert_eq!(lan.announcers(VIP), [""; 0]);
     lan.edit(VIP, |group| {
-        group.local = Some(BTreeSet::from([first.to_owned()]))
+        group.local = Some(BTreeSet::from([first.to_owned()]));
     });
     lan.settle();
     assert_eq!(lan.owner(VIP), first);
@@ -422,6 +421,48 @@ fn a_cable_that_is_pulled_gives_up_at_once() {
     assert_eq!(lan.announcers(VIP), [""; 0]);
     lan.settle();
     assert_ne!(lan.owner(VIP), first);
+}
+
+#[test]
+fn a_node_that_was_cut_off_hears_the_others_first() {
+    let mut lan = three();
+    let first = lan.owner(VIP);
+    let others: Vec<&'static str> = (lan.members.keys().copied())
+        .filter(|name| *name != first)
+        .collect();
+    for other in &others {
+        lan.member(other).deaf_to.insert(first);
+        lan.member(first).deaf_to.insert(other);
+    }
+    let cable = |lan: &mut Lan, running| {
+        for interface in lan.member(first).host.interfaces.values_mut() {
+            interface.running = running;
+        }
+    };
+    cable(&mut lan, false);
+    lan.settle();
+    let second = lan.owner(VIP);
+    assert_ne!(second, first);
+    // The cable is back, and nobody was heard yet.
+    cable(&mut lan, true);
+    lan.pass(Duration::from_millis(900));
+    assert_eq!(lan.owner(VIP), second);
+    for member in lan.members.values_mut() {
+        member.deaf_to.clear();
+    }
+    lan.pass(Duration::from_secs(10));
+    assert_eq!(lan.owner(VIP), second);
+    // Who hears nobody for longer is alone.
+    for other in &others {
+        lan.member(other).presence = Presence::Down;
+    }
+    cable(&mut lan, false);
+    lan.settle();
+    cable(&mut lan, true);
+    lan.settle();
+    assert_eq!(lan.announcers(VIP), [""; 0]);
+    lan.pass(Duration::from_millis(1001));
+    assert_eq!(lan.owner(VIP), first);
 }
 
 #[test]

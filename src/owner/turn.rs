@@ -81,11 +81,21 @@ impl<'a, 'w> Turn<'a, 'w> {
     }
 
     /// Whether who is there has been heard: who claims nothing now, claims nothing.
-    fn sure(&self) -> bool {
-        let there = |presence| presence == Presence::Alive;
+    fn sure(&mut self) -> bool {
         let peers = self.world.peers;
-        !self.world.suspended
-            && (peers.settled || (peers.members.values()).any(|peer| there(peer.presence)))
+        if self.world.suspended || !peers.settled {
+            return false;
+        }
+        let until = self.engine.cut_off_until;
+        let Some(until) = until.filter(|until| *until > self.now) else {
+            return true;
+        };
+        // Behind a cable that was out nobody has been heard, and somebody may have taken over.
+        let heard = (peers.members.values()).any(|peer| peer.presence == Presence::Alive);
+        if !heard {
+            self.wake(until);
+        }
+        heard
     }
 
     /// This node has it: go on as long as it may, or as nobody follows.
@@ -105,11 +115,10 @@ impl<'a, 'w> Turn<'a, 'w> {
         };
         let followed = !self.field.ranking(group).is_empty();
         let goes_on = match reason {
-            // The kernel has what an earlier run of this node gave it.
-            Reason::NotReady => true,
+            // A node that is not ready has in its kernel what an earlier run gave it; one that is drained
+            // before there is another goes on until somebody takes it, and loses nothing.
+            Reason::NotReady | Reason::Draining => true,
             Reason::NoInterface => false,
-            // Until somebody takes it: a node that is drained before there is another loses nothing.
-            Reason::Draining => true,
             _ => followed && self.within(lowest, Waiting::Relief, LINGER),
         };
         if goes_on {

@@ -17,8 +17,8 @@ pub use pools::{PoolFamily, Pools};
 pub use services::{ServicePortView, ServiceView, ServiceVip, Services};
 pub(super) use status::seconds_since_epoch;
 pub use status::{
-    AllocatorView, ConfigurationState, Conflict, FailureView, LastPass, ServiceCounts,
-    SourceProblemView, SourceState, Status, VipCounts,
+    AddressConflict, AllocatorView, ConfigurationState, Conflict, FailureView, LastPass,
+    ServiceCounts, SourceProblemView, SourceState, Status, VipCounts,
 };
 pub use vips::{ExcludedNode, VipView, Vips};
 

@@ -1,5 +1,6 @@
 //! `status`: whether this daemon works, what it works from, and what it cannot do now.
 
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -8,6 +9,7 @@ use super::{Passing, owned_here};
 use crate::admin::snapshot::Snapshot;
 use crate::allocator::{AllocatorStatus, Role};
 use crate::config::SourceKind;
+use crate::model::foreign::MacAddress;
 use crate::model::node_state::HeldFor;
 use crate::model::service::ServiceType;
 use crate::plan::ipam::not_ours;
@@ -37,6 +39,8 @@ pub struct Status {
     pub last_pass: LastPass,
     /// Frontends that several Services want.
     pub conflicts: Vec<Conflict>,
+    /// VIPs that other hosts on the LAN use.
+    pub address_conflicts: Vec<AddressConflict>,
     /// A daemon of an earlier version does not tell it.
     #[serde(default)]
     pub passing: Passing,
@@ -155,6 +159,17 @@ pub struct Conflict {
     pub refused: String,
 }
 
+/// A VIP that another host on the LAN uses.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AddressConflict {
+    /// The VIP.
+    pub address: IpAddr,
+    /// The hardware address of the other host.
+    pub mac: MacAddress,
+    /// Whether this node announces the VIP all the same: it was the cluster's before.
+    pub announced: bool,
+}
+
 impl Status {
     /// The status at `now`.
     pub fn of(snapshot: &Snapshot, now: SystemTime) -> Self {
@@ -226,6 +241,7 @@ impl Status {
                     .collect(),
             },
             conflicts: conflicts(snapshot),
+            address_conflicts: address_conflicts(snapshot),
             passing: Passing::of(snapshot),
         }
     }
@@ -250,6 +266,19 @@ impl ServiceCounts {
                 .count(),
         }
     }
+}
+
+fn address_conflicts(snapshot: &Snapshot) -> Vec<AddressConflict> {
+    let allocations = &snapshot.plan.addresses.allocations;
+    let foreign = snapshot.inputs.foreign.iter();
+    foreign
+        .filter(|(address, _)| !allocations.holders_of(*address).is_empty())
+        .map(|(address, mac)| AddressConflict {
+            address,
+            mac,
+            announced: owned_here(snapshot, address),
+        })
+        .collect()
 }
 
 fn conflicts(snapshot: &Snapshot) -> Vec<Conflict> {
