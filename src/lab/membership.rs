@@ -170,7 +170,7 @@ mod tests {
         let section = membership.section("b");
         assert_eq!(
             section.to_string(),
-            "peers = [\"a:9751\", \"c:9751\"]\nkey_files = [\"/lab/membership.key\"]\n"
+            "key_files = [\"/lab/membership.key\"]\npeers = [\"a:9751\", \"c:9751\"]\n"
         );
     }
 }

@@ -17,6 +17,11 @@ use super::foreign::MacAddress;
 /// of equal numbers that of the lower node name: see [`supersedes`].
 pub type Claims = OrdMap<IpAddr, u64>;
 
+/// Set in the number of a claim that was made, or is kept, while some other node was there: such a claim
+/// is greater than all that a node made alone. So a node that was cut off takes nothing from those who
+/// went on together.
+pub const IN_COMPANY: u64 = 1 << 63;
+
 /// Who owns each VIP now, as far as this node knows.
 pub type Owners = OrdMap<IpAddr, String>;
 

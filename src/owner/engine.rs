@@ -20,9 +20,9 @@ use super::present::Present;
 use super::turn::Turn;
 use crate::config::Config;
 use crate::model::foreign::MacAddress;
-use crate::model::host::Host;
-use crate::model::peer::{Claims, Owners, Peers};
-use crate::plan::announcement::may_announce;
+use crate::model::host::{Host, Interface};
+use crate::model::peer::{Claims, IN_COMPANY, Owners, Peers, Presence};
+use crate::plan::announcement::{interfaces, may_announce};
 use crate::plan::ownership::field::{Field, Own};
 use crate::plan::ownership::table::VipTable;
 
@@ -38,6 +38,12 @@ const MOST_MOVES: usize = 3;
 const MOVES_WINDOW: Duration = Duration::from_secs(180);
 /// How long a node whose cable was out waits to hear the others before it trusts that nobody is there.
 const HEAR_OTHERS: Duration = Duration::from_secs(1);
+/// How long others must have been there before what was claimed alone is claimed with them.
+const COMPANY: Duration = Duration::from_secs(3);
+/// How long nodes that start together wait for one another.
+pub(super) const START_TOGETHER: Duration = Duration::from_secs(1);
+/// How long until an address is asked for again for which another node answered.
+pub(super) const ASK_PEER_AGAIN: Duration = Duration::from_millis(500);
 /// How long an address in use by another host is left alone before it is asked for again.
 pub(super) const ASK_AGAIN: Duration = Duration::from_secs(5);
 
@@ -78,6 +84,8 @@ pub enum Probe {
     Free,
     /// Another host did, at that time.
     Used(MacAddress, Instant),
+    /// Another node did, at that time: what it claims is about to be heard.
+    UsedByPeer(Instant),
 }
 
 /// What a step leads to.
@@ -102,6 +110,9 @@ pub struct Engine {
     pub(super) waiting: BTreeMap<IpAddr, (Waiting, Instant)>,
     pub(super) probes: BTreeMap<IpAddr, Probe>,
     moves: BTreeMap<IpAddr, VecDeque<Instant>>,
+    last_owners: BTreeMap<IpAddr, String>,
+    /// Since when another node is there.
+    company: Option<Instant>,
     /// Whether this node has an interface to announce on.
     connected: bool,
     /// Until when a node that had none waits to hear the others.
@@ -113,13 +124,16 @@ impl Engine {
     pub fn new(node: String, claims: Claims) -> Self {
         Self {
             node,
-            greatest: claims.iter().map(|(vip, number)| (*vip, *number)).collect(),
-            claims,
+            // Others may have gone on together meanwhile.
+            greatest: alone(&claims).into_iter().collect(),
+            claims: alone(&claims),
             owners: Owners::new(),
             announced: OrdSet::new(),
             waiting: BTreeMap::new(),
             probes: BTreeMap::new(),
             moves: BTreeMap::new(),
+            last_owners: BTreeMap::new(),
+            company: None,
             connected: true,
             cut_off_until: None,
         }
@@ -140,12 +154,21 @@ impl Engine {
         &self.announced
     }
 
-    /// Takes in what the LAN said about addresses that were to be asked for.
-    pub fn probed(&mut self, asked: &[IpAddr], used: &BTreeMap<IpAddr, MacAddress>, now: Instant) {
-        for vip in asked {
-            let result = used
-                .get(vip)
-                .map_or(Probe::Free, |mac| Probe::Used(*mac, now));
+    /// Takes in what the LAN said about addresses that were to be asked for: which hosts use some of
+    /// them, and which of them other nodes answered for.
+    pub fn probed(
+        &mut self,
+        asked: &[IpAddr],
+        used: &BTreeMap<IpAddr, MacAddress>,
+        peers: &BTreeSet<IpAddr>,
+        now: Instant,
+    ) {
+        for vip in asked.iter().filter(|vip| !self.owners.contains_key(*vip)) {
+            let result = match used.get(vip) {
+                Some(mac) => Probe::Used(*mac, now),
+                None if peers.contains(vip) => Probe::UsedByPeer(now),
+                None => Probe::Free,
+            };
             self.probes.insert(*vip, result);
         }
     }
@@ -154,12 +177,16 @@ impl Engine {
     pub fn used_by_others(&self) -> impl Iterator<Item = (IpAddr, MacAddress)> {
         self.probes.iter().filter_map(|(vip, probe)| match probe {
             Probe::Used(mac, _) => Some((*vip, *mac)),
-            Probe::Asked | Probe::Free => None,
+            Probe::Asked | Probe::Free | Probe::UsedByPeer(_) => None,
         })
     }
 
     /// Brings claims, owners and announcements in line with the world.
     pub fn step(&mut self, now: Instant, world: &World<'_>) -> Outcome {
+        if world.suspended {
+            // The lease is over: nothing is said, and nothing changes before the others were heard.
+            return Outcome::default();
+        }
         self.remember(world);
         self.connect(now, world);
         let node = self.node.clone();
@@ -180,22 +207,50 @@ impl Engine {
         outcome
     }
 
-    /// Notes when this node has an interface again after it had none.
+    /// Notes when this node has an interface again after it had none, and whether others are there.
     fn connect(&mut self, now: Instant, world: &World<'_>) {
-        let mut interfaces = world.host.interfaces.values();
-        let connected = interfaces.any(|interface| may_announce(world.config, interface));
+        let mut usable = (world.host.interfaces.values())
+            .filter(|interface| may_announce(world.config, interface))
+            .peekable();
+        let reaches = |interface: &Interface| {
+            let vips = world.table.groups.values().flat_map(|group| &group.vips);
+            let mut reached = vips.map(|vip| interfaces(world.config, world.host, *vip));
+            reached.any(|mut those| those.any(|that| that.index == interface.index))
+        };
+        let connected =
+            world.table.groups.is_empty() || (usable.peek().is_some() && usable.any(reaches));
         if connected && !self.connected {
             self.cut_off_until = Some(now + HEAR_OTHERS);
         }
         self.connected = connected;
+        let mut peers = world.peers.members.values();
+        let accompanied = peers.any(|peer| peer.presence != Presence::Down);
+        if accompanied {
+            self.company.get_or_insert(now);
+        } else if world.peers.enabled && self.company.take().is_some() {
+            // Alone from now on: those who go on together are right.
+            self.claims = alone(&self.claims);
+        }
+    }
+
+    /// Whether another node is there.
+    pub(super) fn is_accompanied(&self) -> bool {
+        self.company.is_some()
+    }
+
+    /// Whether another node has been there for so long that it is known what it claims.
+    pub(super) fn is_in_company(&self, now: Instant) -> bool {
+        let since = self.company;
+        since.is_some_and(|since| now.saturating_duration_since(since) > COMPANY)
     }
 
     /// The greatest numbers, also of nodes that are gone by the time somebody follows them.
     fn remember(&mut self, world: &World<'_>) {
         for peer in world.peers.members.values() {
             for (vip, number) in &peer.claims {
-                let known = self.greatest.entry(*vip).or_insert(*number);
-                *known = (*known).max(*number);
+                let number = number & !IN_COMPANY;
+                let known = self.greatest.entry(*vip).or_insert(number);
+                *known = (*known).max(number);
             }
         }
     }
@@ -224,10 +279,15 @@ impl Engine {
         }
         self.probes.retain(|vip, _| keep(vip));
         self.moves.retain(|vip, _| keep(vip));
+        self.last_owners.retain(|vip, _| keep(vip));
         self.greatest.retain(|vip, _| keep(vip));
     }
 
-    pub(super) fn moved(&mut self, vip: IpAddr, now: Instant) {
+    pub(super) fn moved(&mut self, vip: IpAddr, owner: &str, now: Instant) {
+        let last = self.last_owners.insert(vip, owner.to_owned());
+        if last.is_none_or(|last| last == owner) {
+            return;
+        }
         let moves = self.moves.entry(vip).or_default();
         moves.push_back(now);
         while moves.len() > MOST_MOVES + 1 {
@@ -243,4 +303,12 @@ impl Engine {
         let first = lately.len().checked_sub(MOST_MOVES)?;
         lately.get(first).map(|moved| **moved + MOVES_WINDOW)
     }
+}
+
+/// The same claims, as made by a node that was alone.
+pub(super) fn alone(claims: &Claims) -> Claims {
+    claims
+        .iter()
+        .map(|(vip, number)| (*vip, number & !IN_COMPANY))
+        .collect()
 }

@@ -131,7 +131,8 @@ impl Fleet {
     }
 
     fn announces(&self, node: usize, vip: IpAddr) -> bool {
-        let runs = self.is_up(node) && !self.network.nodes[node].frozen;
+        let silent = self.nodes[node].suspended_until > self.network.now;
+        let runs = self.is_up(node) && !self.network.nodes[node].frozen && !silent;
         runs && self.nodes[node].engine.announced().contains(&vip)
     }
 
@@ -197,11 +198,16 @@ impl Fleet {
             }
             // Nobody else has the address.
             let asked = outcome.ask;
-            (own.engine).probed(&asked, &BTreeMap::new(), self.base + now);
+            (own.engine).probed(&asked, &BTreeMap::new(), &BTreeSet::new(), self.base + now);
         }
         self.nodes[node].recorded = self.nodes[node].engine.claims().clone();
         if self.publication(node) != publication {
+            let seen = self.network.nodes[node].peers.clone();
             self.network.publish(node, self.publication(node));
+            // What the machine showed while it was told is news as well.
+            if self.network.nodes[node].peers != seen {
+                self.decide(node);
+            }
         }
         let lost: Vec<IpAddr> = before.difference(&self.announced(node)).copied().collect();
         let quiet = now.saturating_sub(self.nodes[node].touched) > AFTERMATH;
@@ -287,6 +293,7 @@ impl Fleet {
         self.touch(node);
         self.nodes[node].suspended_until = self.network.now + SILENCE;
         self.network.thaw(node);
+        self.decide(node);
         let publication = self.publication(node);
         self.network.publish(node, publication);
         self.decide(node);
@@ -319,7 +326,22 @@ impl Fleet {
                 .collect();
             let willing = up.iter().any(|node| !self.nodes[*node].draining);
             if announcing.len() > 1 || (announcing.is_empty() && willing) {
-                return Some(format!("{vip} is announced by {announcing:?} of {up:?}"));
+                let views: Vec<String> = (up.iter())
+                    .map(|node| {
+                        let own = self.nodes[*node].engine.claims().get(vip);
+                        let peers = &self.network.nodes[*node].peers;
+                        let members = peers.members.iter();
+                        let seen: Vec<_> = members
+                            .map(|(name, peer)| (name, peer.presence, peer.claims.get(vip)))
+                            .collect();
+                        let settled = peers.settled;
+                        format!("node {node} claims {own:?}, settled {settled}, sees {seen:?}")
+                    })
+                    .collect();
+                let views = views.join("; ");
+                return Some(format!(
+                    "{vip} is announced by {announcing:?} of {up:?}: {views}"
+                ));
             }
             let Some(owner) = announcing.first() else {
                 continue;

@@ -2,7 +2,7 @@
 //! in force, in this order: what is given up falls silent, what is claimed may speak, then it is
 //! announced, then the others are told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -24,6 +24,7 @@ use crate::model::announcement::{AnnouncedInterface, AnnouncedSet};
 use crate::model::foreign::{ForeignHosts, MacAddress, Wanted, WantedInterface};
 use crate::model::host::Host;
 use crate::model::peer::{Claims, MemberState, Owners, Peers, Publication};
+use crate::plan::announcement::relevant;
 use crate::plan::ownership::table::VipTable;
 
 /// How often this node renews its permission to announce (AN-3).
@@ -64,8 +65,8 @@ pub struct Mouths {
     pub foreign: watch::Sender<Arc<ForeignHosts>>,
 }
 
-/// Addresses that were asked for, and who answered.
-type Probed = (Vec<IpAddr>, BTreeMap<IpAddr, MacAddress>);
+/// Addresses that were asked for, which hosts answered, and for which ones other nodes did.
+type Probed = (Vec<IpAddr>, BTreeMap<IpAddr, MacAddress>, BTreeSet<IpAddr>);
 
 /// The task.
 pub struct OwnerTask {
@@ -82,7 +83,7 @@ pub struct OwnerTask {
     /// Where nobody may speak for what is not owned.
     fenced: BTreeMap<u32, String>,
     /// What the stage was made of.
-    staged: Option<(u64, Host)>,
+    staged: Option<(u64, Host, Arc<Config>)>,
     /// All VIPs of the table.
     vips: OrdSet<IpAddr>,
     /// Of the configuration and of the table.
@@ -132,7 +133,7 @@ impl OwnerTask {
                 Ok(()) = self.ears.host.changed() => {}
                 Ok(()) = self.ears.draining.changed() => {}
                 Ok(()) = self.ears.table.changed() => {}
-                Ok(()) = self.ears.config.changed() => self.staged = None,
+                Ok(()) = self.ears.config.changed() => {}
                 Ok(()) = self.ears.allocations.changed() => {}
                 Ok(()) = self.ears.foreign_edits.changed() => {
                     let fences = self.ears.foreign_edits.borrow_and_update().fences;
@@ -142,8 +143,8 @@ impl OwnerTask {
                     }
                     continue;
                 }
-                Some((asked, used)) = self.probed.1.recv() => {
-                    self.engine.probed(&asked, &used, Instant::now());
+                Some((asked, used, peers)) = self.probed.1.recv() => {
+                    self.engine.probed(&asked, &used, &peers, Instant::now());
                 }
                 () = sleep_until(wake) => {}
             }
@@ -182,7 +183,8 @@ impl OwnerTask {
         }
         let config = Arc::clone(&self.ears.config.borrow_and_update());
         let table = Arc::clone(&self.ears.table.borrow_and_update());
-        let host = self.ears.host.borrow_and_update().clone();
+        // A pod that comes or goes changes nothing here.
+        let host = relevant(&config, &self.ears.host.borrow_and_update());
         let peers = Arc::clone(&self.ears.peers.borrow_and_update());
         let draining = *self.ears.draining.borrow_and_update();
         let world = World {
@@ -229,9 +231,11 @@ impl OwnerTask {
         }
     }
 
-    fn restage(&mut self, config: &Config, table: &VipTable, host: &Host) {
-        let same = self.staged.as_ref().is_some_and(|(generation, staged)| {
-            *generation == table.generation && staged.interfaces == host.interfaces
+    fn restage(&mut self, config: &Arc<Config>, table: &VipTable, host: &Host) {
+        let same = (self.staged.as_ref()).is_some_and(|(generation, staged, by)| {
+            *generation == table.generation
+                && staged.interfaces == host.interfaces
+                && Arc::ptr_eq(by, config)
         });
         if !same {
             self.stage = announcing::stage(config, host, table);
@@ -241,7 +245,7 @@ impl OwnerTask {
                 .flat_map(|group| group.vips.iter().copied())
                 .collect();
             self.digests = (digest::configuration(config), digest::table(table));
-            self.staged = Some((table.generation, host.clone()));
+            self.staged = Some((table.generation, host.clone(), Arc::clone(config)));
         }
     }
 
@@ -357,10 +361,10 @@ impl OwnerTask {
             for (interface, error) in &answers.unasked {
                 tracing::warn!(interface, error, "could not ask who uses an address");
             }
-            // Another node that answers owns it: what it claims is about to be heard.
-            let used = answers.foreign.iter().chain(answers.peers.iter()).collect();
+            let used = answers.foreign.iter().collect();
+            let peers = answers.peers.iter().map(|(vip, _)| vip).collect();
             // The task ends only with this runtime.
-            let _ = probed.send((vips, used)).await;
+            let _ = probed.send((vips, used, peers)).await;
         });
     }
 }

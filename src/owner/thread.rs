@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::sync::watch;
 
+use super::engine::alone;
 use super::guard::Guard;
 use super::task::{Ears, Mouths, OwnerTask};
 use crate::apply::fence::Fence;
@@ -66,7 +67,7 @@ pub fn start(
     let (claims, claims_receiver) = watch::channel(start.claims.clone());
     let first = Publication {
         // Whoever restarts owns what it owned.
-        claims: start.claims.clone(),
+        claims: alone(&start.claims),
         ..Publication::default()
     };
     let (publication, publication_receiver) = watch::channel(Arc::new(first));

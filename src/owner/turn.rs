@@ -1,13 +1,14 @@
 //! One step of the engine over all groups: for each, what this node does now and what it waits for.
 
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::engine::{
-    ASK_AGAIN, Engine, LINGER, Outcome, PREEMPT_AFTER, Probe, TURN, Waiting, World,
+    ASK_AGAIN, ASK_PEER_AGAIN, Engine, LINGER, Outcome, PREEMPT_AFTER, Probe, START_TOGETHER, TURN,
+    Waiting, World,
 };
 use super::present::Owner;
-use crate::model::peer::Presence;
+use crate::model::peer::IN_COMPANY;
 use crate::plan::announcement;
 use crate::plan::ownership::field::Field;
 use crate::plan::ownership::table::VipGroup;
@@ -49,7 +50,7 @@ impl<'a, 'w> Turn<'a, 'w> {
             Owner::Nobody => {
                 self.show(group, None);
                 if self.sure() {
-                    self.stand_by(lowest, group, Waiting::Ownerless);
+                    self.stand_by(lowest, group, Waiting::Ownerless, Duration::ZERO);
                 }
             }
         }
@@ -83,19 +84,16 @@ impl<'a, 'w> Turn<'a, 'w> {
     /// Whether who is there has been heard: who claims nothing now, claims nothing.
     fn sure(&mut self) -> bool {
         let peers = self.world.peers;
-        if self.world.suspended || !peers.settled {
+        if !peers.settled {
             return false;
         }
+        // Behind a cable that was out nobody has been heard, and somebody may have taken over.
         let until = self.engine.cut_off_until;
         let Some(until) = until.filter(|until| *until > self.now) else {
             return true;
         };
-        // Behind a cable that was out nobody has been heard, and somebody may have taken over.
-        let heard = (peers.members.values()).any(|peer| peer.presence == Presence::Alive);
-        if !heard {
-            self.wake(until);
-        }
-        heard
+        self.wake(until);
+        false
     }
 
     /// This node has it: go on as long as it may, or as nobody follows.
@@ -106,7 +104,7 @@ impl<'a, 'w> Turn<'a, 'w> {
         }
         let node = self.engine.node.clone();
         let Some(reason) = self.field.exclusion(&node, group) else {
-            if !whole {
+            if !whole || self.is_to_be_confirmed(group) {
                 self.claim(lowest, group);
             }
             self.engine.waiting.remove(&lowest);
@@ -137,33 +135,64 @@ impl<'a, 'w> Turn<'a, 'w> {
             return;
         }
         match self.field.exclusion(name, group) {
+            None if self.reaches_more_than(name, group) => {
+                self.stand_by(lowest, group, Waiting::Relief, Duration::ZERO);
+            }
             None => self.consider_preemption(lowest, group),
             Some(Reason::PeerRestarting) => {
                 self.engine.waiting.remove(&lowest);
             }
             Some(Reason::NotReady) => {
                 let grace = self.world.config.membership.restart_grace;
-                if !self.within(lowest, Waiting::Starting, grace) {
-                    self.stand_by(lowest, group, Waiting::Starting);
-                }
+                self.stand_by(lowest, group, Waiting::Starting, grace);
             }
-            Some(_) => self.stand_by(lowest, group, Waiting::Relief),
+            Some(_) => self.stand_by(lowest, group, Waiting::Relief, Duration::ZERO),
         }
     }
 
+    /// Whether this node could announce VIPs of the group that its owner cannot.
+    fn reaches_more_than(&self, owner: &str, group: &VipGroup) -> bool {
+        let here = self.field.reached(&self.engine.node, group);
+        here > self.field.reached(owner, group)
+    }
+
+    /// Whether claims that were made alone are to be made again: others are there, and had the time to
+    /// say what they claim.
+    fn is_to_be_confirmed(&self, group: &VipGroup) -> bool {
+        let claims = &self.engine.claims;
+        let alone = |vip: &IpAddr| {
+            claims
+                .get(vip)
+                .is_some_and(|number| number & IN_COMPANY == 0)
+        };
+        self.engine.is_in_company(self.now) && group.vips.iter().any(alone)
+    }
+
     /// Claims the group when it is this node's turn.
-    fn stand_by(&mut self, lowest: IpAddr, group: &VipGroup, waiting: Waiting) {
+    fn stand_by(&mut self, lowest: IpAddr, group: &VipGroup, waiting: Waiting, after: Duration) {
         let ranking = self.field.ranking(group);
         let place = (ranking.iter()).position(|name| *name == self.engine.node);
         let Some(place) = place.and_then(|place| u32::try_from(place).ok()) else {
             self.engine.waiting.remove(&lowest);
             return;
         };
-        if place > 0 && self.within(lowest, waiting, TURN * place) {
+        let after = after + TURN * place;
+        if after > Duration::ZERO && self.within(lowest, waiting, after) {
             return;
         }
-        if waiting == Waiting::Ownerless && !self.is_free(lowest, group) {
-            return;
+        if waiting == Waiting::Ownerless {
+            let fresh = !self.engine.greatest.contains_key(&lowest);
+            let node = self.engine.node.clone();
+            // Nodes that start together share the VIPs: the first one that is ready does not take all.
+            if fresh
+                && self.field.awaits_better(&node, group)
+                && self.within(lowest, waiting, START_TOGETHER)
+            {
+                return;
+            }
+            if !self.is_free(lowest, group) {
+                return;
+            }
         }
         self.claim(lowest, group);
         self.show_here(group);
@@ -188,7 +217,7 @@ impl<'a, 'w> Turn<'a, 'w> {
     }
 
     /// Whether the group has waited for this for less than `time`; starts to wait.
-    fn within(&mut self, lowest: IpAddr, waiting: Waiting, time: std::time::Duration) -> bool {
+    fn within(&mut self, lowest: IpAddr, waiting: Waiting, time: Duration) -> bool {
         let since = match self.engine.waiting.get(&lowest) {
             Some((known, since)) if *known == waiting => *since,
             _ => {
@@ -218,7 +247,11 @@ impl<'a, 'w> Turn<'a, 'w> {
                     self.wake(at + ASK_AGAIN);
                     free = false;
                 }
-                Some(Probe::Used(..)) | None => {
+                Some(Probe::UsedByPeer(at)) if at + ASK_PEER_AGAIN > self.now => {
+                    self.wake(at + ASK_PEER_AGAIN);
+                    free = false;
+                }
+                Some(Probe::Used(..) | Probe::UsedByPeer(_)) | None => {
                     self.outcome.ask.push(*vip);
                     self.engine.probes.insert(*vip, Probe::Asked);
                     free = false;
@@ -231,9 +264,14 @@ impl<'a, 'w> Turn<'a, 'w> {
     fn claim(&mut self, lowest: IpAddr, group: &VipGroup) {
         for vip in &group.vips {
             let greatest = self.engine.greatest.get(vip).copied().unwrap_or(0);
-            let number = greatest.saturating_add(1).max(self.world.unix_ms);
+            let number = greatest.saturating_add(1).max(self.world.unix_ms) & !IN_COMPANY;
             self.engine.greatest.insert(*vip, number);
-            self.engine.claims.insert(*vip, number);
+            let company = if self.engine.is_accompanied() {
+                IN_COMPANY
+            } else {
+                0
+            };
+            self.engine.claims.insert(*vip, number | company);
             self.engine.probes.remove(vip);
         }
         self.engine.waiting.remove(&lowest);
@@ -272,9 +310,10 @@ impl<'a, 'w> Turn<'a, 'w> {
             }
             match owner {
                 Some(owner) => {
-                    if self.engine.owners.insert(*vip, owner.to_owned()).is_some() {
-                        self.engine.moved(*vip, self.now);
-                    }
+                    self.engine.owners.insert(*vip, owner.to_owned());
+                    self.engine.moved(*vip, owner, self.now);
+                    // Somebody has it: who else answered does not matter any more.
+                    self.engine.probes.remove(vip);
                 }
                 None => {
                     self.engine.owners.remove(vip);

@@ -51,18 +51,19 @@ impl Agreement {
                 Some(own) => own.clone().merge(other.clone()),
                 None => other.clone(),
             };
+            let present = cluster.services.contains_key(&other.service);
+            if !present && !merged.addresses.is_empty() {
+                unconfirmed.insert(other.service.clone());
+            }
             if own == Some(&merged) {
                 continue;
             }
-            let present = cluster.services.contains_key(&other.service);
             if let Some(own) = own
                 && present
                 && merged.addresses.is_empty()
                 && !own.addresses.is_empty()
             {
                 kept.push(own.clone());
-            } else if !present && !merged.addresses.is_empty() {
-                unconfirmed.insert(other.service.clone());
             }
             concerned.insert(other.service.clone());
             taken.push(other.clone());
@@ -85,10 +86,11 @@ impl Agreement {
         (node, peers): (&str, &Peers),
         now: Instant,
     ) -> BTreeSet<ServiceKey> {
-        let ready = peers.members.iter().filter(|(name, peer)| {
-            peer.presence == Presence::Alive && peer.state.ready && name.as_str() < node
-        });
-        let before = u32::try_from(ready.count()).unwrap_or(u32::MAX);
+        let lower = peers
+            .members
+            .iter()
+            .filter(|(name, peer)| peer.presence == Presence::Alive && name.as_str() < node);
+        let before = u32::try_from(lower.count()).unwrap_or(u32::MAX);
         let waits = |key: &ServiceKey| {
             (cluster.services.get(key))
                 .is_some_and(|service| service.kind == ServiceType::LoadBalancer)

@@ -1,5 +1,6 @@
 //! What comes in between two passes: each event is noted with what it makes dirty, and nothing is done.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,6 +15,7 @@ use crate::model::allocation::Allocations;
 use crate::model::foreign::ForeignHosts;
 use crate::model::host::Host;
 use crate::model::peer::{Owners, Peers};
+use crate::model::service::ServiceKey;
 use crate::plan::addresses::AddressSource;
 use crate::plan::announcement::relevant;
 use crate::plan::{Inputs, Scope};
@@ -107,8 +109,19 @@ impl Reconciler {
 
     /// Takes in who holds which address by the word of the others.
     pub fn allocations(&mut self, others: &Allocations, now: Instant) {
-        if self.inputs.address_source != AddressSource::Here {
-            return;
+        self.others = others.clone();
+        let concerned = self.hear_others();
+        if !concerned.is_empty() {
+            self.scope.add_all(concerned);
+            self.wait(now);
+        }
+    }
+
+    /// Merges what the others say; returns the Services that it concerns. Before the first complete list
+    /// nothing is known to be missing here.
+    fn hear_others(&mut self) -> BTreeSet<ServiceKey> {
+        if self.inputs.address_source != AddressSource::Here || !self.complete {
+            return BTreeSet::new();
         }
         let Inputs {
             cluster,
@@ -117,15 +130,12 @@ impl Reconciler {
             unconfirmed,
             ..
         } = &mut self.inputs;
-        let concerned = (self.agreement).hear(others, cluster, node, allocations, unconfirmed);
-        if !concerned.is_empty() {
-            self.scope.add_all(concerned);
-            self.wait(now);
-        }
+        (self.agreement).hear(&self.others, cluster, node, allocations, unconfirmed)
     }
 
     /// Settles what this node leaves to others in the pass that begins.
     pub(super) fn agree(&mut self, scope: &mut Scope, now: Instant) {
+        scope.add_all(self.hear_others());
         let Inputs {
             cluster,
             unconfirmed,

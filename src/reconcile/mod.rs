@@ -79,6 +79,8 @@ pub struct Reconciler {
     state: Arc<StateDirectory>,
     publisher: Publisher,
     agreement: Agreement,
+    /// Who holds which address by the word of the other nodes.
+    others: Allocations,
     /// What draining changed since the last pass.
     drained: BTreeMap<(&'static str, &'static str), usize>,
     started: SystemTime,
@@ -127,6 +129,7 @@ impl Reconciler {
             state,
             publisher,
             agreement: Agreement::default(),
+            others: Allocations::default(),
             drained: BTreeMap::new(),
             started: SystemTime::now(),
             pass: PassSummary::default(),

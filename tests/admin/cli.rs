@@ -88,10 +88,10 @@ fn tables_show_what_matters() {
     );
     assert_eq!(
         table("peers"),
-        "NODE           ADDRESSES   VIPS  ELIGIBLE\n\
-         edge-a (this)  192.0.2.11  1     yes\n\
-         edge-b         192.0.2.12  0     no\n\
-         edge-c         192.0.2.13  0     no\n\
+        "NODE           ADDRESSES   VIPS  ELIGIBLE  HEARD\n\
+         edge-a (this)  192.0.2.11  1     yes       -\n\
+         edge-b         192.0.2.12  0     no        -\n\
+         edge-c         192.0.2.13  0     no        -\n\
          \n\
          edge-b: the node is labelled node.kubernetes.io/exclude-from-external-load-balancers\n\
          edge-c: the Node is being deleted\n"

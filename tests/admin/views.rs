@@ -53,6 +53,7 @@ fn the_status_counts_and_names_every_trouble() {
     assert_eq!(
         view(Command::Status, &world::snapshot()),
         json!({
+            "address_conflicts": [],
             "version": env!("CARGO_PKG_VERSION"),
             "node": "edge-a",
             "datapath": "nftables",

@@ -118,6 +118,25 @@ impl<'a> Field<'a> {
         ranked.into_iter().map(|(.., name)| name).collect()
     }
 
+    /// How many VIPs of the group a node could announce; none where it may not own it.
+    pub fn reached(&self, node: &str, group: &VipGroup) -> usize {
+        let member = self.members.iter().find(|member| member.name == node);
+        member.map_or(0, |member| self.judge(member, group).unwrap_or(0))
+    }
+
+    /// Whether a node that is there and about to be ready would be a better owner than `node`.
+    pub fn awaits_better(&self, node: &str, group: &VipGroup) -> bool {
+        let Some(lowest) = group.lowest() else {
+            return false;
+        };
+        let own = weight(lowest, node);
+        let mut about_to_be = self
+            .members
+            .iter()
+            .filter(|member| member.excluded == Some(Reason::NotReady));
+        about_to_be.any(|member| weight(lowest, member.name) > own)
+    }
+
     /// How many VIPs of the group a node could announce, or why it may own none.
     fn judge(&self, member: &Member<'_>, group: &VipGroup) -> Result<usize, Reason> {
         if let Some(reason) = &member.excluded {
@@ -162,6 +181,8 @@ fn judge(
 ) -> Option<Reason> {
     match presence {
         Presence::Down => Some(Reason::PeerDown),
+        // Who drains does not come back for what it has.
+        Presence::Restarting if draining => Some(Reason::Draining),
         Presence::Restarting => Some(Reason::PeerRestarting),
         Presence::Alive => nodes.exclusion(name).or_else(|| {
             if draining {

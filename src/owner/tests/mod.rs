@@ -7,6 +7,8 @@
     clippy::indexing_slicing
 )]
 
+mod claims;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -196,7 +198,9 @@ impl Lan {
                 let member = self.member(name);
                 let asked = std::mem::take(&mut member.asked);
                 if !asked.is_empty() {
-                    member.engine.probed(&asked, &BTreeMap::new(), now);
+                    member
+                        .engine
+                        .probed(&asked, &BTreeMap::new(), &BTreeSet::new(), now);
                     self.step(name);
                 }
             }
@@ -421,175 +425,4 @@ fn a_cable_that_is_pulled_gives_up_at_once() {
     assert_eq!(lan.announcers(VIP), [""; 0]);
     lan.settle();
     assert_ne!(lan.owner(VIP), first);
-}
-
-#[test]
-fn a_node_that_was_cut_off_hears_the_others_first() {
-    let mut lan = three();
-    let first = lan.owner(VIP);
-    let others: Vec<&'static str> = (lan.members.keys().copied())
-        .filter(|name| *name != first)
-        .collect();
-    for other in &others {
-        lan.member(other).deaf_to.insert(first);
-        lan.member(first).deaf_to.insert(other);
-    }
-    let cable = |lan: &mut Lan, running| {
-        for interface in lan.member(first).host.interfaces.values_mut() {
-            interface.running = running;
-        }
-    };
-    cable(&mut lan, false);
-    lan.settle();
-    let second = lan.owner(VIP);
-    assert_ne!(second, first);
-    // The cable is back, and nobody was heard yet.
-    cable(&mut lan, true);
-    lan.pass(Duration::from_millis(900));
-    assert_eq!(lan.owner(VIP), second);
-    for member in lan.members.values_mut() {
-        member.deaf_to.clear();
-    }
-    lan.pass(Duration::from_secs(10));
-    assert_eq!(lan.owner(VIP), second);
-    // Who hears nobody for longer is alone.
-    for other in &others {
-        lan.member(other).presence = Presence::Down;
-    }
-    cable(&mut lan, false);
-    lan.settle();
-    cable(&mut lan, true);
-    lan.settle();
-    assert_eq!(lan.announcers(VIP), [""; 0]);
-    lan.pass(Duration::from_millis(1001));
-    assert_eq!(lan.owner(VIP), first);
-}
-
-#[test]
-fn what_has_a_service_in_common_moves_together() {
-    let mut lan = Lan::new(&["a", "b", "c"], &[&[VIP, VIP6], &[OTHER]]);
-    lan.settle();
-    for name in ["a", "b", "c"] {
-        assert_eq!(lan.owner(VIP), lan.owner(VIP6));
-        lan.member(name).presence = Presence::Down;
-        lan.settle();
-        assert_eq!(lan.owner(VIP), lan.owner(VIP6));
-        lan.member(name).presence = Presence::Alive;
-        lan.settle();
-    }
-    // Two groups become one: one of the two owners has all of it.
-    lan.table.groups.remove(&ip(OTHER));
-    lan.serve(&[VIP, OTHER, VIP6]);
-    lan.settle();
-    assert_eq!(lan.owner(VIP), lan.owner(OTHER));
-    assert_eq!(lan.owner(VIP), lan.owner(VIP6));
-}
-
-#[test]
-fn nothing_is_claimed_before_the_others_were_heard() {
-    let mut lan = Lan::new(&["a"], &[&[VIP]]);
-    lan.member("a").settled = false;
-    lan.settle();
-    assert_eq!(lan.announcers(VIP), [""; 0]);
-    lan.member("a").settled = true;
-    lan.settle();
-    assert_eq!(lan.owner(VIP), "a");
-}
-
-#[test]
-fn an_address_that_another_host_uses_is_not_claimed() {
-    let mut lan = Lan::new(&["a"], &[&[VIP]]);
-    lan.step("a");
-    assert_eq!(lan.member("a").asked, [ip(VIP)]);
-    assert_eq!(lan.announcers(VIP), [""; 0]);
-    let mac = MacAddress([2, 0, 0, 0, 9, 9]);
-    let now = lan.now;
-    let used = BTreeMap::from([(ip(VIP), mac)]);
-    lan.member("a").engine.probed(&[ip(VIP)], &used, now);
-    lan.member("a").asked.clear();
-    lan.step("a");
-    assert_eq!(lan.announcers(VIP), [""; 0]);
-    let told: Vec<_> = lan.member("a").engine.used_by_others().collect();
-    assert_eq!(told, [(ip(VIP), mac)]);
-    // It is asked for again, and free by then.
-    lan.pass(Duration::from_secs(6));
-    assert_eq!(lan.owner(VIP), "a");
-    // From then on it is defended: nobody asks again before it is taken over.
-    lan.join("b");
-    lan.settle();
-    lan.member("a").presence = Presence::Down;
-    lan.step("b");
-    assert_eq!(lan.owner(VIP), "b");
-    assert!(lan.member("b").asked.is_empty());
-}
-
-#[test]
-fn preemption_waits_and_is_damped() {
-    let mut lan = three();
-    let best = lan.owner(VIP);
-    lan.config.membership.preempt = true;
-    let mut moves = 0;
-    for _ in 0..6 {
-        lan.member(best).presence = Presence::Down;
-        lan.settle();
-        lan.member(best).presence = Presence::Alive;
-        lan.settle();
-        assert_ne!(lan.owner(VIP), best, "not at once");
-        lan.pass(Duration::from_secs(9));
-        assert_ne!(lan.owner(VIP), best);
-        lan.pass(Duration::from_secs(2));
-        if lan.owner(VIP) != best {
-            break;
-        }
-        moves += 1;
-    }
-    assert!((1..=3).contains(&moves), "{moves}");
-    lan.pass(Duration::from_secs(200));
-    lan.pass(Duration::from_secs(11));
-    assert_eq!(lan.owner(VIP), best);
-}
-
-#[test]
-fn a_node_that_was_stopped_says_nothing_until_it_has_heard() {
-    let mut lan = three();
-    let owner = lan.owner(VIP);
-    lan.member(owner).suspended = true;
-    lan.step(owner);
-    assert_eq!(lan.announcers(VIP), [""; 0]);
-    lan.member(owner).suspended = false;
-    lan.settle();
-    assert_eq!(lan.owner(VIP), owner);
-}
-
-#[test]
-fn vips_spread_over_the_nodes() {
-    let names: Vec<String> = (200..219).map(|last| format!("192.0.2.{last}")).collect();
-    let names: Vec<[&str; 1]> = names.iter().map(|name| [name.as_str()]).collect();
-    let groups: Vec<&[&str]> = names.iter().map(|name| &name[..]).collect();
-    let mut lan = Lan::new(&["a", "b", "c"], &groups);
-    lan.settle();
-    let owners: Vec<&str> = names.iter().map(|name| lan.owner(name[0])).collect();
-    for name in ["a", "b", "c"] {
-        let share = owners.iter().filter(|owner| **owner == name).count();
-        assert!((2..=12).contains(&share), "{name} has {share} of 19");
-    }
-}
-
-#[test]
-fn node_objects_have_a_say() {
-    let mut lan = three();
-    let owner = lan.owner(VIP);
-    let nodes = BTreeMap::from([(
-        owner.to_owned(),
-        crate::plan::ownership::table::NodeStanding {
-            excluded: Some(crate::plan::reason::Reason::ExcludedByLabel),
-            preferences: vec![0],
-        },
-    )]);
-    lan.table.nodes = Arc::new(NodeTable {
-        known: false,
-        nodes,
-    });
-    lan.settle();
-    assert_ne!(lan.owner(VIP), owner);
 }
