@@ -50,10 +50,9 @@ const START_PATIENCE: Duration = Duration::from_secs(5);
 pub async fn run(
     config_file: &Path,
     mut config: Config,
-    kernel: Kernel,
+    (kernel, fence): (Kernel, Fence),
     state: Arc<StateDirectory>,
 ) -> anyhow::Result<()> {
-    let fence = Fence::open().context("cannot open the fence")?;
     let support = fence.support();
     hold_strict_arp(&mut config, support);
     let config = Arc::new(config);

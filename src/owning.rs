@@ -65,11 +65,11 @@ impl Owning {
             burst: config.announce.gratuitous_burst.clone(),
             refresh: config.announce.refresh,
         };
-        let (announced, to_announce) = watch::channel(Arc::new(AnnouncedSet::default()));
-        let (announcer, view) = Announcer::new(bursts, to_announce);
-        let announcer = AnnouncerThread::start(announcer).context("cannot start the announcer")?;
+        let (announced, published) = watch::channel(Arc::new(AnnouncedSet::default()));
+        let (responders, view) = Announcer::new(bursts, published);
+        let thread = AnnouncerThread::start(responders).context("cannot start the announcer")?;
         tasks.spawn("announcer", async move {
-            announcer.ended().await.map_err(anyhow::Error::from)
+            thread.ended().await.map_err(anyhow::Error::from)
         });
 
         let (config_sender, config_receiver) = watch::channel(Arc::clone(config));

@@ -39,23 +39,30 @@ impl Publisher {
         });
         let mut in_force = self.in_force.clone();
         let in_force = in_force.wait_for(|in_force| *in_force >= generation);
-        let waited = tokio::time::timeout(WITHDRAW_PATIENCE, in_force).await;
-        if !waited.is_ok_and(|waited| waited.is_ok()) {
+        let outcome = tokio::time::timeout(WITHDRAW_PATIENCE, in_force).await;
+        if !outcome.is_ok_and(|heard| heard.is_ok()) {
             tracing::warn!("the announcer is slow to withdraw");
         }
     }
 
     /// Publishes what is served from now on; returns its generation.
-    pub fn publish(&self, groups: VipGroups, nodes: Arc<NodeTable>) -> u64 {
+    pub fn publish(
+        &self,
+        groups: VipGroups,
+        nodes: Arc<NodeTable>,
+        exceptions: Vec<IpAddr>,
+    ) -> u64 {
         let current = Arc::clone(&self.sender.borrow());
         let told = current.generation > 0;
-        if told && current.groups == groups && current.nodes == nodes {
+        let same = current.groups == groups && current.nodes == nodes;
+        if told && same && current.exceptions == exceptions {
             return current.generation;
         }
         self.send(VipTable {
             generation: 0,
             groups,
             nodes,
+            exceptions,
         })
     }
 

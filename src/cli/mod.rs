@@ -18,6 +18,10 @@ mod table;
 mod view;
 mod vips;
 
+#[cfg(test)]
+#[path = "../../tests/schemas/validator.rs"]
+mod validator;
+
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;

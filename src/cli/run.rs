@@ -7,6 +7,7 @@ use anyhow::Context;
 use tracing_subscriber::EnvFilter;
 
 use super::exit::Exit;
+use crate::apply::fence::Fence;
 use crate::apply::kernel::{Kernel, OpenError};
 use crate::apply::state_directory::StateDirectory;
 use crate::config::{self, Config, Environment, LogFormat, LogLevel};
@@ -47,6 +48,13 @@ pub fn run(file: &Path) -> anyhow::Result<Exit> {
     kernel
         .set_timeouts(&config)
         .context("cannot set the timeouts of IPVS")?;
+    let fence = match Fence::open() {
+        Ok(fence) => fence,
+        Err(error) => {
+            super::tell(&format!("{:#}", anyhow::Error::from(error)));
+            return Ok(Exit::Privilege);
+        }
+    };
     tracing::info!(datapath = kernel.datapath(), "kernel opened");
     // Two workers: one makes passes, the other goes on answering ARP meanwhile.
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -56,7 +64,7 @@ pub fn run(file: &Path) -> anyhow::Result<Exit> {
         .context("cannot start the runtime")?;
     let file = file.to_owned();
     let ended = runtime.block_on(async move {
-        tokio::spawn(async move { daemon::run(&file, config, kernel, state).await }).await
+        tokio::spawn(async move { daemon::run(&file, config, (kernel, fence), state).await }).await
     });
     runtime.shutdown_background();
     ended.context("the daemon panicked")??;

@@ -8,6 +8,7 @@ mod conflicts;
 mod fence;
 mod firewall;
 mod kernel;
+mod membership;
 mod node_ports;
 mod passing;
 mod running;
@@ -35,6 +36,8 @@ pub enum Section {
     NodePorts,
     /// Who else translates Services.
     Conflicts,
+    /// Whether the other nodes are heard, and nobody else uses the VIPs.
+    Membership,
 }
 
 impl Section {
@@ -46,6 +49,7 @@ impl Section {
             Self::Firewall => "firewall",
             Self::NodePorts => "node-ports",
             Self::Conflicts => "conflicts",
+            Self::Membership => "membership",
         }
     }
 }
@@ -97,6 +101,7 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
     findings.extend(fence::examine(config, running.is_ok()));
     let (running, others) = (running.as_ref(), others.as_ref().ok());
     findings.extend(firewall::examine(config, running.ok(), others));
+    findings.extend(membership::examine(config, running.ok()));
     findings.extend(node_ports::examine(config, running));
     findings.extend(conflicts::examine(config, others));
     findings

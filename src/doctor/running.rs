@@ -2,13 +2,14 @@
 
 use crate::admin::client::{AskError, ask};
 use crate::admin::protocol::{Command, SOCKET_NAME};
-use crate::admin::view::{Services, Status};
+use crate::admin::view::{Peers, Services, Status};
 use crate::config::Config;
 
 /// A daemon's own picture.
 pub(super) struct Running {
     pub(super) status: Status,
     pub(super) services: Services,
+    pub(super) peers: Peers,
 }
 
 /// Asks the daemon of this configuration.
@@ -17,5 +18,6 @@ pub(super) fn running(config: &Config) -> Result<Running, AskError> {
     Ok(Running {
         status: ask(&socket, Command::Status)?,
         services: ask(&socket, Command::Services)?,
+        peers: ask(&socket, Command::Peers)?,
     })
 }

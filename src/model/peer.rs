@@ -49,7 +49,8 @@ pub struct MemberState {
     pub restarting: bool,
     /// Where it could announce.
     pub interfaces: Vec<PublishedInterface>,
-    /// VIPs that it could not serve, although it is ready; the lowest [`MOST_EXCEPTIONS`] of them.
+    /// VIPs that Services hold and that it does not serve, although it is ready; the lowest
+    /// [`MOST_EXCEPTIONS`] of them. What is not told is found out: another node claims what nobody does.
     pub exceptions: Vec<IpAddr>,
     /// Of the decisions that its configuration makes; equal configurations have equal digests.
     pub configuration_digest: u64,
@@ -57,7 +58,7 @@ pub struct MemberState {
     pub snapshot_digest: u64,
 }
 
-/// Exceptions that are told one by one; a node with more of them is not ready.
+/// Exceptions that are told one by one.
 pub const MOST_EXCEPTIONS: usize = 16;
 
 /// Whether a node is there.

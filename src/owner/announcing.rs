@@ -42,6 +42,20 @@ pub fn announce(
     announced
 }
 
+/// Where nobody may speak for a VIP that is not owned: whatever could announce, also while it is down, so
+/// that nobody speaks first when it comes up.
+pub fn fenced(config: &Config, host: &Host) -> BTreeMap<u32, String> {
+    let excluded = |interface: &Interface| {
+        let mut patterns = config.announce.exclude_interfaces.iter();
+        patterns.any(|pattern| pattern.matches(&interface.name))
+    };
+    let interfaces = host.interfaces.values();
+    interfaces
+        .filter(|interface| interface.mac.is_some() && !interface.loopback && !excluded(interface))
+        .map(|interface| (interface.index, interface.name.clone()))
+        .collect()
+}
+
 fn empty(interface: &Interface) -> Option<AnnouncedInterface> {
     Some(AnnouncedInterface {
         name: interface.name.clone(),

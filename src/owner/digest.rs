@@ -3,17 +3,29 @@
 use crate::config::Config;
 use crate::membership::transport::lan::LanInterface;
 use crate::model::foreign::MacAddress;
-use crate::model::host::Host;
+use crate::model::host::{Host, Interface};
 use crate::model::peer::PublishedInterface;
 use crate::plan::announcement::may_announce;
 use crate::plan::ownership::table::VipTable;
 use std::net::IpAddr;
 
+/// The interfaces that lead to a LAN of VIPs: with an address of their own, or named by a pool. The links
+/// of a bond or a bridge have none, and nothing may be sent there past it; nor have those of pods.
+fn usable<'a>(config: &'a Config, host: &'a Host) -> impl Iterator<Item = &'a Interface> {
+    host.interfaces.values().filter(|interface| {
+        let mut addresses = interface.addresses.iter();
+        let named = config.pools.iter().flat_map(|pool| &pool.interfaces);
+        may_announce(config, interface)
+            && (addresses.any(|net| !is_link_local(net.addr()))
+                || named
+                    .into_iter()
+                    .any(|pattern| pattern.matches(&interface.name)))
+    })
+}
+
 /// The interfaces on which this node could announce.
 pub fn published(config: &Config, host: &Host) -> Vec<PublishedInterface> {
-    let usable = host.interfaces.values();
-    usable
-        .filter(|interface| may_announce(config, interface))
+    usable(config, host)
         .filter_map(|interface| {
             let subnets = interface.addresses.iter().copied();
             Some(PublishedInterface {
@@ -27,9 +39,7 @@ pub fn published(config: &Config, host: &Host) -> Vec<PublishedInterface> {
 
 /// The same interfaces, as the LANs where other nodes may be heard.
 pub fn lans(config: &Config, host: &Host) -> Vec<LanInterface> {
-    let usable = host.interfaces.values();
-    usable
-        .filter(|interface| may_announce(config, interface))
+    usable(config, host)
         .filter_map(|interface| {
             Some(LanInterface {
                 index: interface.index,

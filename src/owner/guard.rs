@@ -3,19 +3,22 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use imbl::OrdSet;
 
 use crate::apply::fence::{Fence, FenceError, FenceSupport, Fenced, Renewal};
-use crate::model::announcement::AnnouncedInterface;
 use crate::model::host::Host;
+
+/// How long after a failure the fence is looked at again.
+const REPAIR_AGAIN: Duration = Duration::from_secs(1);
 
 /// Holds the fence.
 #[derive(Debug)]
 pub struct Guard {
     fence: Fence,
-    /// Somebody may have changed it, or it could not be put in force.
-    repair: bool,
+    /// When it is to be looked at: somebody may have changed it, or it could not be put in force.
+    repair: Option<Instant>,
     /// What was logged of what does not work now.
     problem: Option<String>,
 }
@@ -30,7 +33,7 @@ impl Guard {
         }
         Self {
             fence,
-            repair: false,
+            repair: None,
             problem: None,
         }
     }
@@ -38,16 +41,12 @@ impl Guard {
     /// Lets these VIPs be spoken for and holds back the others that may be announced on these interfaces.
     pub fn allow(
         &mut self,
-        stage: &BTreeMap<u32, AnnouncedInterface>,
+        interfaces: &BTreeMap<u32, String>,
         vips: &OrdSet<IpAddr>,
         owned: &OrdSet<IpAddr>,
         host: &Host,
     ) {
-        let interfaces = stage.iter();
-        let interfaces = interfaces
-            .map(|(index, interface)| (*index, interface.name.clone()))
-            .collect();
-        let fenced = Fenced::new(interfaces, vips, owned.clone(), host);
+        let fenced = Fenced::new(interfaces.clone(), vips, owned.clone(), host);
         let result = self.fence.set(&fenced);
         self.note(result.map(|()| Renewal::NotNeeded));
     }
@@ -60,30 +59,34 @@ impl Guard {
 
     /// Somebody may have changed the tables.
     pub fn distrust(&mut self) {
-        self.repair = true;
+        self.repair = Some(Instant::now());
     }
 
     /// Compares the tables with what they should be, where there is a reason to.
     pub fn repair(&mut self) {
-        if !std::mem::take(&mut self.repair) {
+        if self.repair.is_none_or(|at| at > Instant::now()) {
             return;
         }
+        self.repair = None;
         let result = self.fence.repair().map(|repaired| {
             if repaired {
-                tracing::info!("somebody changed the fence, it is repaired");
+                tracing::info!("the fence was not as it should be, it is repaired");
             }
             Renewal::NotNeeded
         });
+        if result.is_ok() {
+            self.problem = None;
+        }
         self.note(result);
     }
 
     fn note(&mut self, result: Result<Renewal, FenceError>) {
         match result {
-            Ok(Renewal::Passed) => self.repair = true,
-            Ok(Renewal::Taken) => self.problem = None,
-            Ok(Renewal::NotNeeded) => {}
+            Ok(Renewal::Passed) => self.repair = Some(Instant::now()),
+            Ok(Renewal::Taken | Renewal::NotNeeded) => {}
             Err(error) => {
-                self.repair = true;
+                // Looking costs a whole listing: not at every turn.
+                self.repair.get_or_insert(Instant::now() + REPAIR_AGAIN);
                 let problem = format!("{:#}", anyhow::Error::from(error));
                 if self.problem.as_ref() != Some(&problem) {
                     tracing::warn!(error = problem, "the fence is not as it should be");

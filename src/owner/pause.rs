@@ -12,7 +12,7 @@ pub struct PauseWatch {
 
 impl PauseWatch {
     /// Starts now.
-    pub fn new() -> Self {
+    pub fn start() -> Self {
         Self { last: boot_time() }
     }
 

@@ -34,6 +34,9 @@ pub const LEASE: Duration = Duration::from_millis(300);
 /// is unsettled until the others were heard.
 const HEAR_PATIENCE: Duration = Duration::from_millis(150);
 
+/// Moves of one step that are logged one by one: writing them holds up this thread.
+const MOST_LOGGED: usize = 10;
+
 /// What the task listens to.
 pub struct Ears {
     pub config: watch::Receiver<Arc<Config>>,
@@ -76,6 +79,8 @@ pub struct OwnerTask {
     /// Until when nothing is announced because this node was stopped for a while.
     suspended: Option<Instant>,
     stage: BTreeMap<u32, AnnouncedInterface>,
+    /// Where nobody may speak for what is not owned.
+    fenced: BTreeMap<u32, String>,
     /// What the stage was made of.
     staged: Option<(u64, Host)>,
     /// All VIPs of the table.
@@ -96,9 +101,10 @@ impl OwnerTask {
             mouths,
             guard,
             fences: 0,
-            pause: PauseWatch::new(),
+            pause: PauseWatch::start(),
             suspended: None,
             stage: BTreeMap::new(),
+            fenced: BTreeMap::new(),
             staged: None,
             vips: OrdSet::new(),
             digests: (0, 0),
@@ -152,8 +158,7 @@ impl OwnerTask {
     /// engine has to look again.
     fn hold_lease(&mut self) -> bool {
         if self.pause.was_longer_than(LEASE) {
-            tracing::warn!("this process was stopped for a while, it asks who owns what");
-            self.suspended = Some(Instant::now() + HEAR_PATIENCE);
+            self.suspend();
             return false;
         }
         if self.suspended.is_none() && !self.engine.announced().is_empty() {
@@ -161,6 +166,13 @@ impl OwnerTask {
         }
         self.guard.repair();
         self.suspended.is_none()
+    }
+
+    fn suspend(&mut self) {
+        tracing::warn!("this process was stopped for a while, it asks who owns what");
+        let until = Instant::now() + HEAR_PATIENCE;
+        self.suspended = Some(until);
+        self.wake = Some(until);
     }
 
     fn step(&mut self) {
@@ -186,10 +198,10 @@ impl OwnerTask {
         let before = self.engine.announced().clone();
         let Outcome { ask, wake } = self.engine.step(now, &world);
         self.wake = [wake, self.suspended].into_iter().flatten().min();
-        self.log_moves(&before);
         self.restage(&config, &table, &host);
-        self.put_in_force(&host, &peers);
+        self.put_in_force(table.generation, &host, &peers);
         self.tell(&config, &table, &host, draining);
+        self.log_moves(&before);
         if !ask.is_empty() {
             self.ask(ask, &host, &peers);
         }
@@ -199,11 +211,21 @@ impl OwnerTask {
 
     fn log_moves(&self, before: &OrdSet<IpAddr>) {
         let now = self.engine.announced();
-        for vip in now.clone().relative_complement(before.clone()) {
+        if now.ptr_eq(before) {
+            return;
+        }
+        let taken = now.clone().relative_complement(before.clone());
+        for vip in taken.iter().take(MOST_LOGGED) {
             tracing::info!(%vip, "this node takes the vip");
         }
-        for vip in before.clone().relative_complement(now.clone()) {
+        let given_up = before.clone().relative_complement(now.clone());
+        for vip in given_up.iter().take(MOST_LOGGED) {
             tracing::info!(%vip, "this node gives the vip up");
+        }
+        let more = |vips: &OrdSet<IpAddr>| vips.len().saturating_sub(MOST_LOGGED);
+        if more(&taken) + more(&given_up) > 0 {
+            let (taken, given_up) = (taken.len(), given_up.len());
+            tracing::info!(taken, given_up, "more vips changed hands");
         }
     }
 
@@ -213,6 +235,7 @@ impl OwnerTask {
         });
         if !same {
             self.stage = announcing::stage(config, host, table);
+            self.fenced = announcing::fenced(config, host);
             let groups = table.groups.values();
             self.vips = groups
                 .flat_map(|group| group.vips.iter().copied())
@@ -222,12 +245,18 @@ impl OwnerTask {
         }
     }
 
-    fn put_in_force(&mut self, host: &Host, peers: &Peers) {
+    fn put_in_force(&mut self, generation: u64, host: &Host, peers: &Peers) {
         let owned = self.engine.announced();
         let interfaces = announcing::announce(&self.stage, owned);
         let macs = hardware_addresses(peers);
-        self.guard.allow(&self.stage, &self.vips, owned, host);
-        if !owned.is_empty() && self.suspended.is_none() {
+        // What an earlier run held back stays so until it is known what there is.
+        if generation > 0 {
+            (self.guard).allow(&self.fenced, &self.vips, owned, host);
+        }
+        if self.pause.was_longer_than(LEASE) {
+            // The kernel kept this thread waiting: what is owned may be another's by now.
+            self.suspend();
+        } else if !owned.is_empty() && self.suspended.is_none() {
             // The first frames must not wait for the next turn.
             self.guard.renew();
         }
@@ -284,7 +313,7 @@ impl OwnerTask {
                 draining,
                 restarting: false,
                 interfaces,
-                exceptions: Vec::new(),
+                exceptions: table.exceptions.clone(),
                 configuration_digest: self.digests.0,
                 snapshot_digest: self.digests.1,
             },

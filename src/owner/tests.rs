@@ -28,6 +28,7 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
+#[allow(clippy::struct_excessive_bools, reason = "each is a state of its own")]
 struct Member {
     engine: Engine,
     host: Host,
@@ -245,10 +246,8 @@ fn three() -> Lan {
 }
 
 fn another(lan: &Lan, than: &[&str]) -> &'static str {
-    *lan.members
-        .keys()
-        .find(|name| !than.contains(name))
-        .unwrap()
+    let mut names = lan.members.keys().copied();
+    names.find(|name| !than.contains(name)).unwrap()
 }
 
 #[test]
@@ -396,7 +395,7 @@ fn a_local_policy_follows_its_endpoints() {
     let first = lan.owner(VIP);
     let with = another(&lan, &[first]);
     lan.edit(VIP, |group| {
-        group.local = Some(BTreeSet::from([with.to_owned()]))
+        group.local = Some(BTreeSet::from([with.to_owned()]));
     });
     lan.settle();
     assert_eq!(lan.owner(VIP), with);
@@ -405,7 +404,7 @@ fn a_local_policy_follows_its_endpoints() {
     lan.settle();
     assert_eq!(lan.announcers(VIP), [""; 0]);
     lan.edit(VIP, |group| {
-        group.local = Some(BTreeSet::from([first.to_owned()]))
+        group.local = Some(BTreeSet::from([first.to_owned()]));
     });
     lan.settle();
     assert_eq!(lan.owner(VIP), first);

@@ -115,11 +115,10 @@ impl<'a, 'w> Turn<'a, 'w> {
         };
         let followed = !self.field.ranking(group).is_empty();
         let goes_on = match reason {
-            // The kernel has what an earlier run of this node gave it.
-            Reason::NotReady => true,
+            // A node that is not ready has in its kernel what an earlier run gave it; one that is drained
+            // before there is another goes on until somebody takes it, and loses nothing.
+            Reason::NotReady | Reason::Draining => true,
             Reason::NoInterface => false,
-            // Until somebody takes it: a node that is drained before there is another loses nothing.
-            Reason::Draining => true,
             _ => followed && self.within(lowest, Waiting::Relief, LINGER),
         };
         if goes_on {

@@ -37,7 +37,7 @@ use crate::model::foreign::ForeignHosts;
 use crate::model::frontend::FrontendPort;
 use crate::model::host::Host;
 use crate::model::node_state::{HeldFor, NodeState};
-use crate::model::peer::{Owners, Peers};
+use crate::model::peer::{MOST_EXCEPTIONS, Owners, Peers};
 use crate::model::service::{ServiceKey, ServiceType};
 use crate::model::standing::Standing;
 use address::AddressBook;
@@ -167,6 +167,20 @@ impl Inputs {
             AddressSource::Here => book.telling(&self.foreign),
             AddressSource::Status => book.refusing(&self.foreign),
         }
+    }
+}
+
+impl Plan {
+    /// The VIPs that Services hold and that this node does not serve; the lowest [`MOST_EXCEPTIONS`].
+    pub fn exceptions(&self) -> Vec<IpAddr> {
+        let allocations = &self.addresses.allocations;
+        if allocations.held() == self.ownership.len() {
+            return Vec::new();
+        }
+        let held = allocations.held_addresses();
+        held.filter(|vip| !self.ownership.contains_key(vip))
+            .take(MOST_EXCEPTIONS)
+            .collect()
     }
 }
 

@@ -115,13 +115,15 @@ fn preferred_source(inputs: &Inputs, family: Family) -> Option<IpAddr> {
 /// The sysctls that both datapaths need. The IPVS ones are the IPVS datapath's own business.
 fn sysctls(config: &Config, inputs: &Inputs, state: &NodeState) -> BTreeMap<String, Sysctl> {
     let exactly = |path: &str, value: &str| (path.to_owned(), Sysctl::exactly(value));
-    let mut sysctls = BTreeMap::from([exactly("net/ipv4/ip_forward", "1")]);
+    let mut sysctls = BTreeMap::from([
+        exactly("net/ipv4/ip_forward", "1"),
+        // Also where the fence stands for strict ARP: a question in a VIP's name would be held back, and
+        // the node could not reach the client that it answers.
+        exactly("net/ipv4/conf/all/arp_announce", "2"),
+    ]);
     if config.proxy.strict_arp {
         // SYS-5: otherwise every node answers for every held address.
-        sysctls.extend([
-            exactly("net/ipv4/conf/all/arp_ignore", "1"),
-            exactly("net/ipv4/conf/all/arp_announce", "2"),
-        ]);
+        sysctls.extend([exactly("net/ipv4/conf/all/arp_ignore", "1")]);
     }
     if forwards_ipv6(config, inputs, state) {
         sysctls.extend([exactly(IPV6_FORWARDING, "1")]);

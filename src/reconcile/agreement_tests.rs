@@ -255,8 +255,8 @@ fn a_file_that_goes_from_one_node_only_changes_nothing() {
     for (node, other) in [(0, 1), (2, 1), (1, 0), (1, 2), (0, 1), (1, 0)] {
         cluster.hear(node, other);
     }
-    for node in 0..3 {
-        assert_eq!(cluster.addresses(node), before, "{}", NODES[node]);
+    for (node, name) in NODES.iter().enumerate() {
+        assert_eq!(cluster.addresses(node), before, "{name}");
     }
     // Gone everywhere, it is given back.
     cluster.file(0, 2, false);
@@ -266,8 +266,8 @@ fn a_file_that_goes_from_one_node_only_changes_nothing() {
             cluster.hear(node, other);
         }
     }
-    for node in 0..3 {
-        assert!(cluster.addresses(node)[2].is_empty(), "{}", NODES[node]);
+    for (node, name) in NODES.iter().enumerate() {
+        assert!(cluster.addresses(node)[2].is_empty(), "{name}");
     }
 }
 

@@ -263,7 +263,8 @@ impl Reconciler {
         (self.applied).pass_ended(&plan.state, &ended, waiting_since.unwrap_or(now));
         failures.append(&mut report.failures);
         if report.forwards {
-            (self.publisher).publish(plan.groups.clone(), Arc::clone(&plan.nodes));
+            let nodes = Arc::clone(&plan.nodes);
+            (self.publisher).publish(plan.groups.clone(), nodes, plan.exceptions());
         }
         self.plan = plan;
         self.trust = if report.forwards && !report.uncertain {

@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 #[path = "../schemas/validator.rs"]
-mod validator;
+pub mod validator;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_edgelb");
 /// The demo promises to be done in this time.

@@ -177,13 +177,10 @@ pub(super) fn list(words: impl IntoIterator<Item = String>) -> String {
 }
 
 #[cfg(test)]
-#[path = "../../../tests/schemas/validator.rs"]
-mod validator;
-
-#[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::cli::validator;
     use std::time::Duration;
 
     fn requests() -> Requests {

@@ -48,8 +48,17 @@ pub struct Eye {
 }
 
 impl Eye {
-    /// Starts to ask from that host for these addresses.
+    /// Starts to ask from that host for these addresses, each 10 ms.
     pub fn open(host: &Host, addresses: &[IpAddr]) -> Result<Self, LabError> {
+        Self::open_with_pace(host, addresses, PACE)
+    }
+
+    /// The same with another time from one question to the next.
+    pub fn open_with_pace(
+        host: &Host,
+        addresses: &[IpAddr],
+        pace: Duration,
+    ) -> Result<Self, LabError> {
         let mut eye = Self {
             sightings: Arc::new(Mutex::new(Sightings::new(Instant::now()))),
             closed: Arc::new(AtomicBool::new(false)),
@@ -67,7 +76,7 @@ impl Eye {
             }
             let look = host
                 .namespace
-                .try_run(|| Look::open(family, host.address, addresses))
+                .try_run(|| Look::open(family, host.address, addresses, pace))
                 .map_err(failed)?;
             let (sightings, closed) = (Arc::clone(&eye.sightings), Arc::clone(&eye.closed));
             let thread = host
@@ -134,10 +143,16 @@ struct Look {
     mac: EthernetAddress,
     host: DualStack,
     addresses: Vec<IpAddr>,
+    pace: Duration,
 }
 
 impl Look {
-    fn open(family: Family, host: DualStack, addresses: Vec<IpAddr>) -> io::Result<Self> {
+    fn open(
+        family: Family,
+        host: DualStack,
+        addresses: Vec<IpAddr>,
+        pace: Duration,
+    ) -> io::Result<Self> {
         let (socket, mac) = packet_socket(LINK, family as u16)?;
         if let Family::Ipv6 = family {
             socket.attach_filter(&advertisements())?;
@@ -148,6 +163,7 @@ impl Look {
             mac,
             host,
             addresses,
+            pace,
         })
     }
 
@@ -158,7 +174,7 @@ impl Look {
             let now = Instant::now();
             if now >= next {
                 self.ask()?;
-                next = now + PACE;
+                next = now + self.pace;
             }
             let left = next.saturating_duration_since(Instant::now());
             // Zero would mean to wait for ever.

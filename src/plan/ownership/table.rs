@@ -100,4 +100,6 @@ pub struct VipTable {
     pub groups: VipGroups,
     /// The Nodes.
     pub nodes: Arc<NodeTable>,
+    /// VIPs that Services hold and that are not served here; the lowest of them.
+    pub exceptions: Vec<IpAddr>,
 }

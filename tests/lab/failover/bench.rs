@@ -4,10 +4,8 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
+use crate::demo::validator;
 use crate::rig::PROGRAM;
-
-#[path = "../../schemas/validator.rs"]
-mod validator;
 
 fn report(output: &Output) -> Value {
     let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {

@@ -16,7 +16,7 @@ fn fails_over(field: &mut Field, fault: impl FnOnce(&mut Field, usize)) -> (usiz
     load.wait_steady();
     let (blackout, seen) = (load.end(), field.eye.sightings());
     let silence = field.longest_silence(&seen);
-    println!("blackout {:?}, unresolved {silence:?}", blackout.blackout());
+    eprintln!("blackout {:?}, unresolved {silence:?}", blackout.blackout());
     blackout.assert_blackout_below(longest_blackout());
     assert!(
         silence < longest_blackout(),
@@ -38,7 +38,7 @@ fn a_killed_daemon() {
     let load = field.load();
     field.start(owner);
     field.wait_ready(owner);
-    field.wait_candidates(5);
+    field.wait_candidates(field.size());
     field.keeps_owner(other, bound(1000));
     load.end().assert_nothing_lost();
 }
@@ -56,7 +56,7 @@ fn a_node_without_power() {
     failure.unwrap().restore().unwrap();
     field.start(owner);
     field.wait_ready(owner);
-    field.wait_candidates(5);
+    field.wait_candidates(field.size());
     field.keeps_owner(other, bound(1000));
     load.end().assert_nothing_lost();
 }
@@ -72,7 +72,7 @@ fn a_pulled_cable_while_the_nodes_still_hear_each_other() {
     });
     let load = field.load();
     field.lab.plug(field.name(owner)).unwrap();
-    field.wait_candidates(5);
+    field.wait_candidates(field.size());
     field.keeps_owner(other, bound(1000));
     load.end().assert_nothing_lost();
 }
@@ -100,9 +100,9 @@ fn a_frozen_daemon_that_goes_on() {
     field.daemon(owner).thaw().unwrap();
     field.keeps_owner(other, bound(2000));
     load.end().assert_nothing_lost();
-    field.wait_candidates(5);
+    field.wait_candidates(field.size());
     // And it is whole again: it takes over when it must.
-    for node in 0..5 {
+    for node in 0..field.size() {
         if node != owner {
             field.daemon(node).kill().unwrap();
         }
@@ -134,10 +134,10 @@ fn one_owner_after_another() {
         let (owner, _) = fails_over(&mut field, |field, owner| {
             field.daemon(owner).kill().unwrap();
         });
-        println!("round {round}: {owner} died");
+        eprintln!("round {round}: {owner} died");
         field.start(owner);
         field.wait_ready(owner);
-        field.wait_candidates(5);
+        field.wait_candidates(field.size());
     }
 }
 
@@ -146,8 +146,8 @@ fn all_but_one_at_once() {
     let mut field = Field::new();
     let owner = field.owner();
     let load = field.load();
-    let last = (owner + 1) % 5;
-    for node in (0..5).filter(|node| *node != last) {
+    let last = (owner + 1) % field.size();
+    for node in (0..field.size()).filter(|node| *node != last) {
         field.daemon(node).kill().unwrap();
     }
     assert_eq!(field.other_owner(owner), last);

@@ -24,8 +24,6 @@ use crate::rig::{PATIENCE, PROGRAM, START, cluster_ips, datapath, eventually, ip
 const CLIENTS: usize = 3;
 /// The index of the eye's host among the clients.
 const EYE: usize = 1;
-/// Who answered within this time answers now; the eye asks each 10 ms.
-pub const NOW: Duration = Duration::from_millis(80);
 /// Never may two nodes answer for longer.
 pub const LONGEST_CONTENTION: Duration = Duration::from_secs(1);
 /// Answers of each prober by which the way counts as open.
@@ -53,6 +51,7 @@ pub fn longest_blackout() -> Duration {
 }
 
 /// What a test wants to be otherwise.
+#[allow(clippy::struct_excessive_bools)] // Each is a wish of its own.
 pub struct Setup {
     /// Edge nodes.
     pub nodes: usize,
@@ -117,8 +116,10 @@ impl Field {
     }
 
     pub fn with(setup: &Setup) -> Self {
+        // On an emulated machine seconds are tenths of seconds, and there is room for fewer nodes.
+        let nodes = setup.nodes.min(if ipvs() { 3 } else { usize::MAX });
         let mut lab = Lab::build(LabOptions {
-            nodes: setup.nodes + 1,
+            nodes: nodes + 1,
             workloads: 0,
             clients: CLIENTS,
             router: true,
@@ -128,16 +129,16 @@ impl Field {
         })
         .unwrap();
         let hosts = if setup.workloads_on_the_edge {
-            (0..setup.nodes).collect()
+            (0..nodes).collect()
         } else {
-            vec![setup.nodes; 2]
+            vec![nodes; 2]
         };
         for node in hosts {
             lab.add_workload(node).unwrap();
         }
         let manifests = ManifestDirectory::create(&lab.directory().join("manifests")).unwrap();
         for (index, node) in lab.nodes().iter().enumerate() {
-            let labels = if index < setup.nodes {
+            let labels = if index < nodes {
                 (setup.labels)(index)
             } else {
                 vec![EXCLUDED]
@@ -158,10 +159,12 @@ impl Field {
         } else {
             MembershipNetwork::Lan
         };
+        let slow = "[membership]\nprobe_interval = \"1s\"\nrestart_grace = \"60s\"\n";
+        let timing = if ipvs() { slow } else { "" };
         let mut options = DaemonOptions {
             datapath: datapath(),
-            configuration: setup.configuration.parse().unwrap(),
-            membership: Some(Membership::among(&lab, setup.nodes, network).unwrap()),
+            configuration: format!("{}{timing}", setup.configuration).parse().unwrap(),
+            membership: Some(Membership::among(&lab, nodes, network).unwrap()),
             ..DaemonOptions::new(PROGRAM, manifests.path())
         };
         let api_server = setup.api_server.then(|| {
@@ -182,17 +185,17 @@ impl Field {
                 .insert("source".to_owned(), source.into());
             (host, server)
         });
-        let eye = Eye::open(&lab.clients()[EYE], &VIP.both()).unwrap();
+        let eye = Eye::open_with_pace(&lab.clients()[EYE], &VIP.both(), bound(10)).unwrap();
         let mut field = Self {
-            daemons: (0..setup.nodes).map(|_| None).collect(),
+            daemons: (0..nodes).map(|_| None).collect(),
             eye,
             lab,
             manifests,
             options,
-            nodes: setup.nodes,
+            nodes,
             _api_server: api_server,
         };
-        let daemons = setup.daemons.min(setup.nodes);
+        let daemons = setup.daemons.min(nodes);
         for node in 0..daemons {
             field.start(node);
         }
@@ -219,19 +222,23 @@ impl Field {
     }
 
     /// Waits until every daemon that answers knows that many nodes that could own VIPs.
+    #[track_caller]
     pub fn wait_candidates(&self, number: usize) {
-        eventually(START, || {
-            for (node, daemon) in self.daemons.iter().enumerate() {
-                if daemon.is_some() {
-                    let peers = self.ask(node, "peers");
+        let start = Instant::now();
+        loop {
+            let wrong = (0..self.nodes)
+                .filter(|node| self.daemons[*node].is_some())
+                .map(|node| self.ask(node, "peers"))
+                .find(|peers| {
                     let peers = peers["peers"].as_array().unwrap();
-                    if peers.iter().filter(|peer| peer["eligible"] == true).count() != number {
-                        return None;
-                    }
-                }
-            }
-            Some(())
-        });
+                    peers.iter().filter(|peer| peer["eligible"] == true).count() != number
+                });
+            let Some(wrong) = wrong else { return };
+            assert!(
+                start.elapsed() < bound(10_000),
+                "not {number} candidates: {wrong:#}"
+            );
+        }
     }
 
     /// What `edgelb COMMAND -o json` of one daemon says.
@@ -255,6 +262,11 @@ impl Field {
             "{command}: {}",
             String::from_utf8_lossy(&output.stderr)
         );
+    }
+
+    /// Edge nodes.
+    pub fn size(&self) -> usize {
+        self.nodes
     }
 
     pub fn name(&self, node: usize) -> &str {
@@ -300,7 +312,7 @@ impl Field {
             .both()
             .into_iter()
             .map(|address| {
-                let answering = eye.answering(address, NOW);
+                let answering = eye.answering(address, bound(80));
                 let mac = answering.first().filter(|_| answering.len() == 1)?;
                 stations.iter().position(|station| station == mac)
             })
@@ -355,7 +367,7 @@ impl Field {
         let nodes: BTreeSet<_> = self.stations().into_iter().collect();
         for address in VIP.both() {
             let contention = seen.longest_contention(address, &nodes);
-            println!("{address}: after the healing two answered for {contention:?}");
+            eprintln!("{address}: after the healing two answered for {contention:?}");
         }
         self.keeps_owner(owner, bound(1000));
     }

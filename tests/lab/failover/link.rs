@@ -32,7 +32,7 @@ fn a_link_that_goes_down_is_given_up_at_once() {
         field.wait_candidates(5);
     }
     all.sort_unstable();
-    println!("another node spoke after {all:?}");
+    eprintln!("another node spoke after {all:?}");
     // Withdrawing takes 50 ms at most, hearing of it and claiming as much again.
     assert!(all[2] < bound(100), "{all:?}");
 }

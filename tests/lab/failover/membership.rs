@@ -182,7 +182,7 @@ fn ten_joins_and_leaves_in_a_second() {
         }
         let took = start.elapsed();
         assert!(took < bound(1000), "{took:?}");
-        for join in joins.iter() {
+        for join in joins {
             field.wait_ready(*join);
         }
         field.wait_candidates(6);

@@ -22,7 +22,7 @@ fn drain_and_undrain_under_load() {
     field.start(owner);
     field.wait_ready(owner);
     field.command(owner, "undrain");
-    field.wait_candidates(5);
+    field.wait_candidates(field.size());
     let seen = field.eye.sightings();
     let silence = field.longest_silence(&seen);
     load.end().assert_nothing_lost();
@@ -37,15 +37,15 @@ fn one_drain_after_another_until_one_node_is_left() {
     let field = Field::new();
     let load = field.load();
     let mut owner = field.owner();
-    for _ in 0..4 {
+    for _ in 1..field.size() {
         field.command(owner, "drain");
         owner = field.other_owner(owner);
         load.wait_steady();
     }
-    for node in (0..5).filter(|node| *node != owner) {
+    for node in (0..field.size()).filter(|node| *node != owner) {
         field.command(node, "undrain");
     }
-    field.wait_candidates(5);
+    field.wait_candidates(field.size());
     load.end().assert_nothing_lost();
     field.assert_one_owner(&field.eye.sightings());
 }
@@ -68,7 +68,7 @@ fn a_restart_under_load() {
     field.daemon(owner).terminate(START).unwrap();
     field.start(owner);
     field.wait_ready(owner);
-    field.wait_candidates(5);
+    field.wait_candidates(field.size());
     std::thread::sleep(Duration::from_millis(500));
     load.end().assert_nothing_lost();
     field.assert_one_owner(&field.eye.sightings());
@@ -110,7 +110,7 @@ fn the_label_that_excludes_a_node() {
     let other = field.other_owner(owner);
     load.wait_steady();
     field.manifests.write_node(node).unwrap();
-    field.wait_candidates(5);
+    field.wait_candidates(field.size());
     load.end().assert_nothing_lost();
     field.keeps_owner(other, bound(500));
 }
@@ -128,7 +128,7 @@ fn the_label_that_drains_a_node() {
     let other = field.other_owner(owner);
     load.wait_steady();
     field.manifests.write_node(node).unwrap();
-    field.wait_candidates(5);
+    field.wait_candidates(field.size());
     load.end().assert_nothing_lost();
     field.keeps_owner(other, bound(500));
 }

@@ -149,13 +149,10 @@ fn percentile(sorted: &[Duration], percent: usize) -> Option<u64> {
 }
 
 #[cfg(test)]
-#[path = "../../../../tests/schemas/validator.rs"]
-mod validator;
-
-#[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::cli::validator;
 
     fn run(milliseconds: u64) -> Run {
         Run {
