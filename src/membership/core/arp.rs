@@ -279,11 +279,11 @@ impl Core {
                 .or_else(|| self.question(name, now, None)),
             Kind::News => {
                 let body = way.news.pop_front()?;
-                self.to_member(name, body)
+                self.for_member(name, body)
             }
             Kind::Heartbeat => {
                 let heartbeat = self.heartbeat(now);
-                self.to_member(name, Body::Heartbeat(heartbeat))
+                self.for_member(name, Body::Heartbeat(heartbeat))
             }
         }
     }

@@ -268,13 +268,13 @@ impl Core {
             member.last_way.keep(&body);
         }
         let route = member.route();
-        if let Some(datagram) = self.to_member(to, body) {
+        if let Some(datagram) = self.for_member(to, body) {
             self.outgoing.push(Outgoing { route, datagram });
         }
     }
 
     /// A datagram for a member whose run is known.
-    fn to_member(&mut self, to: &Text, body: Body) -> Option<Datagram> {
+    fn for_member(&mut self, to: &Text, body: Body) -> Option<Datagram> {
         let member = self.members.get_mut(to)?;
         let receiver_session = member.session?;
         member.sequence += 1;

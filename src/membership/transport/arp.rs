@@ -15,11 +15,11 @@ use crate::model::foreign::MacAddress;
 /// The ethertype of ARP.
 pub const ETHERTYPE: u16 = 0x0806;
 /// `OP_EXP1` (RFC 5494).
-const OPERATION: u16 = 24;
+const OPERATION: u8 = 24;
 /// Where the operation stands in a frame.
 const OPERATION_OFFSET: u32 = 20;
 /// Ethernet and IPv4, addresses of 6 and 4 octets, the operation.
-const FIXED: [u8; 8] = [0, 1, 8, 0, 6, 4, 0, OPERATION as u8];
+const FIXED: [u8; 8] = [0, 1, 8, 0, 6, 4, 0, OPERATION];
 /// All octets of ARP.
 const ARP: usize = 28;
 
