@@ -5,7 +5,7 @@
 //!  Publication, node addresses, interfaces (watch)
 //!              │
 //!              ▼            datagrams               sealed
-//!  run ──► Core (sans-I/O) ◄─────────► Sealer ◄──────────────► Transport ──► UDP, frames 0x88B5
+//!  run ──► Core (sans-I/O) ◄─────────► Sealer ◄──────────────► Transport ──► UDP, frames 0x88B5, ARP
 //!              │
 //!              ▼
 //!  Peers, Allocations, Contacts (watch) ──► MembershipView

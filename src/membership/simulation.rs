@@ -60,6 +60,10 @@ pub struct Network {
     pub cut_udp: BTreeSet<(usize, usize)>,
     /// Links that carry no frames, from and to.
     pub cut_lan: BTreeSet<(usize, usize)>,
+    /// Links that carry no ARP, from and to.
+    pub cut_arp: BTreeSet<(usize, usize)>,
+    /// The ARP frames that were sent: when and by whom.
+    pub arp_frames: Vec<(Duration, usize)>,
     /// Whether there is a LAN at all.
     pub has_lan: bool,
     /// Keeps what is delivered.
@@ -111,6 +115,8 @@ impl Network {
             delay: (Duration::from_micros(100), Duration::from_micros(400)),
             cut_udp: BTreeSet::new(),
             cut_lan: BTreeSet::new(),
+            cut_arp: BTreeSet::new(),
+            arp_frames: Vec::new(),
             has_lan: false,
             captured: None,
             encodes: false,
@@ -195,11 +201,12 @@ impl Network {
         &self.nodes[node].published
     }
 
-    /// Cuts both ways between two nodes, UDP and frames.
+    /// Cuts both ways between two nodes, UDP and all frames.
     pub fn cut(&mut self, one: usize, other: usize) {
         for link in [(one, other), (other, one)] {
             self.cut_udp.insert(link);
             self.cut_lan.insert(link);
+            self.cut_arp.insert(link);
         }
     }
 
@@ -216,6 +223,7 @@ impl Network {
     pub fn heal(&mut self) {
         self.cut_udp.clear();
         self.cut_lan.clear();
+        self.cut_arp.clear();
     }
 
     /// Runs one event that is due before (or at) the limit and gives the node that it concerned, with
@@ -325,14 +333,21 @@ impl Network {
             self.carry_udp(node, path, &datagram);
         }
         if self.has_lan && self.nodes[node].lan {
+            if route.arp.is_some() {
+                self.arp_frames.push((self.now, node));
+            }
             for to in (0..nodes).filter(|to| *to != node) {
+                let path = LanPath {
+                    interface: 2,
+                    mac: mac(node),
+                };
+                let by_arp = route.arp.is_some_and(|path| path.mac == mac(to));
+                if by_arp && self.nodes[to].lan && !self.cut_arp.contains(&(node, to)) {
+                    self.carry(to, Source::Arp(path), datagram.clone());
+                }
                 let meant = route.neighbours || route.lan.is_some_and(|path| path.mac == mac(to));
                 if meant && self.nodes[to].lan && !self.cut_lan.contains(&(node, to)) {
-                    let from = Source::Lan(LanPath {
-                        interface: 2,
-                        mac: mac(node),
-                    });
-                    self.carry(to, from, datagram.clone());
+                    self.carry(to, Source::Lan(path), datagram.clone());
                 }
             }
         }

@@ -42,8 +42,9 @@ pub struct PublishedInterface {
     pub subnets: Vec<IpNet>,
 }
 
-/// What a node says of itself.
+/// What a node says of itself. What an older version does not say has its default.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct MemberState {
     /// It holds the forwarding state of its first complete list: it may own VIPs.
     pub ready: bool,

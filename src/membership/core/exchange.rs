@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Core;
 use super::records;
 use super::tables::{Assembly, PARTS_AT_ONCE};
-use crate::membership::datagram::{Body, Delta, Fetch, Heartbeat, Part, Table};
+use crate::membership::datagram::{Body, Delta, Fetch, Part, Table};
 use crate::model::peer::{MemberState, Publication};
 use crate::model::text::Text;
 
@@ -84,12 +84,7 @@ impl Core {
 
     /// A heartbeat to one that was just met, so that it need not wait for the next one.
     pub(super) fn beat_to(&mut self, now: Duration, name: &Text) {
-        let heartbeat = Heartbeat {
-            versions: self.versions(),
-            renewed: self.swim.renewed(),
-            records: self.records.digest(),
-            known: self.known(now),
-        };
+        let heartbeat = self.heartbeat(now);
         self.send(name, Body::Heartbeat(heartbeat));
     }
 

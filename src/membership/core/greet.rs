@@ -9,7 +9,7 @@ use rand::RngExt;
 
 use super::member::{Member, Route, UdpPath};
 use super::{Core, Outgoing, Target};
-use crate::membership::datagram::{BODY_BUDGET, Body, Heartbeat, Known};
+use crate::membership::datagram::{BODY_BUDGET, Body, Datagram, Heartbeat, Known};
 use crate::model::text::Text;
 
 /// How often whoever does not answer is asked.
@@ -41,10 +41,21 @@ impl Core {
 
     /// Asks a known member to prove that it is there now.
     pub(super) fn challenge(&mut self, name: &Text, now: Duration, route: Route, session: u64) {
+        if let Some(datagram) = self.question(name, now, Some(session)) {
+            self.say_hello(name, route, datagram);
+        }
+    }
+
+    /// A challenge for this run of a member, or for the one that is known.
+    pub(super) fn question(
+        &mut self,
+        name: &Text,
+        now: Duration,
+        session: Option<u64>,
+    ) -> Option<Datagram> {
         let fresh = self.random.random::<u64>() | 1;
-        let Some(member) = self.members.get_mut(name) else {
-            return;
-        };
+        let member = self.members.get_mut(name)?;
+        let session = session.or(member.session)?;
         // One that is on its way stays valid, or whoever is slow could never answer in time.
         let number = match member.challenge {
             Some((number, at)) if now.saturating_sub(at) < self.timing.silence => number,
@@ -59,8 +70,7 @@ impl Core {
             challenge: number,
             answer: 0,
         };
-        let datagram = self.to_unknown(body, session, sequence);
-        self.outgoing.push(Outgoing { route, datagram });
+        Some(self.to_unknown(body, session, sequence))
     }
 
     /// Asks all who have been silent for a while: a lost heartbeat must not make them look dead.
@@ -79,14 +89,17 @@ impl Core {
     }
 
     pub(super) fn beat(&mut self, now: Duration) {
-        let versions = self.versions();
-        let known = self.known(now);
-        self.send_all(&Body::Heartbeat(Heartbeat {
-            versions,
+        let heartbeat = self.heartbeat(now);
+        self.send_all(&Body::Heartbeat(heartbeat));
+    }
+
+    pub(super) fn heartbeat(&self, now: Duration) -> Heartbeat {
+        Heartbeat {
+            versions: self.versions(),
             renewed: self.swim.renewed(),
             records: self.records.digest(),
-            known,
-        }));
+            known: self.known(now),
+        }
     }
 
     /// Whom this node hears, as far as it fits into a datagram; where it does not, others each time.

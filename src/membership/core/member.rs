@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::arp::LastWay;
 use super::presence::Shows;
 use super::tables::{Assembly, Change, Tables};
 use crate::membership::datagram::{Table, Versions};
@@ -22,6 +23,8 @@ pub const WAY_HEARD: Duration = Duration::from_millis(500);
 pub enum Source {
     Udp(UdpPath),
     Lan(LanPath),
+    /// In an ARP frame.
+    Arp(LanPath),
 }
 
 /// A way by UDP.
@@ -46,7 +49,8 @@ impl Source {
     pub const fn way(self) -> Way {
         match self {
             Self::Udp(_) => Way::Udp,
-            Self::Lan(_) => Way::Lan,
+            // Nothing is sent by both.
+            Self::Lan(_) | Self::Arp(_) => Way::Lan,
         }
     }
 }
@@ -56,6 +60,8 @@ impl Source {
 pub struct Route {
     pub udp: Option<UdpPath>,
     pub lan: Option<LanPath>,
+    /// In an ARP frame.
+    pub arp: Option<LanPath>,
     /// To all neighbours on all LANs.
     pub neighbours: bool,
 }
@@ -71,6 +77,10 @@ impl From<Source> for Route {
                 lan: Some(path),
                 ..Self::default()
             },
+            Source::Arp(path) => Self {
+                arp: Some(path),
+                ..Self::default()
+            },
         }
     }
 }
@@ -84,7 +94,7 @@ pub struct Heard<P> {
 
 impl<P: Copy + PartialEq> Heard<P> {
     /// Notes the path. One that works is kept, so that two that work do not alternate.
-    fn note(slot: &mut Option<Self>, path: P, now: Duration) {
+    pub(super) fn note(slot: &mut Option<Self>, path: P, now: Duration) {
         let keep =
             slot.is_some_and(|held| held.path != path && now.saturating_sub(held.at) < WAY_HEARD);
         if !keep {
@@ -113,6 +123,7 @@ pub struct Member {
     pub window: Window,
     pub udp: Option<Heard<UdpPath>>,
     pub lan: Option<Heard<LanPath>>,
+    pub last_way: LastWay,
     /// Where it was heard or is said to be, the newest last.
     pub addresses: Vec<SocketAddr>,
     /// The last sign of life: heard directly, or by another node that hears it.
@@ -147,11 +158,12 @@ pub struct Member {
 }
 
 impl Member {
+    /// The usual ways.
     pub fn route(&self) -> Route {
         Route {
             udp: self.udp.map(|heard| heard.path),
             lan: self.lan.map(|heard| heard.path),
-            neighbours: false,
+            ..Route::default()
         }
     }
 
@@ -163,6 +175,7 @@ impl Member {
                 self.note_address(path.peer);
             }
             Source::Lan(path) => Heard::note(&mut self.lan, path, now),
+            Source::Arp(_) => {}
         }
     }
 

@@ -4,8 +4,9 @@
 //!
 //! Each node sends a heartbeat to every other one, with the ages at which it heard the others. A node is
 //! down when nobody who is heard has heard it for [`Timing::silence`], or a little earlier when the SWIM
-//! machine agrees. Which tables differ is seen from versions and digests in the heartbeats.
+//! machine agrees. Before that, ARP frames are tried. Which tables differ is seen from versions and digests in the heartbeats.
 
+mod arp;
 mod exchange;
 mod greet;
 pub mod member;
@@ -31,6 +32,8 @@ use crate::model::allocation::Allocations;
 use crate::model::peer::Peers;
 use crate::model::text::Text;
 
+#[cfg(test)]
+pub(crate) use self::arp::{BURST as ARP_BURST, SPACING as ARP_SPACING};
 pub use self::receive::{Accepted, Refusal};
 
 /// Nodes that are remembered; beyond that, those that never proved to be there are forgotten.
@@ -128,6 +131,7 @@ pub struct Core {
     next_hello: Duration,
     next_roster: Duration,
     next_neighbours: Duration,
+    arp_interfaces: arp::Interfaces,
     /// Until when this node waits for the others, after its start or after it was held up.
     unsettled: Option<presence::Unsettled>,
 }
@@ -170,6 +174,7 @@ impl Core {
             next_hello: now,
             next_roster: now,
             next_neighbours: now,
+            arp_interfaces: arp::Interfaces::new(),
             unsettled: Some(presence::Unsettled::start(now)),
             settings,
         }
@@ -237,6 +242,7 @@ impl Core {
             self.ticks += 1;
             self.next_tick = (self.next_tick + self.timing.tick).max(now + self.timing.tick / 2);
             self.doubt(now);
+            self.serve_by_arp(now);
             if self.ticks.is_multiple_of(2) {
                 self.beat(now);
                 self.fetch_all(now);
@@ -258,20 +264,27 @@ impl Core {
         let Some(member) = self.members.get_mut(to) else {
             return;
         };
-        let Some(session) = member.session else {
-            return;
-        };
+        if member.session.is_some() {
+            member.last_way.keep(&body);
+        }
+        let route = member.route();
+        if let Some(datagram) = self.for_member(to, body) {
+            self.outgoing.push(Outgoing { route, datagram });
+        }
+    }
+
+    /// A datagram for a member whose run is known.
+    fn for_member(&mut self, to: &Text, body: Body) -> Option<Datagram> {
+        let member = self.members.get_mut(to)?;
+        let receiver_session = member.session?;
         member.sequence += 1;
-        self.outgoing.push(Outgoing {
-            route: member.route(),
-            datagram: Datagram {
-                sender: self.settings.name.clone(),
-                session: self.session,
-                receiver_session: session,
-                sequence: member.sequence,
-                body,
-            },
-        });
+        Some(Datagram {
+            sender: self.settings.name.clone(),
+            session: self.session,
+            receiver_session,
+            sequence: member.sequence,
+            body,
+        })
     }
 
     /// Sends to every member that is there.

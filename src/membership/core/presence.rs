@@ -46,6 +46,8 @@ impl Core {
         for member in self.members.values_mut() {
             member.sign = member.sign.map(|sign| (sign + late).min(now));
             member.direct = member.direct.map(|direct| (direct + late).min(now));
+            let usual = &mut member.last_way.usual;
+            *usual = usual.map(|usual| (usual + late).min(now));
         }
         if late < self.timing.silence_agreed {
             return;

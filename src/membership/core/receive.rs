@@ -10,7 +10,7 @@ use rand::RngExt;
 
 use super::member::{Member, Route, Source};
 use super::swim::Identity;
-use super::{Core, MOST_MEMBERS, Outgoing};
+use super::{Core, MOST_MEMBERS};
 use crate::membership::datagram::{Body, Datagram, Heartbeat, Table, Versions};
 use crate::membership::replay::{Seen, Window};
 use crate::model::text::Text;
@@ -188,6 +188,9 @@ impl Core {
                     if proves {
                         self.proved(sender);
                     }
+                    if challenge != 0 {
+                        self.asked(now, from, sender);
+                    }
                     fresh = Some(began);
                 }
                 Seen::OtherWay => {
@@ -222,10 +225,13 @@ impl Core {
         } else {
             &mut member.answered
         };
-        if answered.is_some_and(|at| now.saturating_sub(at) < ANSWER_EVERY) {
-            return;
+        // By ARP an answer waits for its turn, and whoever asks so may not hear any other one.
+        if !matches!(from, Source::Arp(_)) {
+            if answered.is_some_and(|at| now.saturating_sub(at) < ANSWER_EVERY) {
+                return;
+            }
+            *answered = Some(now);
         }
-        *answered = Some(now);
         let number = match member.challenge {
             _ if known => 0,
             Some((number, at)) if now.saturating_sub(at) < CHALLENGE_VALID / 4 => number,
@@ -240,17 +246,23 @@ impl Core {
             challenge: number,
             answer: challenge,
         };
+        let sender = datagram.sender.clone();
         let datagram = self.to_unknown(body, datagram.session, sequence);
-        self.outgoing.push(Outgoing {
-            route: Route::from(from),
-            datagram,
-        });
+        self.say_hello(&sender, Route::from(from), datagram);
+    }
+
+    /// A member that asks by ARP does not hear this node by other ways.
+    fn asked(&mut self, now: Duration, from: Source, sender: &Text) {
+        if let (Source::Arp(_), Some(member)) = (from, self.members.get_mut(sender)) {
+            member.last_way.note_asked(now);
+        }
     }
 
     /// A sign of life that this node heard itself.
     fn hear_directly(&mut self, now: Duration, from: Source, sender: &Text) {
         if let Some(member) = self.members.get_mut(sender) {
             member.note_way(from, now);
+            member.last_way.note(from, now);
             member.direct = Some(now);
             member.note_sign(now);
         }

@@ -11,6 +11,7 @@
 
 mod detection;
 mod exchange;
+mod last_way;
 mod opening;
 mod runs;
 mod trouble;

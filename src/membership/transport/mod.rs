@@ -1,6 +1,7 @@
-//! Carries sealed datagrams by UDP and by frames. Knows sockets and interfaces, not members: whom a
+//! Carries sealed datagrams by UDP, by frames and, as the last way, in ARP frames. Knows sockets and interfaces, not members: whom a
 //! datagram is for, and by which ways it goes, is decided by the machine.
 
+mod arp;
 pub mod lan;
 pub mod resolve;
 pub mod udp;
@@ -11,9 +12,9 @@ use std::task::{Context, Poll};
 
 use tracing::{debug, info, warn};
 
-use self::lan::{LanInterface, LanSocket, is_link_error};
+use self::lan::{Frame, LanInterface, LanSocket, is_link_error};
 use self::udp::{ListenError, UdpSocket};
-use super::core::member::{Route, Source};
+use super::core::member::{LanPath, Route, Source};
 use crate::config::ListenAddress;
 
 /// Datagrams that are received before the clock is looked at again.
@@ -156,11 +157,8 @@ impl Transport {
         for taken in 0..most {
             match socket.poll_receive(context, &mut self.buffer) {
                 Poll::Pending => return taken,
-                Poll::Ready(Ok((range, path))) => {
-                    take(
-                        Source::Lan(path),
-                        self.buffer.get(range).unwrap_or_default(),
-                    );
+                Poll::Ready(Ok((range, source))) => {
+                    take(source, self.buffer.get(range).unwrap_or_default());
                 }
                 Poll::Ready(Err(error)) => {
                     debug!(interface = index, %error, "membership lost an interface");
@@ -196,15 +194,16 @@ impl Transport {
         }
         let mut lost = None;
         let to_all = route.neighbours.then_some(None);
-        let sends = self.lan.iter().filter_map(|(index, socket)| {
-            let to = route
-                .lan
-                .filter(|path| path.interface == *index)
-                .map(|path| Some(path.mac));
-            Some((*index, socket, to.or(to_all)?))
+        let sends = self.lan.iter().flat_map(|(index, socket)| {
+            let here = |path: &LanPath| path.interface == *index;
+            let to = route.lan.filter(here).map(|path| Some(path.mac));
+            let frame = to.or(to_all).map(Frame::Experimental);
+            let arp = route.arp.filter(here).map(|path| Frame::Arp(path.mac));
+            let frames = frame.into_iter().chain(arp);
+            frames.map(move |frame| (*index, socket, frame))
         });
-        for (index, socket, to) in sends {
-            match socket.send(to, octets, &mut self.frame) {
+        for (index, socket, frame) in sends {
+            match socket.send(frame, octets, &mut self.frame) {
                 Ok(()) => sent = true,
                 Err(error) if is_link_error(&error) => lost = Some(index),
                 Err(error) => {

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use edgelb::membership::transport::lan::LanSocket;
+use edgelb::membership::transport::lan::{Frame, LanSocket};
 use edgelb::model::peer::{Heard, Presence, Publication};
 
 use self::members::{Capture, Lan, Member, PORT, address, eventually, lan_interface, name, within};
@@ -200,7 +200,7 @@ fn a_flood_of_garbage_declares_nobody_down() {
                 let octets = [&forged, &unknown, &garbage][sent as usize % 3];
                 // The queue may be full: the next one is sent all the same.
                 if sent % 10 == 9 {
-                    let _ = frames.send(None, octets, &mut frame);
+                    let _ = frames.send(Frame::Experimental(None), octets, &mut frame);
                 }
                 let _ = socket.send_to(octets, (address(sent as usize / 3 % 3), PORT));
                 sent += 1;
