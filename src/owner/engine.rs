@@ -121,12 +121,12 @@ pub struct Engine {
 
 impl Engine {
     /// Starts with what an earlier run of this node claimed.
-    pub fn new(node: String, claims: Claims) -> Self {
+    pub fn new(node: String, claims: &Claims) -> Self {
         Self {
             node,
             // Others may have gone on together meanwhile.
-            greatest: alone(&claims).into_iter().collect(),
-            claims: alone(&claims),
+            greatest: alone(claims).into_iter().collect(),
+            claims: alone(claims),
             owners: Owners::new(),
             announced: OrdSet::new(),
             waiting: BTreeMap::new(),

@@ -86,7 +86,7 @@ impl Fleet {
             addresses: vec!["192.0.2.11/24".parse().unwrap()],
         };
         let own = |node: usize| Own {
-            engine: Engine::new(name(node), Claims::new()),
+            engine: Engine::new(name(node), &Claims::new()),
             recorded: Claims::new(),
             draining: false,
             suspended_until: Duration::ZERO,
@@ -143,7 +143,7 @@ impl Fleet {
 
     fn start(&mut self, node: usize) {
         let recorded = self.nodes[node].recorded.clone();
-        self.nodes[node].engine = Engine::new(name(node), recorded);
+        self.nodes[node].engine = Engine::new(name(node), &recorded);
         let publication = self.publication(node);
         self.network.start(node, publication);
         self.touch(node);

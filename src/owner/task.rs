@@ -94,7 +94,7 @@ pub struct OwnerTask {
 
 impl OwnerTask {
     /// Starts with what an earlier run of this node claimed.
-    pub fn new(ears: Ears, mouths: Mouths, claims: Claims, guard: Guard) -> Self {
+    pub fn new(ears: Ears, mouths: Mouths, claims: &Claims, guard: Guard) -> Self {
         let node = ears.config.borrow().node.name.clone();
         Self {
             engine: Engine::new(node, claims),

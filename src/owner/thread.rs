@@ -117,7 +117,7 @@ pub fn start(
             in_force,
             foreign,
         };
-        let owner = OwnerTask::new(ears, mouths, start.claims, Guard::new(start.fence));
+        let owner = OwnerTask::new(ears, mouths, &start.claims, Guard::new(start.fence));
         let owning = async move {
             let restarts = owner.run(stopped).await;
             if restarts {

@@ -109,7 +109,7 @@ impl Lan {
             ],
         };
         let member = Member {
-            engine: Engine::new(name.to_owned(), Claims::new()),
+            engine: Engine::new(name.to_owned(), &Claims::new()),
             host: Host {
                 interfaces: BTreeMap::from([(2, eth0)]),
                 infrastructure: Vec::new(),
@@ -373,7 +373,7 @@ fn a_node_that_restarts_keeps_what_it_owns() {
     let member = lan.member(owner);
     member.presence = Presence::Alive;
     member.ready = false;
-    member.engine = Engine::new(owner.to_owned(), claims);
+    member.engine = Engine::new(owner.to_owned(), &claims);
     lan.pass(Duration::from_secs(1));
     assert_eq!(lan.owner(VIP), owner);
     lan.member(owner).ready = true;
