@@ -207,7 +207,8 @@ impl Engine {
         outcome
     }
 
-    /// Notes when this node has an interface again after it had none, and whether others are there.
+    /// Notes when this node, which heard nobody, has an interface again after it had none, and whether
+    /// others are there.
     fn connect(&mut self, now: Instant, world: &World<'_>) {
         let mut usable = (world.host.interfaces.values())
             .filter(|interface| may_announce(world.config, interface))
@@ -219,7 +220,9 @@ impl Engine {
         };
         let connected =
             world.table.groups.is_empty() || (usable.peek().is_some() && usable.any(reaches));
-        if connected && !self.connected {
+        let mut others = world.peers.members.values().peekable();
+        let cut_off = others.peek().is_some() && others.all(|peer| peer.presence == Presence::Down);
+        if connected && !self.connected && cut_off {
             self.cut_off_until = Some(now + HEAR_OTHERS);
         }
         self.connected = connected;
