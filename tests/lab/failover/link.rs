@@ -30,6 +30,8 @@ fn a_link_that_goes_down_is_given_up_at_once() {
         field.other_owner(owner);
         field.lab.plug(&name).unwrap();
         field.wait_candidates(5);
+        // Whose link came back claims nothing for a second: it first hears what is so.
+        std::thread::sleep(bound(1500));
     }
     all.sort_unstable();
     eprintln!("another node spoke after {all:?}");
