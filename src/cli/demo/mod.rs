@@ -39,6 +39,9 @@ pub struct DemoArguments {
     /// Leave everything up at the end, and print how to look around, until Ctrl-C
     #[arg(long)]
     pub keep: bool,
+    /// How often the nodes ask one another, 100ms by default: a slow machine needs longer
+    #[arg(long, value_name = "DURATION", value_parser = probe_interval)]
+    pub probe_interval: Option<String>,
     /// The edgelb program to run in the nodes; this one by default
     #[arg(long, hide = true)]
     pub program: Option<PathBuf>,
@@ -69,6 +72,13 @@ impl Datapath {
             Self::Nftables => "nftables",
         }
     }
+}
+
+/// A duration of the configuration, as it is written there.
+fn probe_interval(text: &str) -> Result<String, String> {
+    crate::config::duration::parse(text)
+        .map(|_| text.to_owned())
+        .map_err(|error| error.to_string())
 }
 
 /// Runs the demo. It must be called before the program has any other thread: it starts the program

@@ -30,7 +30,7 @@ pub(super) const REQUESTS: usize = 60;
 /// Requests in a row elsewhere.
 const FEW_REQUESTS: usize = 12;
 /// How long a daemon may take to start, and the daemons to agree on an address or an owner.
-pub(super) const PATIENCE: Duration = Duration::from_secs(8);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 /// How many lines of each log are shown after a failure.
 const LOG_TAIL: usize = 5;
 
@@ -241,6 +241,12 @@ impl<'a> Story<'a> {
         if nodes > 1 {
             let membership = Membership::among(lab, nodes, MembershipNetwork::Lan)?;
             options.membership = Some(membership);
+            if let Some(interval) = &self.arguments.probe_interval {
+                let interval = toml::Value::String(interval.clone());
+                let section = toml::Table::from_iter([("probe_interval".to_owned(), interval)]);
+                let section = toml::Value::Table(section);
+                (options.configuration).insert("membership".to_owned(), section);
+            }
         }
         // All start at once, as they would after a power failure.
         for index in 0..lab.nodes().len() {

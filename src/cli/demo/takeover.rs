@@ -212,10 +212,10 @@ impl Story<'_> {
         )?;
         let requests = report.requests;
         self.report.drain = Some(report);
-        // The one whose handshake is under way while the VIP moves may be lost: its first packet is at
-        // the one node and the next at the other.
+        // Those whose handshake is under way while the VIP moves are lost: their first packet is at the
+        // one node and the next at the other. On a slow machine that may be some.
         ensure!(
-            failed <= 1,
+            failed * 20 <= requests,
             "{failed} of {requests} requests failed while {from} was drained"
         );
         Ok(())
