@@ -140,9 +140,12 @@ impl Core {
     /// Asks all who should be there and are not heard.
     pub(super) fn greet(&mut self, now: Duration) {
         let first = now.saturating_sub(self.started) < FIRST;
-        self.next_hello = now + if first { HELLO_FIRST } else { HELLO };
+        let every = if first { HELLO_FIRST } else { HELLO };
+        self.next_hello = now + every;
+        // As often: the way by ARP frames is not known before the first greeting by frames arrived, and
+        // UDP alone may be cut a moment after the start.
         if now >= self.next_neighbours {
-            self.next_neighbours = now + HELLO;
+            self.next_neighbours = now + every;
             self.hello(Route {
                 neighbours: true,
                 ..Route::default()
