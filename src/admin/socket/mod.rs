@@ -24,8 +24,8 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, error, info, warn};
 
 use super::protocol::{
-    Asked, Command, LARGEST_REQUEST, Order, RequestError, data_line, denied_line, error_line,
-    parse_request,
+    Asked, Command, LARGEST_REQUEST, Order, Request, RequestError, data_line, denied_line,
+    error_line, parse_request,
 };
 use super::snapshot::Snapshot;
 use super::stopped;
@@ -103,7 +103,8 @@ async fn serve_client(
         Err(_elapsed) => Err(RequestError::TimedOut),
     };
     log(&stream, &request);
-    let answer = match request {
+    let asked = request.map(|request| request.asked);
+    let answer = match asked {
         Ok(Asked::See(command)) => {
             let snapshot = Arc::clone(&snapshots.borrow());
             answer(command, snapshot).await
@@ -222,13 +223,16 @@ async fn read_line(stream: &mut UnixStream) -> io::Result<Option<Vec<u8>>> {
 }
 
 /// Who asked what. To read needs no more than the mode of the socket.
-fn log(stream: &UnixStream, request: &Result<Asked, RequestError>) {
+fn log(stream: &UnixStream, request: &Result<Request, RequestError>) {
     let who = stream.peer_cred().ok();
     let uid = who.map(|who| who.uid());
     let gid = who.map(|who| who.gid());
     let pid = who.and_then(|who| who.pid());
     match request {
-        Ok(asked) => debug!(uid, gid, pid, command = asked.as_str(), "admin request"),
+        Ok(request) => {
+            let command = request.asked.as_str();
+            debug!(uid, gid, pid, command, "admin request");
+        }
         Err(error) => debug!(uid, gid, pid, %error, "admin request refused"),
     }
 }
