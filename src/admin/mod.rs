@@ -6,6 +6,7 @@ pub mod client;
 pub mod health;
 pub mod metrics;
 pub mod protocol;
+pub mod record;
 pub mod snapshot;
 pub mod socket;
 pub mod view;

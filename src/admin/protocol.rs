@@ -56,24 +56,27 @@ impl Command {
     }
 }
 
-/// What can be asked to be done. Only root and the group may.
+/// What only root and the group may ask for: what changes something, and what tells everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
     /// Gives this node's VIPs up.
     Drain,
     /// Takes VIPs again.
     Undrain,
+    /// Tells everything that the daemon plans from.
+    Record,
 }
 
 impl Order {
     /// Every order.
-    pub const ALL: [Self; 2] = [Self::Drain, Self::Undrain];
+    pub const ALL: [Self; 3] = [Self::Drain, Self::Undrain, Self::Record];
 
     /// Its name, on the wire and on the command line.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Drain => "drain",
             Self::Undrain => "undrain",
+            Self::Record => "record",
         }
     }
 }
@@ -133,7 +136,7 @@ pub enum RequestError {
     Malformed(#[source] serde_json::Error),
     /// A command of another version, or of nobody.
     #[error(
-        "unknown command {0:?}; known are status, services, vips, pools, peers, drain and undrain"
+        "unknown command {0:?}; known are status, services, vips, pools, peers, drain, undrain and record"
     )]
     UnknownCommand(String),
     /// An argument of another version, or of another command.

@@ -11,6 +11,7 @@ mod interrupt;
 pub mod output;
 mod peers;
 mod pools;
+mod record;
 mod run;
 mod services;
 mod status;
@@ -66,7 +67,7 @@ enum Command {
     /// Validates the configuration file and prints every problem with the corrected form.
     Check,
     /// Shows whether the running daemon works, and everything that is wrong now.
-    Status(ViewArguments),
+    Status(status::StatusArguments),
     /// Shows every Service: where it is reached, who answers, and what it lacks.
     Services(ViewArguments),
     /// Shows every VIP: who announces it where, and why not this node.

@@ -1,11 +1,14 @@
 //! `edgelb status`: the running daemon at a glance, and everything that is wrong with it now.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::Args;
 
 use super::exit::Exit;
 use super::output::Format;
+use super::record;
 use super::table::printable;
 use super::view::{ViewArguments, show};
 use crate::admin::protocol::Command;
@@ -13,13 +16,27 @@ use crate::admin::view::{AllocatorView, Status};
 use crate::allocator::Role;
 use crate::config::SourceKind;
 
+/// The options of `edgelb status`.
+#[derive(Debug, Args)]
+pub struct StatusArguments {
+    #[command(flatten)]
+    view: ViewArguments,
+    /// Writes what the daemon plans from to FILE (`-`: to stdout), to be replayed with edgelb plan
+    /// --inputs: for root and the group edgelb alone.
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+}
+
 /// Asks and prints.
-pub fn run(arguments: &ViewArguments, config: &Path, format: Format) -> anyhow::Result<Exit> {
+pub fn run(arguments: &StatusArguments, config: &Path, format: Format) -> anyhow::Result<Exit> {
+    if let Some(file) = &arguments.record {
+        return record::run(&arguments.view, config, file);
+    }
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
         .as_secs_f64();
-    show(Command::Status, arguments, config, format, |status| {
+    show(Command::Status, &arguments.view, config, format, |status| {
         text(status, now)
     })
 }

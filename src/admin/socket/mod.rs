@@ -27,6 +27,7 @@ use super::protocol::{
     Asked, Command, LARGEST_REQUEST, Order, Request, RequestError, data_line, denied_line,
     error_line, parse_request,
 };
+use super::record::Record;
 use super::snapshot::Snapshot;
 use super::stopped;
 use super::view::{Drained, View};
@@ -110,8 +111,8 @@ async fn serve_client(
             answer(command, snapshot).await
         }
         Ok(Asked::Do(order)) => {
-            let node = snapshots.borrow().inputs.node.clone();
-            carry_out(order, &stream, node, drain).await
+            let snapshot = Arc::clone(&snapshots.borrow());
+            carry_out(order, &stream, snapshot, drain).await
         }
         Err(refusal) => error_line(&refusal),
     };
@@ -148,11 +149,11 @@ async fn answer(command: Command, snapshot: Arc<Snapshot>) -> Result<Vec<u8>, se
     }
 }
 
-/// Sets the flag, for those who may; a lookup of users and the disk may take their time.
+/// Does it, for those who may; a lookup of users and the disk may take their time.
 async fn carry_out(
     order: Order,
     stream: &UnixStream,
-    node: String,
+    snapshot: Arc<Snapshot>,
     drain: Arc<DrainFlag>,
 ) -> Result<Vec<u8>, serde_json::Error> {
     let peer = match stream.peer_cred() {
@@ -178,18 +179,10 @@ async fn carry_out(
             order = order.as_str(),
             "admin order"
         );
-        let draining = order == Order::Drain;
-        match drain.set(draining) {
-            Ok(changed) => data_line(&Drained {
-                node,
-                draining,
-                changed,
-            }),
-            Err(error) => {
-                let error = anyhow::Error::from(error);
-                error!(error = format!("{error:#}"), "drain cannot be kept");
-                error_line(&format!("{error:#}"))
-            }
+        match order {
+            Order::Drain => set_drain(true, &snapshot, &drain),
+            Order::Undrain => set_drain(false, &snapshot, &drain),
+            Order::Record => data_line(&Record::of(&snapshot, SystemTime::now())),
         }
     });
     match carried_out.await {
@@ -197,6 +190,25 @@ async fn carry_out(
         Err(error) => {
             error!(%error, "admin order failed");
             error_line(&"the daemon could not carry it out; its log says why")
+        }
+    }
+}
+
+fn set_drain(
+    draining: bool,
+    snapshot: &Snapshot,
+    drain: &DrainFlag,
+) -> Result<Vec<u8>, serde_json::Error> {
+    match drain.set(draining) {
+        Ok(changed) => data_line(&Drained {
+            node: snapshot.inputs.node.clone(),
+            draining,
+            changed,
+        }),
+        Err(error) => {
+            let error = anyhow::Error::from(error);
+            error!(error = format!("{error:#}"), "drain cannot be kept");
+            error_line(&format!("{error:#}"))
         }
     }
 }
