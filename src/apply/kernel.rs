@@ -15,6 +15,7 @@ use super::forwarder::Forwarder;
 use super::ipvs::types::Timeouts;
 use super::ipvs::{self, Ipvs};
 use super::nftables::{self, Layout, Nftables};
+use super::reach::Reach;
 pub use super::report::Report;
 use super::route::{self, Routes};
 use super::state_directory::{Journal, StateDirectory};
@@ -76,12 +77,22 @@ pub struct Kernel {
     departures: Departures,
     sysctls: Sysctls,
     state: Arc<StateDirectory>,
+    reach: Reach,
 }
 
 impl Kernel {
     /// Opens the sockets and chooses the datapath; changes nothing yet.
     pub fn open(datapath: Datapath, state: Arc<StateDirectory>) -> Result<Self, OpenError> {
-        let ipvs = match (datapath, Ipvs::open()) {
+        Self::open_for(datapath, state, &Reach::Kernel)
+    }
+
+    /// The same for no more than this: what would be changed beyond it is noted.
+    pub fn open_for(
+        datapath: Datapath,
+        state: Arc<StateDirectory>,
+        reach: &Reach,
+    ) -> Result<Self, OpenError> {
+        let ipvs = match (datapath, Ipvs::open_for(reach.access())) {
             (Datapath::Nftables, _) => None,
             (_, Ok(ipvs)) => Some(ipvs),
             (Datapath::Ipvs, Err(error)) => return Err(OpenError::Ipvs(error)),
@@ -94,18 +105,19 @@ impl Kernel {
         for warning in warnings {
             tracing::warn!(error = %warning, "some virtual servers may count as foreign");
         }
+        let over = |ipvs, journal| VirtualServers::new(ipvs, journal, reach.clone());
         let (virtual_servers, leftover) = match ipvs {
-            Some(ipvs) => (Some(VirtualServers::new(ipvs, journal)), None),
+            Some(ipvs) => (Some(over(ipvs, journal)), None),
             // Virtual servers of a run on the other datapath go as soon as nftables forwards.
             None if !journal.is_empty() => {
-                let leftover = Ipvs::open()
+                let leftover = Ipvs::open_for(reach.access())
                     .ok()
-                    .map(|ipvs| VirtualServers::new(ipvs, journal));
+                    .map(|ipvs| over(ipvs, journal));
                 (None, leftover)
             }
             None => (None, None),
         };
-        let (sysctls, warning) = Sysctls::open(&state)?;
+        let (sysctls, warning) = Sysctls::open_for(&state, reach.clone())?;
         if let Some(warning) = warning {
             tracing::warn!(error = %warning, "previous values of sysctls are lost");
         }
@@ -115,14 +127,15 @@ impl Kernel {
             Forwarder::Nftables
         };
         Ok(Self {
-            nftables: Nftables::open(Layout::new(forwarder))?,
+            nftables: Nftables::open_for(Layout::new(forwarder), reach.clone())?,
             virtual_servers,
             leftover,
-            routes: Routes::open()?,
-            conntrack: Conntrack::open(forwarder)?,
+            routes: Routes::open_for(reach.clone())?,
+            conntrack: Conntrack::open_for(forwarder, reach.clone())?,
             departures: Departures::default(),
             sysctls,
             state,
+            reach: reach.clone(),
         })
     }
 
@@ -264,7 +277,9 @@ impl Kernel {
         }
         // What had to be repaired may have let flows begin that lead elsewhere.
         let repaired = !report.changes.is_empty();
-        report.conntrack(self.conntrack.settle(state, repaired));
+        if self.reach.looks() {
+            report.conntrack(self.conntrack.settle(state, repaired));
+        }
         self.departures.note(&state.frontends, now);
         report.forwards = true;
         report
@@ -321,6 +336,9 @@ impl Kernel {
         let Some(virtual_servers) = &mut self.virtual_servers else {
             return Ok(());
         };
+        if !self.reach.looks() {
+            return Ok(virtual_servers.set_timeouts(wanted)?);
+        }
         let found = virtual_servers.timeouts()?;
         if found != wanted {
             if self.state.read_timeouts()?.0.is_none() {

@@ -14,6 +14,7 @@ pub mod monitor;
 pub mod netlink;
 pub mod nftables;
 pub mod prober;
+pub mod reach;
 mod report;
 pub mod route;
 pub mod state_directory;

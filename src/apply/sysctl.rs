@@ -10,11 +10,13 @@
 //! `accept_ra` goes before `forwarding`, which makes the kernel drop routes that it learned.
 
 use std::collections::BTreeMap;
+use std::fs::OpenOptions;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 
+use super::reach::{Operation, Reach};
 use super::state_directory::{self, StateDirectory, SysctlRecord, SysctlRecords, Warning};
 use crate::model::sysctl::{Rule, Sysctl};
 
@@ -97,14 +99,27 @@ pub struct Outcome {
 pub struct Sysctls {
     root: PathBuf,
     records: SysctlRecords,
+    reach: Reach,
 }
 
 impl Sysctls {
     /// Reads what is recorded; touches no setting.
     pub fn open(state: &StateDirectory) -> Result<(Self, Option<Warning>), state_directory::Error> {
+        Self::open_for(state, Reach::Kernel)
+    }
+
+    /// The same for no more than this.
+    pub fn open_for(
+        state: &StateDirectory,
+        reach: Reach,
+    ) -> Result<(Self, Option<Warning>), state_directory::Error> {
         let (records, warning) = state.read_sysctls()?;
-        let root = PathBuf::from(ROOT);
-        Ok((Self { root, records }, warning))
+        let sysctls = Self {
+            root: PathBuf::from(ROOT),
+            records,
+            reach,
+        };
+        Ok((sysctls, warning))
     }
 
     /// Reads every setting of `desired` and writes those that differ. An `Err` says that the
@@ -245,6 +260,16 @@ impl Sysctls {
                 return Ok(false);
             }
             let file = self.file(path)?;
+            if !self.reach.changes() {
+                // To open it says whether it could be written, and writes nothing.
+                if self.reach.looks() {
+                    let opened = OpenOptions::new().write(true).open(&file);
+                    opened.map_err(|source| failure(path, value, source))?;
+                }
+                self.reach
+                    .note(Operation::Change, "sysctl", || words(path, value));
+                return Ok(true);
+            }
             std::fs::write(file, value).map_err(|source| failure(path, value, source))?;
             let observed = self.read(path)?;
             if same(&observed, value) {
@@ -265,6 +290,9 @@ impl Sysctls {
     }
 
     fn read(&self, path: &str) -> Result<String, Failure> {
+        if !self.reach.looks() {
+            return Ok(String::new());
+        }
         let text = std::fs::read_to_string(self.file(path)?)
             .map_err(|source| failure(path, "", source))?;
         Ok(text.trim().to_owned())
@@ -282,6 +310,20 @@ impl Sysctls {
                 path: path.to_owned(),
             })
         }
+    }
+}
+
+/// An edit in the words of `sysctl`, which takes slashes where a name has dots of its own.
+fn words(path: &str, value: &str) -> String {
+    let name = if path.contains('.') {
+        path.to_owned()
+    } else {
+        path.replace('/', ".")
+    };
+    if value.contains(char::is_whitespace) {
+        format!("sysctl -w '{name}={value}'")
+    } else {
+        format!("sysctl -w {name}={value}")
     }
 }
 

@@ -10,6 +10,7 @@ pub mod exit;
 mod interrupt;
 pub mod output;
 mod peers;
+mod plan;
 mod pools;
 mod record;
 mod run;
@@ -24,7 +25,7 @@ mod vips;
 mod validator;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -33,19 +34,16 @@ use exit::Exit;
 use output::Format;
 use view::ViewArguments;
 
+/// Where the configuration is when no other file is named.
+const DEFAULT_CONFIG: &str = "/etc/edgelb/edgelb.toml";
+
 /// Edge load balancer for bare-metal Kubernetes.
 #[derive(Debug, Parser)]
 #[command(name = "edgelb", version)]
 struct Arguments {
-    /// The configuration file.
-    #[arg(
-        short,
-        long,
-        global = true,
-        value_name = "FILE",
-        default_value = "/etc/edgelb/edgelb.toml"
-    )]
-    config: PathBuf,
+    /// The configuration file [default: /etc/edgelb/edgelb.toml]
+    #[arg(short, long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// The form of the result.
     #[arg(
         short,
@@ -76,6 +74,8 @@ enum Command {
     Pools(ViewArguments),
     /// Shows the nodes among which VIPs are shared out.
     Peers(ViewArguments),
+    /// Shows what a start of the daemon would change in this kernel, and changes nothing.
+    Plan(plan::PlanArguments),
     /// Gives this node's VIPs up, make-before-break, and waits until others announce them.
     Drain(drain::DrainArguments),
     /// Lets this node take VIPs again.
@@ -94,7 +94,9 @@ enum Command {
 /// Parses the arguments, runs the command and gives the exit code.
 pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
-    let (config, format) = (&arguments.config, arguments.output);
+    let named = arguments.config.as_deref();
+    let config = named.unwrap_or(Path::new(DEFAULT_CONFIG));
+    let format = arguments.output;
     let ended = match &arguments.command {
         Command::Run => run::run(config),
         Command::Cleanup => cleanup::run(config, format),
@@ -108,6 +110,7 @@ pub fn run() -> ExitCode {
         Command::Vips(view) => vips::run(view, config, format),
         Command::Pools(view) => pools::run(view, config, format),
         Command::Peers(view) => peers::run(view, config, format),
+        Command::Plan(arguments) => plan::run(arguments, named, format),
         Command::Drain(arguments) => drain::drain(arguments, config, format),
         Command::Undrain(view) => drain::undrain(view, config, format),
     };

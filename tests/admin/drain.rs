@@ -120,9 +120,7 @@ fn whoever_may_only_look_may_not_order() {
         order::<Drained>(&path, Order::Drain).unwrap();
         return;
     }
-    // Where the program lies may be closed to others as well.
-    let program = served.directory.path().join("edgelb");
-    fs::copy(env!("CARGO_BIN_EXE_edgelb"), &program).unwrap();
+    let program = crate::program_for_all(served.directory.path());
     let as_nobody = |command: &str| {
         Process::new(&program)
             .args([command, "--socket", path.to_str().unwrap()])

@@ -17,8 +17,32 @@ mod health;
 mod metrics;
 mod node_port;
 mod openmetrics;
+mod plan;
+mod record;
 #[path = "../schemas/validator.rs"]
 mod schema_validator;
 mod socket;
 mod views;
 mod world;
+
+/// The program where everybody can run it: the place where it was built may be closed to others. Copied
+/// by another process, for a file that is open for writing anywhere in this one cannot be run.
+fn program_for_all(directory: &std::path::Path) -> std::path::PathBuf {
+    let program = directory.join("edgelb");
+    let copied = std::process::Command::new("cp")
+        .arg(env!("CARGO_BIN_EXE_edgelb"))
+        .arg(&program)
+        .status()
+        .unwrap();
+    assert!(copied.success());
+    program
+}
+
+/// Runs as a user who may nothing, where this one may say so.
+fn as_nobody(process: &mut std::process::Command) -> &mut std::process::Command {
+    use std::os::unix::process::CommandExt;
+    if nix::unistd::geteuid().is_root() {
+        process.uid(65_534).gid(65_534);
+    }
+    process
+}

@@ -30,6 +30,7 @@ mod model_check;
 mod monitor;
 mod netlink;
 mod operation;
+mod planning;
 mod ranges;
 mod rig;
 mod routes;

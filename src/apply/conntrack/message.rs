@@ -3,6 +3,7 @@
 //! Numbers in attributes are big-endian, but for the flags of a filter, which are in host order.
 //! Source: `include/uapi/linux/netfilter/nfnetlink_conntrack.h`, `net/netfilter/nf_conntrack_netlink.c`.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_core::NlasIterator;
@@ -71,6 +72,29 @@ pub struct Identity {
     tuple: Vec<u8>,
     id: Vec<u8>,
     family: u8,
+}
+
+/// In the words of `conntrack`.
+impl fmt::Display for Identity {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tuple = tuple(&self.tuple).unwrap_or_default();
+        write!(formatter, "-p {}", tuple.protocol)?;
+        if let Some(source) = tuple.source {
+            write!(formatter, " --orig-src {source}")?;
+        }
+        if let Some(destination) = tuple.destination {
+            write!(formatter, " --orig-dst {destination}")?;
+        }
+        for (name, port) in [
+            ("sport", tuple.source_port),
+            ("dport", tuple.destination_port),
+        ] {
+            if port != 0 {
+                write!(formatter, " --{name} {port}")?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Asks for all entries of a family, or for those of one protocol.

@@ -19,6 +19,7 @@ use nix::errno::Errno;
 use super::departures::Departed;
 use super::forwarder::Forwarder;
 use super::netlink::{self, NetlinkSocket};
+use super::reach::{Operation, Reach};
 use crate::model::family::{Family, Protocol};
 use crate::model::node_state::NodeState;
 use crate::model::sysctl::{Rule, Sysctl};
@@ -85,14 +86,21 @@ pub struct Conntrack {
     datapath: Forwarder,
     /// What the table was last made to fit; none before the first time.
     settled: Option<Settled>,
+    reach: Reach,
 }
 
 impl Conntrack {
     /// Opens a socket; looks at nothing yet. `datapath` forwards all that it can.
     pub fn open(datapath: Forwarder) -> Result<Self, Error> {
-        let socket = NetlinkSocket::open(NETLINK_NETFILTER).map_err(Error::Open)?;
+        Self::open_for(datapath, Reach::Kernel)
+    }
+
+    /// The same for no more than this.
+    pub fn open_for(datapath: Forwarder, reach: Reach) -> Result<Self, Error> {
+        let socket = NetlinkSocket::open_for(NETLINK_NETFILTER, reach.access());
         Ok(Self {
-            socket,
+            socket: socket.map_err(Error::Open)?,
+            reach,
             datapath,
             settled: None,
         })
@@ -177,6 +185,10 @@ impl Conntrack {
     }
 
     fn delete(&mut self, stale: &[Identity]) -> Result<usize, Error> {
+        for identity in stale {
+            let command = || format!("conntrack -D {identity}");
+            self.reach.note(Operation::Remove, "flow", command);
+        }
         let requests: Vec<_> = stale.iter().map(message::delete).collect();
         let results = self.socket.batch(&requests).map_err(Error::Delete)?;
         let mut deleted = 0;

@@ -14,6 +14,7 @@
 mod edits;
 mod lease;
 mod observe;
+mod rehearse;
 mod requests;
 mod rules;
 mod shape;
@@ -36,6 +37,7 @@ use super::nftables::{self, TABLE};
 use crate::model::host::Host;
 use lease::Lease;
 pub use lease::{ETHERTYPE, Renewal, TIMEOUT};
+pub use rehearse::rehearse;
 use shape::{ARP, NETDEV, Table, Tables};
 pub use support::{FenceSupport, hold_strict_arp, stands, support};
 

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use netlink_sys::protocols::NETLINK_GENERIC;
 use nix::errno::Errno;
 
-use crate::apply::netlink::{self, Counters, NetlinkSocket, Reply, RequestError};
+use crate::apply::netlink::{self, Access, Counters, NetlinkSocket, Reply, RequestError};
 use message::{Encoder, MalformedReply};
 use types::{
     Capabilities, Change, ObservedRealServer, ObservedVirtualServer, Timeouts, VirtualServerKey,
@@ -64,7 +64,16 @@ impl Ipvs {
     /// Opens IPVS in this thread's network namespace; the kernel loads the module where it has
     /// it. [`Error::NotAvailable`] and [`Error::NotPermitted`] tell that there is none to use.
     pub fn open() -> Result<Self, Error> {
-        let mut socket = NetlinkSocket::open(NETLINK_GENERIC)?;
+        Self::open_for(Access::Full)
+    }
+
+    /// The same for no more than this; with [`Access::Nothing`] there is always one, and it is empty.
+    pub fn open_for(access: Access) -> Result<Self, Error> {
+        let mut socket = NetlinkSocket::open_for(NETLINK_GENERIC, access)?;
+        if access == Access::Nothing {
+            let encoder = Encoder::new(0);
+            return Ok(Self { socket, encoder });
+        }
         let replies = match socket.request(&message::get_family("IPVS")) {
             Err(netlink::Error::Refused(refusal)) if refusal.errno == Errno::ENOENT as i32 => {
                 return Err(Error::NotAvailable);
@@ -175,7 +184,9 @@ impl Ipvs {
 
     /// Sets the timeouts; one of 0 stays as it is.
     pub fn set_timeouts(&mut self, timeouts: Timeouts) -> Result<(), Error> {
-        self.socket.request(&self.encoder.set_timeouts(timeouts))?;
+        if self.socket.changes() {
+            self.socket.request(&self.encoder.set_timeouts(timeouts))?;
+        }
         Ok(())
     }
 

@@ -63,10 +63,24 @@ pub struct Counters {
     pub bytes: u64,
 }
 
+/// What a socket may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Everything.
+    Full,
+    /// Dumps and requests. Batches and transactions are what changes the kernel: these are taken as
+    /// done and never sent.
+    ReadOnly,
+    /// Nothing leaves the process: dumps are empty, and nothing that is asked for exists.
+    Nothing,
+}
+
 /// A blocking netlink socket to the kernel, bound to the network namespace it was opened in.
 #[derive(Debug)]
 pub struct NetlinkSocket {
-    socket: Socket,
+    /// Absent with [`Access::Nothing`].
+    socket: Option<Socket>,
+    access: Access,
     sequence: u32,
     send_limit: usize,
     acknowledgement_limit: usize,
@@ -86,6 +100,29 @@ impl NetlinkSocket {
     /// Opens a socket of `protocol` (`netlink_sys::protocols`) in this thread's namespace.
     pub fn open(protocol: isize) -> Result<Self, Error> {
         Self::prepare(protocol).map_err(|source| Error::Open { protocol, source })
+    }
+
+    /// Opens a socket that may do no more than this.
+    pub fn open_for(protocol: isize, access: Access) -> Result<Self, Error> {
+        if access == Access::Nothing {
+            return Ok(Self {
+                socket: None,
+                access,
+                sequence: 0,
+                send_limit: BUFFER_BYTES,
+                acknowledgement_limit: 1,
+                receive_buffer: Vec::new(),
+                counters: Counters::default(),
+                port: 0,
+            });
+        }
+        let socket = Self::open(protocol)?;
+        Ok(Self { access, ..socket })
+    }
+
+    /// Whether requests that change something are sent.
+    pub fn changes(&self) -> bool {
+        self.access == Access::Full
     }
 
     fn prepare(protocol: isize) -> io::Result<Self> {
@@ -113,7 +150,8 @@ impl NetlinkSocket {
         let acknowledgement_limit = (options.recv_buffer_size()? / ACKNOWLEDGEMENT_BYTES)
             .clamp(1, MAXIMUM_ACKNOWLEDGEMENTS);
         Ok(Self {
-            socket,
+            socket: Some(socket),
+            access: Access::Full,
             sequence: 0,
             send_limit,
             acknowledgement_limit,
@@ -146,6 +184,9 @@ impl NetlinkSocket {
         &mut self,
         requests: &[R],
     ) -> Result<Vec<Result<(), RequestError>>, Error> {
+        if !self.changes() {
+            return Ok(vec![Ok(()); requests.len()]);
+        }
         let mut results: Vec<Option<Result<(), RequestError>>> = vec![None; requests.len()];
         let mut buffer = Vec::new();
         let mut pending: Vec<usize> = Vec::new();
@@ -232,7 +273,7 @@ impl NetlinkSocket {
         requests: &[R],
         end: &[u8],
     ) -> Result<(), TransactionError> {
-        let Some(last) = requests.len().checked_sub(1) else {
+        let Some(last) = requests.len().checked_sub(1).filter(|_| self.changes()) else {
             return Ok(());
         };
         let lengths = requests.iter().map(|request| request.as_ref().len());
@@ -298,6 +339,11 @@ impl NetlinkSocket {
         }
     }
 
+    fn socket(&self) -> Result<&Socket, Error> {
+        // With Access::Nothing no caller comes this far.
+        self.socket.as_ref().ok_or(Error::RepliesLost)
+    }
+
     fn next_sequence(&mut self) -> u32 {
         self.sequence = self.sequence.wrapping_add(1);
         self.sequence
@@ -313,7 +359,7 @@ impl NetlinkSocket {
         }
         self.discard_stale()?;
         let sent = self
-            .socket
+            .socket()?
             .send(buffer, 0)
             .map_err(|source| Error::Send { bytes, source })?;
         if sent != bytes {
@@ -349,7 +395,7 @@ impl NetlinkSocket {
 
     fn receive(&mut self, flags: MsgFlags) -> Result<Received, Error> {
         loop {
-            let descriptor = self.socket.as_raw_fd();
+            let descriptor = self.socket()?.as_raw_fd();
             // With MSG_TRUNC the length is the datagram's, also where that is more than the buffer.
             return match recv(
                 descriptor,

@@ -7,8 +7,8 @@ use super::TABLE;
 use super::element::{self, Bytes, ElementKey, Elements, Value};
 use super::expression::{Choice, Load, Step, Stickiness, Verdict};
 use super::layout::Layout;
-use super::rules::{Chain, chains};
-use super::sets::{Maps, NUMBER, Part, SCOPE, Table};
+use super::rules::{Chain, Hook, Rule, chains};
+use super::sets::{ENDPOINT, Keys, MOST_CLIENTS, Maps, NUMBER, Part, SCOPE, Table};
 use crate::model::address_range::AddressRange;
 use crate::model::family::{Family, Protocol};
 use crate::model::node_state::NodeState;
@@ -20,7 +20,7 @@ pub fn describe(state: &NodeState, layout: Layout) -> String {
     for table in Table::ALL {
         for family in Family::BOTH {
             let lines = if table.interval() {
-                ranges(&elements, table, family)
+                range_words(&elements, table, family)
             } else {
                 singles(&elements, table, family)
             };
@@ -51,35 +51,58 @@ fn of(
 
 fn singles(elements: &Elements, table: Table, family: Family) -> Vec<String> {
     of(elements, table, family)
-        .map(|(key, value)| {
-            let key = parts(&key.key, table.shape().key, family);
-            match value {
-                Value::Nothing => key,
-                Value::Verdict(verdict) => format!("{key} : {}", self::verdict(verdict)),
-                Value::Endpoint(data) => {
-                    format!(
-                        "{key} : {}",
-                        parts(data, &[Part::Address, Part::Port], family)
-                    )
-                }
-                Value::Number(data) => {
-                    let words: &[Part] = match table.shape().maps {
-                        Maps::Scope => &SCOPE,
-                        _ => &NUMBER,
-                    };
-                    format!("{key} : {}", parts(data, words, family))
-                }
-                Value::Last(data) => {
-                    let last = parts(data, &[Part::Address], family);
-                    format!("{key}-{last}")
-                }
-            }
-        })
+        .map(|(key, value)| element_words(key, value))
         .collect()
 }
 
+/// One element of a set whose keys stand for themselves.
+pub(super) fn element_words(key: &ElementKey, value: &Value) -> String {
+    let (shape, family) = (key.table.shape(), key.family);
+    let key = parts(&key.key, shape.key, family);
+    match value {
+        Value::Nothing => key,
+        Value::Verdict(verdict) => format!("{key} : {}", self::verdict(verdict)),
+        Value::Endpoint(data) => format!("{key} : {}", parts(data, &ENDPOINT, family)),
+        Value::Number(data) => {
+            let words: &[Part] = match shape.maps {
+                Maps::Scope => &SCOPE,
+                _ => &NUMBER,
+            };
+            format!("{key} : {}", parts(data, words, family))
+        }
+        Value::Last(data) => {
+            let last = parts(data, &[Part::Address], family);
+            format!("{key}-{last}")
+        }
+    }
+}
+
+/// The command that makes a set.
+pub(super) fn set_words(table: Table, family: Family) -> String {
+    let shape = table.shape();
+    let types = |parts: &[Part]| {
+        let words: Vec<&str> = parts.iter().map(|part| part.word(family)).collect();
+        words.join(" . ")
+    };
+    let (kind, data) = match shape.maps {
+        Maps::Nothing => ("set", String::new()),
+        Maps::Verdict => ("map", " : verdict".to_owned()),
+        Maps::Endpoint => ("map", format!(" : {}", types(&ENDPOINT))),
+        Maps::Scope => ("map", format!(" : {}", types(&SCOPE))),
+        Maps::Number => ("map", format!(" : {}", types(&NUMBER))),
+    };
+    let flags = match shape.keys {
+        Keys::Single => String::new(),
+        Keys::Ranges | Keys::LastPartRanges => " flags interval;".to_owned(),
+        Keys::Dynamic => format!(" size {MOST_CLIENTS}; flags dynamic,timeout;"),
+    };
+    let name = table.name(family);
+    let keys = types(shape.key);
+    format!("nft add {kind} inet {TABLE} {name} '{{ type {keys}{data};{flags} }}'")
+}
+
 /// A range begins with its first key and ends where the next element begins.
-fn ranges(elements: &Elements, table: Table, family: Family) -> Vec<String> {
+pub(super) fn range_words(elements: &Elements, table: Table, family: Family) -> Vec<String> {
     let marks: Vec<(&[u8], bool)> = of(elements, table, family)
         .map(|(key, _)| (key.key.as_slice(), !key.end))
         .collect();
@@ -180,29 +203,36 @@ fn verdict(verdict: &Verdict) -> String {
 fn chain(chain: &Chain) -> String {
     let mut text = format!("chain {} {{\n", chain.name);
     if let Some(hook) = chain.hook {
-        let name = match hook.number {
-            0 => "prerouting",
-            1 => "input",
-            2 => "forward",
-            3 => "output",
-            _ => "postrouting",
-        };
-        let _ = writeln!(
-            text,
-            "\ttype {} hook {name} priority {}; policy accept;",
-            hook.kind, hook.priority
-        );
+        let _ = writeln!(text, "\t{}", hook_words(hook));
     }
     for rule in &chain.rules {
-        let family = rule.steps.iter().find_map(|step| match step {
-            Step::Family(family) => Some(*family),
-            _ => None,
-        });
-        let steps: Vec<String> = rule.steps.iter().map(|step| words(step, family)).collect();
-        let _ = writeln!(text, "\t{} comment \"{}\"", steps.join(" "), rule.comment);
+        let _ = writeln!(text, "\t{}", rule_words(rule, rule.comment));
     }
     text.push_str("}\n");
     text
+}
+
+/// Where a chain hangs.
+pub(super) fn hook_words(hook: Hook) -> String {
+    let name = match hook.number {
+        0 => "prerouting",
+        1 => "input",
+        2 => "forward",
+        3 => "output",
+        _ => "postrouting",
+    };
+    let Hook { kind, priority, .. } = hook;
+    format!("type {kind} hook {name} priority {priority}; policy accept;")
+}
+
+/// What a rule does, with this comment.
+pub(super) fn rule_words(rule: &Rule, comment: &str) -> String {
+    let family = rule.steps.iter().find_map(|step| match step {
+        Step::Family(family) => Some(*family),
+        _ => None,
+    });
+    let steps: Vec<String> = rule.steps.iter().map(|step| words(step, family)).collect();
+    format!("{} comment \"{comment}\"", steps.join(" "))
 }
 
 fn words(step: &Step, family: Option<Family>) -> String {

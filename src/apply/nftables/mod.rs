@@ -15,6 +15,7 @@ mod handover_tests;
 mod layout;
 pub(in crate::apply) mod observe;
 pub mod others;
+mod rehearse;
 pub(in crate::apply) mod requests;
 mod rules;
 pub(in crate::apply) mod schema;
@@ -28,6 +29,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use crate::apply::forwarder::{Forwarder, Refused};
 use crate::apply::netlink::{self, NetlinkSocket, TransactionError};
+use crate::apply::reach::Reach;
 use crate::model::family::Family;
 use crate::model::node_state::NodeState;
 use edits::{Edit, Edits, batches};
@@ -87,14 +89,21 @@ pub struct Nftables {
     picks: BTreeSet<String>,
     /// Edits that wait for IPVS.
     later: Vec<Edit>,
+    reach: Reach,
 }
 
 impl Nftables {
     /// Opens a socket; changes nothing yet.
     pub fn open(layout: Layout) -> Result<Self, Error> {
-        let socket = NetlinkSocket::open(NETLINK_NETFILTER).map_err(Error::NotAvailable)?;
+        Self::open_for(layout, Reach::Kernel)
+    }
+
+    /// The same for no more than this.
+    pub fn open_for(layout: Layout, reach: Reach) -> Result<Self, Error> {
+        let socket = NetlinkSocket::open_for(NETLINK_NETFILTER, reach.access());
         Ok(Self {
-            socket,
+            socket: socket.map_err(Error::NotAvailable)?,
+            reach,
             layout,
             picks: BTreeSet::new(),
             later: Vec::new(),
@@ -173,9 +182,11 @@ impl Nftables {
     fn repair_or_make(&mut self, state: &NodeState, anew: bool) -> Result<Changes, Error> {
         self.later.clear();
         let observed = observe::observe(&mut self.socket)?;
-        let fits = observed
-            .as_ref()
-            .is_some_and(|observed| !anew && schema::fits(observed, self.layout));
+        let differences = rehearse::differences(observed.as_ref(), self.layout);
+        let fits = !anew && observed.is_some() && differences.is_empty();
+        for step in differences {
+            self.reach.note_step(|| step);
+        }
         let summary: Summary = element::of_state(state, self.layout);
         let (mut requests, present) = match observed {
             Some(observed) if fits => {
@@ -188,6 +199,15 @@ impl Nftables {
                 }
                 let present = observe::elements(&mut self.socket, &observed)?;
                 (Vec::new(), present)
+            }
+            // Made anew, it has again what it had: only what is different then is noted.
+            Some(observed) if !self.reach.changes() => {
+                self.picks = observed.picks();
+                let present = match observe::elements(&mut self.socket, &observed) {
+                    Err(Error::Malformed(_)) => List::new(),
+                    other => other?,
+                };
+                (schema::requests(self.layout), present)
             }
             Some(_) | None => {
                 self.picks.clear();
@@ -202,6 +222,7 @@ impl Nftables {
             .map(|(key, _)| *key)
             .filter(|key| waiting && key.table == Table::Restricted)
             .collect();
+        self.note_ranges(&present, &wanted);
         let (ranges, single) = edits::differences(present, wanted);
         let mut later = Vec::new();
         let single = single.filter_map(|edit| {
@@ -222,12 +243,12 @@ impl Nftables {
         if rebuilt {
             let first = batches.next().unwrap_or_default();
             changes.count(&first);
-            requests.extend(self::requests::of_edits(&first, &mut self.picks));
+            requests.extend(self.requests(&first));
             self.transaction(&requests)?;
         }
         for batch in batches {
             changes.count(&batch);
-            let requests = requests::of_edits(&batch, &mut self.picks);
+            let requests = self.requests(&batch);
             self.transaction(&requests)?;
         }
         self.later = later;
@@ -250,6 +271,7 @@ impl Nftables {
             .filter(|name| !used(name))
             .cloned()
             .collect();
+        self.note_removed(&unused);
         for names in unused.chunks(1000) {
             let requests: Vec<Request> = (names.iter())
                 .map(|name| requests::remove_chain_request(name))
@@ -281,10 +303,15 @@ impl Nftables {
         let mut changes = Changes::default();
         for batch in batches(edits.ranges, edits.single.into_iter(), self.room()) {
             changes.count(&batch);
-            let requests = requests::of_edits(&batch, &mut self.picks);
+            let requests = self.requests(&batch);
             self.transaction(&requests)?;
         }
         Ok(changes)
+    }
+
+    fn requests(&mut self, edits: &Edits) -> Vec<Request> {
+        self.note(edits);
+        requests::of_edits(edits, &mut self.picks)
     }
 
     fn transaction(&mut self, requests: &[Request]) -> Result<(), Error> {

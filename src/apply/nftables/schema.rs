@@ -1,13 +1,12 @@
 //! The table as a whole: the messages that make it, and whether the kernel's is this version's.
 
-use std::collections::BTreeMap;
-
 use super::encode::{CREATE, Request, message};
 use super::layout::Layout;
 use super::observe::ObservedChain;
+use super::rehearse::differences;
 use super::requests::{chain_request, rule_request, set_request};
-use super::rules::{Hook, Pick, Rule};
-use super::sets::{ObservedSet, Table};
+use super::rules::{Hook, Rule};
+use super::sets::Table;
 use super::{Observed, TABLE, expression, rules};
 use crate::model::family::Family;
 
@@ -50,27 +49,11 @@ pub(super) fn requests(layout: Layout) -> Vec<Request> {
 
 /// Whether the table, its chains and its sets are the ones that this version makes.
 pub(super) fn fits(observed: &Observed, layout: Layout) -> bool {
-    let chains = rules::chains(layout);
-    let sets: BTreeMap<String, ObservedSet> = Table::ALL
-        .into_iter()
-        .flat_map(|set| {
-            Family::BOTH.map(|family| (set.name(family).to_owned(), set.as_observed(family)))
-        })
-        .collect();
-    let fixed: BTreeMap<&str, ObservedChain> = chains
-        .iter()
-        .map(|chain| (chain.name, as_observed(chain.hook, &chain.rules)))
-        .collect();
-    let chains_fit = observed.chains.iter().all(|(name, chain)| {
-        let expected = fixed.get(name.as_str());
-        expected.is_some_and(|expected| expected == chain)
-            || Pick::parse(name).is_some_and(|pick| *chain == as_observed(None, &pick.rules()))
-    });
-    let all_there = fixed.keys().all(|name| observed.chains.contains_key(*name));
-    observed.flags == 0 && chains_fit && all_there && observed.sets == sets
+    differences(Some(observed), layout).is_empty()
 }
 
-fn as_observed(hook: Option<Hook>, rules: &[Rule]) -> ObservedChain {
+/// What the kernel says of a chain with this hook and these rules.
+pub(super) fn as_observed(hook: Option<Hook>, rules: &[Rule]) -> ObservedChain {
     ObservedChain {
         hook: hook.map(|hook| (hook.number, hook.priority, hook.kind.to_owned())),
         policy: hook.map(|_| 1),

@@ -111,6 +111,18 @@ impl Part {
         }
     }
 
+    /// The type's name.
+    pub(super) fn word(self, family: Family) -> &'static str {
+        match (self, family) {
+            (Self::Address, Family::V4) => "ipv4_addr",
+            (Self::Address, Family::V6) => "ipv6_addr",
+            (Self::Protocol, _) => "inet_proto",
+            (Self::Port, _) => "inet_service",
+            (Self::Index, _) => "mark",
+            (Self::Interface, _) => "ifname",
+        }
+    }
+
     fn length(self, family: Family) -> u32 {
         match (self, family) {
             (Self::Address, Family::V6) | (Self::Interface, _) => 16,
@@ -137,7 +149,7 @@ pub(super) fn data_type(parts: &[Part], family: Family) -> (u32, u32) {
     (kind, length)
 }
 
-const ENDPOINT: [Part; 2] = [Part::Address, Part::Port];
+pub(super) const ENDPOINT: [Part; 2] = [Part::Address, Part::Port];
 /// The first word is read by nobody, as `expression::sticky` explains.
 pub(super) const SCOPE: [Part; 3] = [Part::Index, Part::Index, Part::Index];
 /// The first word is the port of the frontend, for people.
@@ -145,7 +157,7 @@ pub(super) const NUMBER: [Part; 2] = [Part::Port, Part::Index];
 
 /// The most clients that are remembered, in each family: 20 MB of the kernel's memory. Further ones
 /// are served as if there were no affinity, until others are forgotten.
-const MOST_CLIENTS: u32 = 1 << 17;
+pub(super) const MOST_CLIENTS: u32 = 1 << 17;
 
 /// `enum nft_set_flags`
 mod flag {

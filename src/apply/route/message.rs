@@ -84,6 +84,11 @@ impl LocalRoute {
         }
     }
 
+    /// The command of `ip route` that does this with it.
+    pub(super) fn command(&self, verb: &str) -> String {
+        format!("ip route {verb} {self} table local proto {}", self.protocol)
+    }
+
     /// `RTM_NEWROUTE` that fails where there is a route of this prefix and metric.
     pub(super) fn add(&self) -> Vec<u8> {
         let message = RouteNetlinkMessage::NewRoute(self.message());

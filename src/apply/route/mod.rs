@@ -19,6 +19,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::errno::Errno;
 
 use crate::apply::netlink::{self, Counters, NetlinkSocket, RequestError};
+use crate::apply::reach::{self, Reach};
 use crate::model::family::{Family, host_prefix};
 use crate::model::node_state::NodeState;
 use message::{LocalRoute, NEW_ROUTE};
@@ -108,15 +109,22 @@ type Observed = BTreeMap<IpNet, Vec<LocalRoute>>;
 #[derive(Debug)]
 pub struct Routes {
     socket: NetlinkSocket,
+    reach: Reach,
     loopback_up: bool,
 }
 
 impl Routes {
     /// Opens a socket in this thread's network namespace; changes nothing yet.
     pub fn open() -> Result<Self, Error> {
-        let socket = NetlinkSocket::open(NETLINK_ROUTE).map_err(Error::NotAvailable)?;
+        Self::open_for(Reach::Kernel)
+    }
+
+    /// The same for no more than this.
+    pub fn open_for(reach: Reach) -> Result<Self, Error> {
+        let socket = NetlinkSocket::open_for(NETLINK_ROUTE, reach.access());
         Ok(Self {
-            socket,
+            socket: socket.map_err(Error::NotAvailable)?,
+            reach,
             loopback_up: false,
         })
     }
@@ -247,6 +255,14 @@ impl Routes {
         routes: &[LocalRoute],
         outcome: &mut Outcome,
     ) -> Result<Vec<LocalRoute>, Error> {
+        for route in routes {
+            let (noted, verb) = match operation {
+                Operation::Add => (reach::Operation::Add, "add"),
+                Operation::Replace => (reach::Operation::Change, "replace"),
+                Operation::Remove => (reach::Operation::Remove, "del"),
+            };
+            self.reach.note(noted, "route", || route.command(verb));
+        }
         let requests: Vec<Vec<u8>> = routes
             .iter()
             .map(|route| match operation {
@@ -309,7 +325,7 @@ impl Routes {
 
     /// Sets lo up where it is down, as in a new network namespace: no route can go through it then.
     fn set_loopback_up(&mut self, look_again: bool) -> Result<(), Error> {
-        if self.loopback_up && !look_again {
+        if (self.loopback_up && !look_again) || !self.reach.looks() {
             return Ok(());
         }
         let replies = self
@@ -317,6 +333,11 @@ impl Routes {
             .request(&message::get_loopback())
             .map_err(Error::Loopback)?;
         if !replies.iter().any(|reply| message::is_up(&reply.payload)) {
+            let command = || "ip link set lo up".to_owned();
+            self.reach.note(reach::Operation::Change, "link", command);
+            if !self.reach.changes() {
+                return Ok(());
+            }
             self.socket
                 .request(&message::set_loopback_up())
                 .map_err(Error::Loopback)?;

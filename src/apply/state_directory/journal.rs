@@ -86,6 +86,8 @@ pub struct Journal {
     length: u64,
     lines: usize,
     entries: BTreeSet<VirtualServerName>,
+    /// Whether the file is written: beside the daemon whose it is, it is not.
+    writes: bool,
 }
 
 impl Journal {
@@ -103,13 +105,20 @@ impl Journal {
             length: 0,
             lines: 0,
             entries: BTreeSet::new(),
+            writes: state.writes(),
         };
+        if !state.of_this_boot {
+            return Ok((journal, Vec::new()));
+        }
         let content = atomic_file::read(&directory, FILE).map_err(failed)?;
         let Content {
             entries, damaged, ..
         } = parse(&content.unwrap_or_default());
         journal.entries = entries;
         let mut warnings = Vec::new();
+        if !journal.writes {
+            return Ok((journal, warnings));
+        }
         if let Some((line, reason)) = damaged {
             let aside = atomic_file::copy_aside(&directory, FILE).map_err(failed)?;
             journal.compact()?;
@@ -174,7 +183,7 @@ impl Journal {
     }
 
     fn append(&mut self, names: &BTreeSet<VirtualServerName>, prefix: &str) -> Result<(), Error> {
-        if names.is_empty() {
+        if names.is_empty() || !self.writes {
             return Ok(());
         }
         let text = lines(names, prefix);

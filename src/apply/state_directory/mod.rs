@@ -99,11 +99,14 @@ struct Versioned<T> {
     content: T,
 }
 
-/// The state directory, locked for this process until it is dropped.
+/// The state directory, locked for this process until it is dropped, or only looked at.
 #[derive(Debug)]
 pub struct StateDirectory {
     path: PathBuf,
-    _lock: Flock<File>,
+    /// Absent where nothing is written.
+    lock: Option<Flock<File>>,
+    /// The records about the kernel are of this boot.
+    of_this_boot: bool,
 }
 
 impl StateDirectory {
@@ -122,7 +125,8 @@ impl StateDirectory {
         let lock = lock(path)?;
         let directory = Self {
             path: path.to_owned(),
-            _lock: lock,
+            lock: Some(lock),
+            of_this_boot: true,
         };
         atomic_file::remove_temporary_files(path).map_err(|source| Error::Read {
             file: path.to_owned(),
@@ -130,6 +134,30 @@ impl StateDirectory {
         })?;
         let warnings = directory.end_previous_boot(boot)?;
         Ok((directory, warnings))
+    }
+
+    /// Looks at a directory beside the daemon that has it locked, also at one that does not exist. What
+    /// is to be written is taken as written and forgotten; nothing is set aside either.
+    pub fn look(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            lock: None,
+            of_this_boot: peek::of_this_boot(path),
+        }
+    }
+
+    /// A directory that is not there.
+    pub fn nowhere() -> Self {
+        Self {
+            path: PathBuf::from("/nonexistent"),
+            lock: None,
+            of_this_boot: false,
+        }
+    }
+
+    /// Whether what is to be written is.
+    pub fn writes(&self) -> bool {
+        self.lock.is_some()
     }
 
     /// The directory.
@@ -195,6 +223,9 @@ impl StateDirectory {
 
     /// Replaces the recorded cluster. It may be tens of megabytes large, so it is never held as text.
     pub fn write_cluster(&self, cluster: &ClusterState) -> Result<(), Error> {
+        if !self.writes() {
+            return Ok(());
+        }
         let versioned = Versioned {
             version: VERSION,
             content: cluster,
@@ -249,6 +280,10 @@ impl StateDirectory {
             file: self.path.join(name),
             source,
         };
+        let about_the_kernel = [journal::FILE, SYSCTLS, TIMEOUTS].contains(&name);
+        if about_the_kernel && !self.of_this_boot {
+            return Ok((T::default(), None));
+        }
         let Some(content) = atomic_file::read(&self.path, name).map_err(failed)? else {
             return Ok((T::default(), None));
         };
@@ -256,16 +291,22 @@ impl StateDirectory {
             Ok(content) => return Ok((content, None)),
             Err(reason) => reason,
         };
-        let set_aside = atomic_file::set_aside(&self.path, name).map_err(failed)?;
+        let set_aside = (self.writes())
+            .then(|| atomic_file::set_aside(&self.path, name))
+            .transpose()
+            .map_err(failed)?;
         let warning = Warning {
             file: self.path.join(name),
-            set_aside: Some(set_aside),
+            set_aside,
             reason,
         };
         Ok((T::default(), Some(warning)))
     }
 
     fn write<T: Serialize>(&self, name: &str, content: T) -> Result<(), Error> {
+        if !self.writes() {
+            return Ok(());
+        }
         let file = self.path.join(name);
         let versioned = Versioned {
             version: VERSION,

@@ -25,7 +25,8 @@ pub fn virtual_servers(state_dir: &Path) -> BTreeSet<VirtualServerName> {
     journal::entries(&content.unwrap_or_default())
 }
 
-fn of_this_boot(state_dir: &Path) -> bool {
+/// Whether the records about the kernel are of this boot.
+pub(super) fn of_this_boot(state_dir: &Path) -> bool {
     let boot = |path: &Path| std::fs::read_to_string(path).ok();
     let recorded = boot(&state_dir.join(BOOT));
     recorded.is_some_and(|recorded| {

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
+use super::names;
 use crate::apply::forwarder::{Forwarder, forwarder};
 use crate::apply::ipvs::types::{
     Family as IpvsFamily, ForwardingMethod, Granularity, Persistence, Protocol as IpvsProtocol,
@@ -113,40 +114,16 @@ pub fn describe(state: &NodeState) -> String {
     let mut servers: BTreeMap<VirtualServerKey, (Wanted, &str)> = BTreeMap::new();
     for (port, frontend) in &state.frontends {
         let wanted = of_frontend(*port, frontend);
-        let method = match method(*port, frontend) {
-            ForwardingMethod::DirectRouting => "-g",
-            ForwardingMethod::Tunnel(_) => "-i",
-            _ => "-m",
-        };
+        let method = names::method(method(*port, frontend));
         if !wanted.1.is_empty() {
             servers.extend(keys(*port, state).map(|key| (key, (wanted.clone(), method))));
         }
     }
     let mut text = String::new();
     for (key, ((attributes, real_servers), method)) in &servers {
-        let VirtualServerKey::Address {
-            protocol,
-            address,
-            port,
-        } = key
-        else {
-            continue;
-        };
-        let at = match protocol {
-            IpvsProtocol::Tcp => "-t",
-            IpvsProtocol::Udp => "-u",
-            IpvsProtocol::Sctp => "--sctp-service",
-        };
-        let at = format!("{at} {}", SocketAddr::new(*address, *port));
+        let at = names::place(key);
         // Writing to a String cannot fail.
-        let _ = write!(text, "-A {at} -s {}", attributes.scheduler);
-        if let Some(persistence) = &attributes.persistence {
-            let _ = write!(text, " -p {}", persistence.timeout);
-        }
-        if attributes.scheduler_flags & SCHEDULER_FLAG_PORT != 0 {
-            text.push_str(" -b mh-port");
-        }
-        text.push('\n');
+        let _ = writeln!(text, "-A {at}{}", names::attributes(attributes));
         for real_server in real_servers {
             let _ = writeln!(text, "-a {at} -r {real_server} {method} -w {SERVING}");
         }

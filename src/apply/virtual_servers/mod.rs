@@ -26,13 +26,16 @@ use super::ipvs::types::{
 };
 use super::ipvs::{Error, Ipvs};
 use super::netlink::Counters;
+use super::reach::{Operation, Reach};
 use super::state_directory::{Journal, VirtualServerName};
 use crate::model::frontend::{Frontend, FrontendAddress, FrontendPort};
 use crate::model::node_state::NodeState;
 use desired::{SERVING, keeps, keys, method, of_frontend};
 use drain::is_of;
 use foreign::in_the_way;
-use names::{describe, missing_scheduler, name, name_of, real_server_of, scheduler_of};
+use names::{
+    describe, kind, missing_scheduler, name, name_of, real_server_of, scheduler_of, words,
+};
 
 pub use drain::Draining;
 pub use outcome::Outcome;
@@ -110,14 +113,16 @@ pub struct VirtualServers {
     ipvs: Ipvs,
     journal: Journal,
     servers: BTreeMap<VirtualServerKey, Server>,
+    reach: Reach,
 }
 
 impl VirtualServers {
-    /// Takes over IPVS; changes nothing yet.
-    pub fn new(ipvs: Ipvs, journal: Journal) -> Self {
+    /// Takes over IPVS, which was opened for as much; changes nothing yet.
+    pub fn new(ipvs: Ipvs, journal: Journal, reach: Reach) -> Self {
         Self {
             ipvs,
             journal,
+            reach,
             servers: BTreeMap::new(),
         }
     }
@@ -158,6 +163,10 @@ impl VirtualServers {
 
     /// Sets the timeouts of idle connections.
     pub fn set_timeouts(&mut self, timeouts: Timeouts) -> Result<(), Error> {
+        let Timeouts { tcp, tcp_fin, udp } = timeouts;
+        self.reach.note(Operation::Change, "timeouts", || {
+            format!("ipvsadm --set {tcp} {tcp_fin} {udp}")
+        });
         self.ipvs.set_timeouts(timeouts)
     }
 
@@ -385,6 +394,10 @@ impl VirtualServers {
     fn send(&mut self, changes: &[Change], outcome: &mut Outcome) {
         if changes.is_empty() {
             return;
+        }
+        for change in changes {
+            let (operation, object) = kind(change);
+            self.reach.note(operation, object, || words(change));
         }
         let results = match self.ipvs.apply(changes) {
             Ok(results) => results,

@@ -1,6 +1,13 @@
 //! Names of virtual servers and changes: the journal's, and ipvsadm's for messages.
 
-use crate::apply::ipvs::types::{Change, Protocol as IpvsProtocol, VirtualServerKey};
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+
+use crate::apply::ipvs::types::{
+    Change, ForwardingMethod, Protocol as IpvsProtocol, RealServer, SCHEDULER_FLAG_FALLBACK,
+    SCHEDULER_FLAG_PORT, VirtualServer, VirtualServerKey,
+};
+use crate::apply::reach::Operation;
 use crate::apply::state_directory::VirtualServerName;
 use crate::model::family::Protocol;
 
@@ -16,6 +23,103 @@ pub(super) fn describe(change: &Change) -> String {
         }
         Change::DeleteRealServer(key, real_server) => format!("-d {key} -r {real_server}"),
         Change::ZeroStatistics(_) => "-Z".to_owned(),
+    }
+}
+
+/// What a change does to which kind of object.
+pub(super) fn kind(change: &Change) -> (Operation, &'static str) {
+    match change {
+        Change::NewVirtualServer(..) => (Operation::Add, "virtual_server"),
+        Change::SetVirtualServer(..) | Change::ZeroStatistics(_) => {
+            (Operation::Change, "virtual_server")
+        }
+        Change::DeleteVirtualServer(_) => (Operation::Remove, "virtual_server"),
+        Change::NewRealServer(..) => (Operation::Add, "real_server"),
+        Change::SetRealServer(..) => (Operation::Change, "real_server"),
+        Change::DeleteRealServer(..) => (Operation::Remove, "real_server"),
+    }
+}
+
+/// A change as a command of ipvsadm, which does the same.
+pub(super) fn words(change: &Change) -> String {
+    match change {
+        Change::NewVirtualServer(key, server) => {
+            format!("ipvsadm -A {}{}", place(key), attributes(server))
+        }
+        Change::SetVirtualServer(key, server) => {
+            format!("ipvsadm -E {}{}", place(key), attributes(server))
+        }
+        Change::DeleteVirtualServer(key) => format!("ipvsadm -D {}", place(key)),
+        Change::NewRealServer(key, real_server, how) => {
+            format!("ipvsadm -a {} -r {real_server} {}", place(key), sent(how))
+        }
+        Change::SetRealServer(key, real_server, how) => {
+            format!("ipvsadm -e {} -r {real_server} {}", place(key), sent(how))
+        }
+        Change::DeleteRealServer(key, real_server) => {
+            format!("ipvsadm -d {} -r {real_server}", place(key))
+        }
+        Change::ZeroStatistics(None) => "ipvsadm -Z".to_owned(),
+        Change::ZeroStatistics(Some(key)) => format!("ipvsadm -Z {}", place(key)),
+    }
+}
+
+/// A virtual server as ipvsadm names it.
+pub(super) fn place(key: &VirtualServerKey) -> String {
+    match key {
+        VirtualServerKey::Address {
+            protocol,
+            address,
+            port,
+        } => {
+            let flag = match protocol {
+                IpvsProtocol::Tcp => "-t",
+                IpvsProtocol::Udp => "-u",
+                IpvsProtocol::Sctp => "--sctp-service",
+            };
+            format!("{flag} {}", SocketAddr::new(*address, *port))
+        }
+        VirtualServerKey::FirewallMark { mark, .. } => format!("-f {mark}"),
+    }
+}
+
+/// The options of a virtual server.
+pub(super) fn attributes(server: &VirtualServer) -> String {
+    let mut text = format!(" -s {}", server.scheduler);
+    if let Some(persistence) = &server.persistence {
+        // Writing to a String cannot fail.
+        let _ = write!(text, " -p {}", persistence.timeout);
+    }
+    let flags: Vec<&str> = [
+        (SCHEDULER_FLAG_FALLBACK, "fallback"),
+        (SCHEDULER_FLAG_PORT, "port"),
+    ]
+    .into_iter()
+    .filter(|(flag, _)| server.scheduler_flags & flag != 0)
+    .map(|(_, name)| name)
+    .collect();
+    for (index, flag) in flags.iter().enumerate() {
+        let _ = write!(
+            text,
+            "{}{}-{flag}",
+            if index == 0 { " -b " } else { "," },
+            server.scheduler
+        );
+    }
+    text
+}
+
+/// The options of a real server.
+fn sent(how: &RealServer) -> String {
+    format!("{} -w {}", method(how.forwarding_method), how.weight)
+}
+
+/// A forwarding method as ipvsadm names it.
+pub(super) fn method(method: ForwardingMethod) -> &'static str {
+    match method {
+        ForwardingMethod::DirectRouting => "-g",
+        ForwardingMethod::Tunnel(_) => "-i",
+        ForwardingMethod::Masquerade | ForwardingMethod::Local | ForwardingMethod::Bypass => "-m",
     }
 }
 
