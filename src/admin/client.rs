@@ -1,7 +1,7 @@
 //! Asks the running daemon through its admin socket, for the commands that show its view. Blocking:
 //! a command line waits for nothing else.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -82,53 +82,106 @@ pub fn order<T: DeserializeOwned>(path: &Path, order: Order) -> Result<T, AskErr
     send(path, Asked::Do(order), &Arguments::new())
 }
 
+/// Asks to be told what happens, or how a view changes; gives a line after the other, as they come,
+/// until the daemon ends. None is waited for but the first.
+pub fn watch<T: DeserializeOwned>(
+    path: &Path,
+    arguments: &Arguments,
+) -> Result<impl Iterator<Item = Result<T, AskError>> + use<T>, AskError> {
+    let silent = |cause| AskError::Silent {
+        path: path.to_owned(),
+        cause,
+    };
+    let not_understood = |cause| AskError::Answer {
+        path: path.to_owned(),
+        cause,
+    };
+    let mut stream = connect(path)?;
+    write_request(&mut stream, Asked::Watch, arguments).map_err(silent)?;
+    let mut reader = BufReader::new(stream);
+    let mut line = Vec::new();
+    let read = reader.read_until(b'\n', &mut line).map_err(silent)?;
+    if read == 0 {
+        return Err(silent(ErrorKind::UnexpectedEof.into()));
+    }
+    let begun: Answer<()> = serde_json::from_slice(&line).map_err(not_understood)?;
+    if !begun.ok {
+        return Err(refused(path, begun));
+    }
+    // From here on silence says that nothing happens.
+    reader.get_ref().set_read_timeout(None).map_err(silent)?;
+    let path = path.to_owned();
+    Ok(std::iter::from_fn(move || {
+        line.clear();
+        match reader.read_until(b'\n', &mut line) {
+            // The end may come in the middle of a line.
+            Ok(_) if !line.ends_with(b"\n") => None,
+            Ok(_) => Some(
+                serde_json::from_slice(&line).map_err(|cause| AskError::Answer {
+                    path: path.clone(),
+                    cause,
+                }),
+            ),
+            Err(_) => None,
+        }
+    }))
+}
+
 fn send<T: DeserializeOwned>(
     path: &Path,
     asked: Asked,
     arguments: &Arguments,
 ) -> Result<T, AskError> {
-    let stream = UnixStream::connect(path).map_err(|cause| {
+    let stream = connect(path)?;
+    let bytes = exchange(stream, asked, arguments).map_err(|cause| AskError::Silent {
+        path: path.to_owned(),
+        cause,
+    })?;
+    let mut answer: Answer<T> =
+        serde_json::from_slice(&bytes).map_err(|cause| AskError::Answer {
+            path: path.to_owned(),
+            cause,
+        })?;
+    match answer.data.take() {
+        Some(data) if answer.ok => Ok(data),
+        _ => Err(refused(path, answer)),
+    }
+}
+
+fn connect(path: &Path) -> Result<UnixStream, AskError> {
+    UnixStream::connect(path).map_err(|cause| {
         let path = path.to_owned();
         match cause.kind() {
             ErrorKind::PermissionDenied => AskError::Permission { path, cause },
             _ => AskError::NoDaemon { path, cause },
         }
-    })?;
-    let bytes = exchange(stream, asked, arguments).map_err(|cause| AskError::Silent {
-        path: path.to_owned(),
-        cause,
-    })?;
-    let answer: Answer<T> = serde_json::from_slice(&bytes).map_err(|cause| AskError::Answer {
-        path: path.to_owned(),
-        cause,
-    })?;
+    })
+}
+
+fn refused<T>(path: &Path, answer: Answer<T>) -> AskError {
     let path = path.to_owned();
-    let message = || {
-        answer
-            .error
-            .unwrap_or_else(|| "it did not say why".to_owned())
-    };
-    match answer.data {
-        Some(data) if answer.ok => Ok(data),
-        _ if answer.denied => Err(AskError::Denied {
-            path,
-            message: message(),
-        }),
-        _ => Err(AskError::Refused {
-            path,
-            message: message(),
-        }),
+    let message = answer
+        .error
+        .unwrap_or_else(|| "it did not say why".to_owned());
+    if answer.denied {
+        AskError::Denied { path, message }
+    } else {
+        AskError::Refused { path, message }
     }
 }
 
 fn exchange(mut stream: UnixStream, asked: Asked, arguments: &Arguments) -> io::Result<Vec<u8>> {
-    stream.set_read_timeout(Some(LONGEST_SILENCE))?;
-    stream.set_write_timeout(Some(LONGEST_SILENCE))?;
-    stream.write_all(&request_line(asked, arguments).map_err(io::Error::other)?)?;
+    write_request(&mut stream, asked, arguments)?;
     let mut bytes = Vec::new();
     stream.take(LARGEST_ANSWER).read_to_end(&mut bytes)?;
     if bytes.is_empty() {
         return Err(ErrorKind::UnexpectedEof.into());
     }
     Ok(bytes)
+}
+
+fn write_request(stream: &mut UnixStream, asked: Asked, arguments: &Arguments) -> io::Result<()> {
+    stream.set_read_timeout(Some(LONGEST_SILENCE))?;
+    stream.set_write_timeout(Some(LONGEST_SILENCE))?;
+    stream.write_all(&request_line(asked, arguments).map_err(io::Error::other)?)
 }

@@ -3,6 +3,7 @@
 
 pub mod applied;
 pub mod client;
+pub mod events;
 pub mod health;
 pub mod metrics;
 pub mod protocol;

@@ -81,6 +81,12 @@ impl Order {
     }
 }
 
+/// The name of the request that keeps its connection: see [`Asked::Watch`].
+const WATCH: &str = "watch";
+
+/// The argument of [`Asked::Watch`] that names a command: its answer is sent whenever it is another one.
+pub const VIEW: &str = "view";
+
 /// What a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
@@ -88,6 +94,9 @@ pub enum Asked {
     See(Command),
     /// To do something.
     Do(Order),
+    /// To be told what happens, a line an event, as long as the connection stands. The first line is
+    /// `{"ok":true}`, or the refusal.
+    Watch,
 }
 
 impl Asked {
@@ -96,6 +105,7 @@ impl Asked {
         match self {
             Self::See(command) => command.as_str(),
             Self::Do(order) => order.as_str(),
+            Self::Watch => WATCH,
         }
     }
 
@@ -104,6 +114,7 @@ impl Asked {
         match self {
             Self::See(command) => command.arguments(),
             Self::Do(_) => &[],
+            Self::Watch => &[VIEW],
         }
     }
 }
@@ -136,7 +147,7 @@ pub enum RequestError {
     Malformed(#[source] serde_json::Error),
     /// A command of another version, or of nobody.
     #[error(
-        "unknown command {0:?}; known are status, services, vips, pools, peers, drain, undrain and record"
+        "unknown command {0:?}; known are status, services, vips, pools, peers, drain, undrain, record and watch"
     )]
     UnknownCommand(String),
     /// An argument of another version, or of another command.
@@ -171,6 +182,7 @@ pub fn parse_request(line: &[u8]) -> Result<Request, RequestError> {
     let orders = Order::ALL.into_iter().map(Asked::Do);
     let asked = commands
         .chain(orders)
+        .chain([Asked::Watch])
         .find(|asked| asked.as_str() == line.command)
         .ok_or_else(|| RequestError::UnknownCommand(shortened(&line.command)))?;
     let arguments = line.arguments.into_iter();
@@ -247,6 +259,21 @@ pub fn data_line(data: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
 /// The line that answers with an error.
 pub fn error_line(error: &impl ToString) -> Result<Vec<u8>, serde_json::Error> {
     refusal_line(error, false)
+}
+
+/// The line that begins a stream.
+pub fn begin_line() -> Result<Vec<u8>, serde_json::Error> {
+    line(&Answer::<()> {
+        ok: true,
+        data: None,
+        error: None,
+        denied: false,
+    })
+}
+
+/// A line of a stream.
+pub fn stream_line(value: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
+    line(value)
 }
 
 /// The line that refuses an order because of who gave it.

@@ -19,6 +19,7 @@ mod status;
 mod table;
 mod view;
 mod vips;
+mod watch;
 
 #[cfg(test)]
 #[path = "../../tests/schemas/validator.rs"]
@@ -33,6 +34,7 @@ use clap::{Parser, Subcommand};
 use exit::Exit;
 use output::Format;
 use view::ViewArguments;
+use watch::WatchedArguments;
 
 /// Where the configuration is when no other file is named.
 const DEFAULT_CONFIG: &str = "/etc/edgelb/edgelb.toml";
@@ -67,13 +69,13 @@ enum Command {
     /// Shows whether the running daemon works, and everything that is wrong now.
     Status(status::StatusArguments),
     /// Shows every Service: where it is reached, who answers, and what it lacks.
-    Services(ViewArguments),
+    Services(WatchedArguments),
     /// Shows every VIP: who announces it where, and why not this node.
-    Vips(ViewArguments),
+    Vips(WatchedArguments),
     /// Shows how full each pool is.
-    Pools(ViewArguments),
+    Pools(WatchedArguments),
     /// Shows the nodes among which VIPs are shared out.
-    Peers(ViewArguments),
+    Peers(WatchedArguments),
     /// Shows what a start of the daemon would change in this kernel, and changes nothing.
     Plan(plan::PlanArguments),
     /// Gives this node's VIPs up, make-before-break, and waits until others announce them.

@@ -5,13 +5,14 @@ use std::path::Path;
 use super::exit::Exit;
 use super::output::Format;
 use super::table::{Table, with_notes};
-use super::view::{ViewArguments, list, show, yes_or_no};
+use super::view::{list, show, yes_or_no};
+use super::watch::WatchedArguments;
 use crate::admin::protocol::Command;
 use crate::admin::view::{Peer, Peers};
 use crate::model::peer::Presence;
 
 /// Asks and prints.
-pub fn run(arguments: &ViewArguments, config: &Path, format: Format) -> anyhow::Result<Exit> {
+pub fn run(arguments: &WatchedArguments, config: &Path, format: Format) -> anyhow::Result<Exit> {
     show(Command::Peers, arguments, config, format, text)
 }
 

@@ -5,12 +5,13 @@ use std::path::Path;
 use super::exit::Exit;
 use super::output::Format;
 use super::table::Table;
-use super::view::{ViewArguments, show, yes_or_no};
+use super::view::{show, yes_or_no};
+use super::watch::WatchedArguments;
 use crate::admin::protocol::Command;
 use crate::admin::view::Pools;
 
 /// Asks and prints.
-pub fn run(arguments: &ViewArguments, config: &Path, format: Format) -> anyhow::Result<Exit> {
+pub fn run(arguments: &WatchedArguments, config: &Path, format: Format) -> anyhow::Result<Exit> {
     show(Command::Pools, arguments, config, format, text)
 }
 

@@ -5,13 +5,14 @@ use std::path::Path;
 use super::exit::Exit;
 use super::output::Format;
 use super::table::{Table, with_notes};
-use super::view::{ViewArguments, list, show};
+use super::view::{list, show};
+use super::watch::WatchedArguments;
 use crate::admin::protocol::Command;
 use crate::admin::view::Services;
 use crate::model::service::ServiceType;
 
 /// Asks and prints.
-pub fn run(arguments: &ViewArguments, config: &Path, format: Format) -> anyhow::Result<Exit> {
+pub fn run(arguments: &WatchedArguments, config: &Path, format: Format) -> anyhow::Result<Exit> {
     show(Command::Services, arguments, config, format, text)
 }
 

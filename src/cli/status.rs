@@ -2,15 +2,15 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 
 use super::exit::Exit;
-use super::output::Format;
+use super::output::{Format, colour};
 use super::record;
 use super::table::printable;
-use super::view::{ViewArguments, show};
+use super::view::show;
+use super::watch::{self, WatchedArguments};
 use crate::admin::protocol::Command;
 use crate::admin::view::{AllocatorView, Status};
 use crate::allocator::Role;
@@ -20,24 +20,25 @@ use crate::config::SourceKind;
 #[derive(Debug, Args)]
 pub struct StatusArguments {
     #[command(flatten)]
-    view: ViewArguments,
+    watched: WatchedArguments,
     /// Writes what the daemon plans from to FILE (`-`: to stdout), to be replayed with edgelb plan
     /// --inputs: for root and the group edgelb alone.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "watch")]
     record: Option<PathBuf>,
 }
 
 /// Asks and prints.
 pub fn run(arguments: &StatusArguments, config: &Path, format: Format) -> anyhow::Result<Exit> {
     if let Some(file) = &arguments.record {
-        return record::run(&arguments.view, config, file);
+        return record::run(&arguments.watched.view, config, file);
     }
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs_f64();
-    show(Command::Status, &arguments.view, config, format, |status| {
-        text(status, now)
+    let watched = &arguments.watched;
+    if watched.watch && format == Format::Json {
+        return watch::events(&watched.view, config);
+    }
+    show(Command::Status, watched, config, format, |status| {
+        let text = text(status, watch::now());
+        if colour() { coloured(&text) } else { text }
     })
 }
 
@@ -133,6 +134,26 @@ fn text(status: &Status, now: f64) -> String {
     printed.join("\n") + "\n"
 }
 
+/// What is wrong in red, what is to be known in yellow.
+fn coloured(text: &str) -> String {
+    let mut coloured = String::new();
+    for line in text.lines() {
+        let wrong = ["problem", "conflict", "failure"]
+            .iter()
+            .any(|name| line.starts_with(name))
+            || line.contains(": not ready, ")
+            || line.contains("the newest file is not in force");
+        let code = match line.starts_with("ignored") {
+            _ if wrong => "31",
+            true => "33",
+            false => "0",
+        };
+        // Writing to a String cannot fail.
+        let _ = writeln!(coloured, "\u{1b}[{code}m{line}\u{1b}[0m");
+    }
+    coloured
+}
+
 fn source(status: &Status, now: f64) -> String {
     let source = &status.source;
     let kind = match source.kind {
@@ -213,6 +234,18 @@ fn span(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_wrong_stands_out() {
+        let text = coloured("endpoints      4\nfailure        route\nignored        a Pod\n");
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines.iter().all(|line| line.ends_with("\u{1b}[0m")));
+        let begins = lines.iter().map(|line| line.get(..5).unwrap_or_default());
+        assert_eq!(
+            begins.collect::<Vec<_>>(),
+            ["\u{1b}[0me", "\u{1b}[31m", "\u{1b}[33m"]
+        );
+    }
 
     #[test]
     fn spans_have_two_units() {

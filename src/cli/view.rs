@@ -12,7 +12,8 @@ use serde::de::DeserializeOwned;
 use super::exit::Exit;
 use super::output::{self, Format};
 use super::table::printable;
-use super::tell;
+use super::watch::WatchedArguments;
+use super::{tell, watch};
 use crate::admin::client::{AskError, ask};
 use crate::admin::protocol::{Command, SOCKET_NAME};
 use crate::config::Config;
@@ -48,14 +49,20 @@ pub fn unanswered(error: AskError) -> Exit {
 /// Asks the daemon and prints its answer in the form that was asked for.
 pub fn show<T>(
     command: Command,
-    arguments: &ViewArguments,
+    WatchedArguments {
+        view: arguments,
+        watch,
+    }: &WatchedArguments,
     config: &Path,
     format: Format,
-    table: impl FnOnce(&T) -> String,
+    table: impl Fn(&T) -> String,
 ) -> anyhow::Result<Exit>
 where
     T: Serialize + DeserializeOwned,
 {
+    if *watch {
+        return watch::view(command, arguments, config, format, table);
+    }
     let path = match arguments.socket(config) {
         Ok(path) => path,
         Err(exit) => return Ok(exit),

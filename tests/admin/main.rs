@@ -23,6 +23,7 @@ mod record;
 mod schema_validator;
 mod socket;
 mod views;
+mod watch;
 mod world;
 
 /// The program where everybody can run it: the place where it was built may be closed to others. Copied

@@ -5,7 +5,7 @@
 //! bounded by the configuration and the Services, never by what a client sends.
 
 mod gauges;
-mod transition;
+pub(super) mod transition;
 
 use std::fmt;
 
@@ -140,7 +140,8 @@ impl Metrics {
             };
             self.pass_failures.get_or_create(&labels).inc();
         }
-        for reason in transition::reasons(&self.node, previous, now) {
+        for transition in transition::transitions(&self.node, previous, now) {
+            let reason = transition.reason;
             self.transitions
                 .get_or_create(&ReasonLabels { reason })
                 .inc();

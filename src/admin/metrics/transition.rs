@@ -1,5 +1,7 @@
 //! Why this node began or ceased to announce a VIP, told from two plans.
 
+use std::net::IpAddr;
+
 use imbl::ordmap::DiffItem;
 
 use crate::plan::Plan;
@@ -18,27 +20,57 @@ const BETTER_NODE: &str = "better_node";
 /// The owner so far is not among the Nodes any more.
 const NODE_GONE: &str = "node_gone";
 
-/// A reason for each VIP that this node gained or lost: one of the words above, or the label of the
-/// [`crate::plan::reason::Reason`] that excludes the owner so far.
-pub(super) fn reasons(node: &str, previous: Option<&Plan>, now: &Plan) -> Vec<&'static str> {
+/// A VIP that this node began or ceased to announce.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::admin) struct Transition {
+    pub(in crate::admin) vip: IpAddr,
+    /// Whether it began to.
+    pub(in crate::admin) gained: bool,
+    /// One of the words above, or the label of the [`crate::plan::reason::Reason`] that excludes the
+    /// owner so far.
+    pub(in crate::admin) reason: &'static str,
+}
+
+/// Each VIP that this node gained or lost, and why.
+pub(in crate::admin) fn transitions(
+    node: &str,
+    previous: Option<&Plan>,
+    now: &Plan,
+) -> Vec<Transition> {
     let owns = |ownership: &Ownership| ownership.owner.as_deref() == Some(node);
+    let transition = |vip: &IpAddr, gained, reason| {
+        let vip = *vip;
+        Some(Transition {
+            vip,
+            gained,
+            reason,
+        })
+    };
     let Some(previous) = previous else {
-        let gained = now.ownership.values().filter(|ownership| owns(ownership));
-        return gained.map(|_| START).collect();
+        let gained = now
+            .ownership
+            .iter()
+            .filter(|(_, ownership)| owns(ownership));
+        return gained
+            .filter_map(|(vip, _)| transition(vip, true, START))
+            .collect();
     };
     // The maps share what did not change, and the comparison passes over it.
     previous
         .ownership
         .diff(&now.ownership)
         .filter_map(|change| match change {
-            DiffItem::Add(_, new) => owns(new).then_some(ALLOCATED),
-            DiffItem::Remove(_, old) => owns(old).then_some(RELEASED),
+            DiffItem::Add(vip, new) if owns(new) => transition(vip, true, ALLOCATED),
+            DiffItem::Remove(vip, old) if owns(old) => transition(vip, false, RELEASED),
+            DiffItem::Add(..) | DiffItem::Remove(..) => None,
             DiffItem::Update {
                 old: (_, old),
-                new: (_, new),
+                new: (vip, new),
             } => match (owns(old), owns(new)) {
-                (false, true) => Some(gained(node, old, new)),
-                (true, false) => Some(exclusion(new, node).unwrap_or(BETTER_NODE)),
+                (false, true) => transition(vip, true, gained(node, old, new)),
+                (true, false) => {
+                    transition(vip, false, exclusion(new, node).unwrap_or(BETTER_NODE))
+                }
                 _ => None,
             },
         })

@@ -3,11 +3,13 @@
 //!
 //! ```text
 //! client ──line──► task (at most MOST_CLIENTS) ──► newest Snapshot ──► view ──line──► client
+//!                                           ├──► events, views ──line, line…──► client that watches
 //!                                           └──► DrainFlag ──► whoever decides about ownership
 //! ```
 
 mod bind;
 mod credentials;
+mod watch_client;
 
 pub use bind::{ADMIN_GROUP, AdminSocket, BindError};
 
@@ -18,7 +20,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, error, info, warn};
@@ -35,6 +37,9 @@ use crate::drain_flag::DrainFlag;
 
 /// Clients that are served at once; more wait in the socket's queue.
 pub const MOST_CLIENTS: usize = 32;
+
+/// Of them those that keep their connection: the others are always served.
+pub const MOST_WATCHERS: usize = 16;
 
 /// The time that a client has to send its line.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -65,6 +70,7 @@ impl AdminSocket {
         mut stop: watch::Receiver<bool>,
     ) {
         let mut clients = JoinSet::new();
+        let watchers = Arc::new(Semaphore::new(MOST_WATCHERS));
         loop {
             tokio::select! {
                 () = stopped(&mut stop) => break,
@@ -75,7 +81,8 @@ impl AdminSocket {
                 }
                 accepted = self.listener().accept(), if clients.len() < MOST_CLIENTS => match accepted {
                     Ok((stream, _)) => {
-                        clients.spawn(serve_client(stream, snapshots.clone(), Arc::clone(&drain)));
+                        let (drain, watchers) = (Arc::clone(&drain), Arc::clone(&watchers));
+                        clients.spawn(serve_client(stream, snapshots.clone(), drain, watchers));
                     }
                     Err(error) => {
                         warn!(%error, "cannot accept on the admin socket");
@@ -93,6 +100,7 @@ async fn serve_client(
     mut stream: UnixStream,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     drain: Arc<DrainFlag>,
+    watchers: Arc<Semaphore>,
 ) {
     let request = match timeout(REQUEST_TIMEOUT, read_line(&mut stream)).await {
         Ok(Ok(Some(line))) => parse_request(&line),
@@ -104,8 +112,19 @@ async fn serve_client(
         Err(_elapsed) => Err(RequestError::TimedOut),
     };
     log(&stream, &request);
-    let asked = request.map(|request| request.asked);
-    let answer = match asked {
+    let request = match request {
+        Ok(Request {
+            asked: Asked::Watch,
+            arguments,
+        }) => {
+            watch_client::serve(stream, snapshots, &arguments, &watchers).await;
+            return;
+        }
+        other => other,
+    };
+    let answer = match request.map(|request| request.asked) {
+        // Served above.
+        Ok(Asked::Watch) => return,
         Ok(Asked::See(command)) => {
             let snapshot = Arc::clone(&snapshots.borrow());
             answer(command, snapshot).await

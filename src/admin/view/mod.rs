@@ -82,7 +82,7 @@ impl View {
 }
 
 /// The node that announces a VIP, if there is one.
-fn owner(snapshot: &Snapshot, vip: IpAddr) -> Option<&str> {
+pub(super) fn owner(snapshot: &Snapshot, vip: IpAddr) -> Option<&str> {
     snapshot.plan.ownership.get(&vip)?.owner.as_deref()
 }
 

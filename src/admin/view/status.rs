@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::{Passing, owned_here};
-use crate::admin::snapshot::Snapshot;
+use crate::admin::snapshot::{Failure, Snapshot};
 use crate::allocator::{AllocatorStatus, Role};
 use crate::config::SourceKind;
 use crate::model::foreign::MacAddress;
@@ -148,6 +148,16 @@ pub struct FailureView {
     pub message: String,
 }
 
+impl From<&Failure> for FailureView {
+    fn from(failure: &Failure) -> Self {
+        Self {
+            kind: failure.kind.to_owned(),
+            object: failure.object.clone(),
+            message: failure.message.clone(),
+        }
+    }
+}
+
 /// A frontend that one Service has and others want.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Conflict {
@@ -230,15 +240,7 @@ impl Status {
                 finished: pass.finished.map(seconds_since_epoch),
                 duration_ms: milliseconds(pass.duration),
                 latency_ms: pass.latency.map(milliseconds),
-                failures: pass
-                    .failures
-                    .iter()
-                    .map(|failure| FailureView {
-                        kind: failure.kind.to_owned(),
-                        object: failure.object.clone(),
-                        message: failure.message.clone(),
-                    })
-                    .collect(),
+                failures: pass.failures.iter().map(FailureView::from).collect(),
             },
             conflicts: conflicts(snapshot),
             address_conflicts: address_conflicts(snapshot),
