@@ -1,4 +1,16 @@
-//! Tables for people: aligned by hand, no colour, no line without content.
+//! Tables for people: aligned by hand, as wide as the terminal, no colour, no line without content.
+
+/// What a terminal has at the least, and what is assumed of everything else.
+const NARROWEST: usize = 80;
+
+/// No column is shortened below this.
+const SHORTEST: usize = 8;
+
+/// Between two columns.
+const GAP: usize = 2;
+
+/// Columns of addresses, which are never shortened: half an address is none.
+const WHOLE: [&str; 4] = ["VIP", "CLUSTER-IP", "ADDRESSES", "ADDRESS"];
 
 /// A head line and rows of the same number of cells, two spaces between columns.
 pub struct Table {
@@ -25,25 +37,68 @@ impl Table {
         self.rows.push(cells.map(shown).to_vec());
     }
 
-    /// The lines, each ended by a newline.
+    /// The lines, each ended by a newline, as wide as whoever reads them can take.
     pub fn text(&self) -> String {
-        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..columns)
+        self.fitted(width())
+    }
+
+    fn fitted(&self, width: usize) -> String {
+        let mut text = String::new();
+        let widths = self.widths(width);
+        for row in &self.rows {
+            let cells: Vec<String> = (row.iter().zip(&widths))
+                .map(|(cell, width)| format!("{:<width$}", shortened(cell, *width)))
+                .collect();
+            text.push_str(cells.join(&" ".repeat(GAP)).trim_end());
+            text.push('\n');
+        }
+        text
+    }
+
+    /// How wide each column is: the widest are shortened first, and only as far as is needed.
+    fn widths(&self, width: usize) -> Vec<usize> {
+        let head = self.rows.first().map(Vec::as_slice).unwrap_or_default();
+        let mut widths: Vec<usize> = (0..head.len())
             .map(|column| {
                 let cells = self.rows.iter().filter_map(|row| row.get(column));
                 cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
             })
             .collect();
-        let mut text = String::new();
-        for row in &self.rows {
-            let cells: Vec<String> = (row.iter().zip(&widths))
-                .map(|(cell, width)| format!("{cell:<width$}"))
-                .collect();
-            text.push_str(cells.join("  ").trim_end());
-            text.push('\n');
+        let gaps = GAP * head.len().saturating_sub(1);
+        let mut excess = (widths.iter().sum::<usize>() + gaps).saturating_sub(width);
+        while excess > 0 {
+            let shortest = |name: &String| name.chars().count().max(SHORTEST);
+            let widest = (widths.iter_mut().zip(head))
+                .filter(|(width, name)| !WHOLE.contains(&name.as_str()) && **width > shortest(name))
+                .max_by_key(|(width, _)| **width);
+            let Some((widest, _)) = widest else {
+                break;
+            };
+            *widest -= 1;
+            excess -= 1;
         }
-        text
+        widths
     }
+}
+
+/// The columns that there are: the terminal's, or what `COLUMNS` says.
+fn width() -> usize {
+    let said = std::env::var("COLUMNS").ok();
+    let said = said.and_then(|text| text.parse::<usize>().ok());
+    let terminal = || {
+        let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
+        Some(usize::from(size.ws_col))
+    };
+    said.or_else(terminal).unwrap_or(NARROWEST).max(NARROWEST)
+}
+
+/// The text, or what fits of it and an ellipsis.
+fn shortened(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    let start = text.chars().take(width.saturating_sub(1));
+    start.chain(['…']).collect()
 }
 
 /// A table, and below it a line for each name that something is to be said about.
@@ -84,6 +139,28 @@ mod tests {
             table.text(),
             "NAME         OWNER\ndefault/web  edge-a\na            -\n"
         );
+    }
+
+    #[test]
+    fn a_table_fits_and_addresses_stay_whole() {
+        let mut table = Table::new(["SERVICE", "VIP", "PORTS", "ENDPOINTS"]);
+        let vip = "2001:db8:1111:2222:3333:4444:5555:6666";
+        table.row([
+            "a-namespace-with-a-long-name/a-service-with-a-long-name".to_owned(),
+            vip.to_owned(),
+            "80:30080/TCP,443:30443/TCP".to_owned(),
+            "4".to_owned(),
+        ]);
+        let text = table.fitted(80);
+        assert!(
+            text.lines().all(|line| line.chars().count() <= 80),
+            "{text}"
+        );
+        assert!(text.contains(vip), "{text}");
+        assert!(text.contains('…') && text.contains("a-names"), "{text}");
+        // Where there is room nothing is cut, and where there is none addresses are not either.
+        assert!(!table.fitted(200).contains('…'));
+        assert!(table.fitted(20).contains(vip));
     }
 
     #[test]

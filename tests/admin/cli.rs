@@ -12,8 +12,14 @@ use crate::socket::Served;
 use crate::views::schema;
 
 fn edgelb(arguments: &[&str]) -> Output {
+    edgelb_in(arguments, "200")
+}
+
+/// As wide as this.
+fn edgelb_in(arguments: &[&str], columns: &str) -> Output {
     Process::new(env!("CARGO_BIN_EXE_edgelb"))
         .args(arguments)
+        .env("COLUMNS", columns)
         .output()
         .unwrap()
 }
@@ -108,6 +114,30 @@ fn tables_show_what_matters() {
     ] {
         assert!(status.contains(part), "{part:?} in:\n{status}");
     }
+}
+
+#[test]
+fn tables_fit_eighty_columns_with_whole_addresses() {
+    let served = Served::new();
+    let socket = served.path();
+    for command in ["services", "vips", "pools", "peers"] {
+        let output = edgelb_in(&[command, "--socket", socket.to_str().unwrap()], "");
+        let text = stdout(&output);
+        let table = text.split("\n\n").next().unwrap();
+        for line in table.lines() {
+            assert!(line.chars().count() <= 80, "{line}");
+        }
+        if command != "pools" {
+            assert!(table.contains("192.0.2."), "{table}");
+        }
+    }
+}
+
+#[test]
+fn colour_is_for_terminals_alone() {
+    let served = Served::new();
+    let output = edgelb(&["status", "--socket", served.path().to_str().unwrap()]);
+    assert!(!stdout(&output).contains('\u{1b}'));
 }
 
 #[test]
