@@ -14,6 +14,7 @@ pub mod doctor;
 pub mod drain_flag;
 pub mod lab;
 pub mod membership;
+pub mod migrate;
 pub mod model;
 pub mod netlink_listener;
 pub mod owner;

@@ -8,6 +8,7 @@ mod doctor;
 mod drain;
 pub mod exit;
 mod interrupt;
+mod migrate;
 pub mod output;
 mod peers;
 mod pools;
@@ -86,6 +87,9 @@ enum Command {
     /// Measures in the same kind of LAN as the demo's, with a peer beside it.
     #[command(subcommand)]
     Bench(bench::BenchCommand),
+    /// Writes the configuration that does what another load balancer's objects say.
+    #[command(subcommand)]
+    Migrate(migrate::MigrateCommand),
     /// Removes everything that edgelb ever put into this kernel, and nothing else.
     Cleanup,
 }
@@ -101,6 +105,7 @@ pub fn run() -> ExitCode {
         Command::Demo(demo) => return demo::run(demo, format),
         Command::Bench(bench) => return bench::run(bench, format),
         Command::Check => check::run(config, format),
+        Command::Migrate(command) => migrate::run(command, format),
         Command::Doctor => doctor::run(config, format),
         Command::Status(view) => status::run(view, config, format),
         Command::Services(view) => services::run(view, config, format),
