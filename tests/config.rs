@@ -15,6 +15,8 @@ use edgelb::config::{Config, Environment, Level, Loaded, Problem, duration, load
 
 #[path = "config/check.rs"]
 mod check;
+#[path = "config/generate.rs"]
+mod generate;
 #[path = "config/migrate.rs"]
 mod migrate;
 #[path = "config/problems.rs"]

@@ -17,17 +17,28 @@ use crate::migrate::{Input, Migration, Origin, Weight, migrate};
 /// A whole cluster's Services fit many times.
 const LARGEST_FILE: u64 = 256 << 20;
 
+const METALLB_EXAMPLE: &str = "Example:
+  kubectl get ipaddresspools.metallb.io,l2advertisements.metallb.io,bgpadvertisements.metallb.io,services -A -o yaml |
+    edgelb migrate metallb - > edgelb.toml";
+const KUBE_VIP_EXAMPLE: &str = "Example:
+  kubectl get configmaps,daemonsets -n kube-system -o yaml > kube-vip.yaml
+  kubectl get services -A -o yaml > services.yaml
+  edgelb migrate kube-vip kube-vip.yaml services.yaml > edgelb.toml";
+
 /// What is moved away from.
 #[derive(Debug, Subcommand)]
 pub(super) enum MigrateCommand {
-    /// `MetalLB`: `IPAddressPool`, `L2Advertisement` and Service objects.
-    ///
-    /// kubectl get ipaddresspools.metallb.io,l2advertisements.metallb.io,bgpadvertisements.metallb.io,services -A -o yaml | edgelb migrate metallb -
-    #[command(name = "metallb")]
+    // Attributes instead of comments: those want names quoted as code, which a terminal shows.
+    #[command(
+        name = "metallb",
+        about = "Reads IPAddressPool, L2Advertisement and Service objects of MetalLB",
+        after_help = METALLB_EXAMPLE
+    )]
     MetalLb(MigrateArguments),
-    /// kube-vip: the `ConfigMap` of its cloud provider, its `DaemonSet` or Pod, and Service objects.
-    ///
-    /// kubectl get configmaps/kubevip daemonsets,services -n kube-system -o yaml | edgelb migrate kube-vip -
+    #[command(
+        about = "Reads the ConfigMap, DaemonSet, Pod and Service objects of kube-vip",
+        after_help = KUBE_VIP_EXAMPLE
+    )]
     KubeVip(MigrateArguments),
 }
 

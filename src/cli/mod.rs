@@ -7,6 +7,7 @@ pub mod demo;
 mod doctor;
 mod drain;
 pub mod exit;
+mod generate;
 mod interrupt;
 mod migrate;
 pub mod output;
@@ -90,6 +91,10 @@ enum Command {
     /// Writes the configuration that does what another load balancer's objects say.
     #[command(subcommand)]
     Migrate(migrate::MigrateCommand),
+    /// Prints the script by which a shell completes edgelb's commands.
+    Completions(generate::CompletionsArguments),
+    /// Writes the man pages.
+    Man(generate::ManArguments),
     /// Removes everything that edgelb ever put into this kernel, and nothing else.
     Cleanup,
 }
@@ -105,6 +110,8 @@ pub fn run() -> ExitCode {
         Command::Demo(demo) => return demo::run(demo, format),
         Command::Bench(bench) => return bench::run(bench, format),
         Command::Check => check::run(config, format),
+        Command::Completions(arguments) => generate::completions(arguments),
+        Command::Man(arguments) => generate::man(arguments),
         Command::Migrate(command) => migrate::run(command, format),
         Command::Doctor => doctor::run(config, format),
         Command::Status(view) => status::run(view, config, format),

@@ -13,6 +13,8 @@ use crate::model::pool::Pool;
 
 /// The scope that every namespace without one of its own falls back to.
 const GLOBAL: &str = "global";
+/// The name that its cloud provider looks for.
+const CONFIG_MAP: &str = "kubevip";
 /// What its cloud provider takes for "ask a DHCP server".
 const DHCP: &str = "0.0.0.0";
 
@@ -82,6 +84,11 @@ fn config_map(object: &Object, draft: &mut Draft) {
     let Some(data) = object.at("data").as_object() else {
         return;
     };
+    // An export holds others' too.
+    let has_addresses = |key: &String| key.starts_with("cidr-") || key.starts_with("range-");
+    if object.name != CONFIG_MAP && !data.keys().any(has_addresses) {
+        return;
+    }
     let mut scopes: BTreeMap<&str, BTreeMap<&str, &str>> = BTreeMap::new();
     for (key, value) in data {
         let value = value.as_str().unwrap_or_default().trim();

@@ -138,7 +138,9 @@ fn old_pool(object: &Object, spec: &Value, name: String, draft: &mut Draft) {
 
 /// The configuration of versions before 0.13.
 fn config_map(object: &Object, draft: &mut Draft) {
-    let Some(text) = object.text("data/config") else {
+    // An export holds others' too.
+    let text = object.text("data/config");
+    let Some(text) = text.filter(|text| text.contains("address-pools")) else {
         return;
     };
     // Wrapped in an object, so that it is read as the files are.

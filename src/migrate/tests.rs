@@ -244,6 +244,10 @@ fn overlapping_ranges_are_told_as_check_tells_them() {
 
 const KUBE_VIP: &str = r#"
 kind: ConfigMap
+metadata: {name: coredns, namespace: kube-system}
+data: {Corefile: "."}
+---
+kind: ConfigMap
 metadata: {name: kubevip, namespace: kube-system}
 data:
   cidr-global: 192.0.2.220/29,2001:db8::/120
