@@ -92,8 +92,8 @@ fn config_map(object: &Object, draft: &mut Draft) {
     let mut scopes: BTreeMap<&str, BTreeMap<&str, &str>> = BTreeMap::new();
     for (key, value) in data {
         let value = value.as_str().unwrap_or_default().trim();
-        let scoped = ["cidr", "range", "allow-share", "interface"];
-        let split = scoped.iter().find_map(|kind| {
+        let kinds = ["cidr", "range", "allow-share", "interface"];
+        let split = kinds.iter().find_map(|kind| {
             let scope = key.strip_prefix(kind)?.strip_prefix('-')?;
             Some((*kind, scope))
         });

@@ -13,6 +13,7 @@ mod services;
 mod tests;
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 
 use serde::Serialize;
 
@@ -136,9 +137,10 @@ fn comments(notes: &BTreeSet<Note>) -> String {
         if those.peek().is_none() {
             continue;
         }
-        text.push_str(&format!("# {title}\n"));
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "# {title}");
         for note in those {
-            text.push_str(&format!("# - {}: {}\n", note.object, note.text));
+            let _ = writeln!(text, "# - {}: {}", note.object, note.text);
         }
         text.push_str("#\n");
     }
