@@ -45,7 +45,7 @@ pub(super) const START_TOGETHER: Duration = Duration::from_secs(1);
 /// How long until an address is asked for again for which another node answered.
 pub(super) const ASK_PEER_AGAIN: Duration = Duration::from_millis(500);
 /// How long an address in use by another host is left alone before it is asked for again.
-pub(super) const ASK_AGAIN: Duration = Duration::from_secs(5);
+pub(super) const ASK_AGAIN: Duration = Duration::from_secs(2);
 
 /// What is so now, as far as this node knows.
 pub struct World<'a> {

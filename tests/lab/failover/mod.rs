@@ -8,4 +8,5 @@ mod field;
 mod hostile;
 mod link;
 mod membership;
+mod moving;
 mod planned;
