@@ -19,7 +19,9 @@ use crate::apply::handover::Arrival;
 use crate::model::announcement::AnnouncedInterface;
 use crate::model::foreign::MacAddress;
 use crate::model::host::{Host, Interface};
-use crate::model::peer::{Heard, MemberState, Owners, Peer, Peers, Presence, PublishedInterface};
+use crate::model::peer::{
+    Claims, Heard, MemberState, Owners, Peer, Peers, Presence, PublishedInterface,
+};
 
 const VIP4: &str = "192.0.2.200";
 const VIP6: &str = "fd00:2::200";
@@ -61,7 +63,7 @@ fn peer(node: &str) -> Peer {
             interfaces: vec![interface],
             ..MemberState::default()
         },
-        claims: BTreeMap::new().into_iter().collect(),
+        claims: Claims::new(),
         heard: Heard::default(),
     }
 }

@@ -1,7 +1,7 @@
 //! Connections that are open while their VIP moves on purpose: they go on for as long as the node lives
 //! that has them, over one more move.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 
 use edgelb::lab::client::{RequestError, Stream, open_stream};
@@ -217,43 +217,39 @@ fn a_packet_is_passed_on_once() {
     let to = field.stations()[second];
     let before = passed(owner, "ip");
     let count = || passed(owner, "ip") - before;
-    // In the middle of a connection that nobody has: as a stranger sends it, and as another node does.
-    for port in 1..=10 {
-        inject(field.node(third), to, port);
+    // In the middle of a connection that nobody has: as another node sends it, and as a stranger does.
+    let port = 1..=10;
+    for port in port.clone() {
+        inject(field.node(third), to, &tcp(port, ACK));
     }
-    inject(field.client(), to, 100);
-    eventually(PATIENCE, || (count() > 0).then_some(()));
-    for port in 101..=109 {
-        inject(field.client(), to, port);
+    for port in port {
+        inject(field.client(), to, &tcp(100 + port, ACK));
     }
-    eventually(PATIENCE, || (count() >= 10).then_some(()));
+    // What ends a connection, and what a router says of one; not what begins one, nor what asks.
+    for packet in [tcp(200, FIN | ACK), tcp(201, RST), icmp(3, 202)] {
+        inject(field.client(), to, &packet);
+    }
+    for packet in [tcp(203, SYN), icmp(8, 204)] {
+        inject(field.client(), to, &packet);
+    }
+    eventually(PATIENCE, || (count() >= 13).then_some(()));
     // Not one came back, and the node before passed none of them on.
     std::thread::sleep(bound(100));
-    assert_eq!(count(), 10);
+    assert_eq!(count(), 13);
     assert_eq!(passed(field.node(first), "ip"), 0);
 }
 
-/// Sends an ACK of no connection to the IPv4 VIP, to this hardware address.
-fn inject(from: &Namespace, to: MacAddress, port: u16) {
+const FIN: u8 = 1;
+const SYN: u8 = 2;
+const RST: u8 = 4;
+const ACK: u8 = 0x10;
+/// A neighbour that is not there, so that nobody answers what it is told.
+const STRANGER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 250);
+
+/// Sends a packet to this hardware address.
+fn inject(from: &Namespace, to: MacAddress, packet: &[u8]) {
     let mac = from.mac_address("eth0").unwrap();
-    let client: Ipv4Addr = "192.0.2.250".parse().unwrap();
-    let IpAddr::V4(vip) = VIP.both()[0] else {
-        panic!("{:?}", VIP.both())
-    };
-    let mut network = vec![0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0];
-    network.extend(client.octets());
-    network.extend(vip.octets());
-    let sum = checksum(&network);
-    network[10..12].copy_from_slice(&sum.to_be_bytes());
-    let mut transport = Vec::new();
-    transport.extend(port.to_be_bytes());
-    transport.extend(80_u16.to_be_bytes());
-    // Sequence numbers, five words of header, ACK alone, a window.
-    transport.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 0x10, 0, 0, 0, 0, 0]);
-    let pseudo = [&network[12..20], &[0, 6, 0, 20], &transport].concat();
-    let sum = checksum(&pseudo);
-    transport[16..18].copy_from_slice(&sum.to_be_bytes());
-    let frame = [&to.0[..], &mac.0, &[8, 0], &network, &transport].concat();
+    let frame = [&to.0[..], &mac.0, &[8, 0], packet].concat();
     from.try_run(|| {
         let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))?;
         let mut links = getifaddrs()?.filter(|it| it.interface_name == "eth0");
@@ -262,6 +258,39 @@ fn inject(from: &Namespace, to: MacAddress, port: u16) {
         socket.send(&frame)
     })
     .unwrap();
+}
+
+/// From the stranger's port to the IPv4 VIP's, port 80.
+fn tcp(port: u16, flags: u8) -> Vec<u8> {
+    let mut segment = [port.to_be_bytes(), 80_u16.to_be_bytes()].concat();
+    // Sequence numbers, five words of header, a window.
+    segment.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags, 0x10, 0, 0, 0, 0, 0]);
+    let header = ipv4(6, STRANGER, VIP.ipv4, segment.len());
+    let pseudo = [&header[12..20], &[0, 6, 0, 20], &segment].concat();
+    segment[16..18].copy_from_slice(&checksum(&pseudo).to_be_bytes());
+    [header, segment].concat()
+}
+
+/// To the IPv4 VIP; an error is about what the VIP sent to that port of the stranger's.
+fn icmp(kind: u8, port: u16) -> Vec<u8> {
+    let mut message = vec![kind, if kind == 3 { 4 } else { 0 }, 0, 0, 0, 0, 5, 0];
+    message.extend(ipv4(6, VIP.ipv4, STRANGER, 8));
+    message.extend([80_u16.to_be_bytes(), port.to_be_bytes()].concat());
+    message.extend([0, 0, 0, 1]);
+    let sum = checksum(&message);
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    [ipv4(1, STRANGER, VIP.ipv4, message.len()), message].concat()
+}
+
+fn ipv4(protocol: u8, source: Ipv4Addr, destination: Ipv4Addr, length: usize) -> Vec<u8> {
+    let mut header = vec![0x45, 0];
+    header.extend(u16::try_from(20 + length).unwrap().to_be_bytes());
+    header.extend([0, 0, 0x40, 0, 64, protocol, 0, 0]);
+    header.extend(source.octets());
+    header.extend(destination.octets());
+    let sum = checksum(&header);
+    header[10..12].copy_from_slice(&sum.to_be_bytes());
+    header
 }
 
 /// RFC 1071
