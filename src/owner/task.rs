@@ -179,7 +179,7 @@ impl OwnerTask {
         }
         self.guard.repair();
         self.handover.repair();
-        self.suspended.is_none()
+        self.suspended.is_none() && !self.handover.is_due()
     }
 
     fn suspend(&mut self) {

@@ -18,9 +18,11 @@ use crate::apply::handover::{Arrival, HandedOver, Handover, HandoverError};
 use crate::model::announcement::AnnouncedInterface;
 use crate::model::family::Family;
 use crate::model::host::Host;
-use crate::model::peer::{Owners, Peer, Peers};
+use crate::model::peer::{Owners, Peer, Peers, Presence};
 use former::Former;
 
+/// For how long after the start a node is waited for that an earlier run passed packets on to.
+const HEAR_OTHERS: Duration = Duration::from_secs(10);
 /// How long after a failure the tables are looked at again.
 const REPAIR_AGAIN: Duration = Duration::from_secs(1);
 
@@ -43,8 +45,10 @@ pub struct HandingOver {
     former: Former,
     /// What was looked at last.
     seen: Option<(Owners, Arc<Peers>, OrdSet<IpAddr>)>,
-    /// What an earlier run left, until it is known whose those addresses are.
+    /// What an earlier run left, until the nodes are heard that have those addresses.
     standing: BTreeMap<Arrival, IpAddr>,
+    /// When it goes, should they not be heard.
+    standing_until: Instant,
     /// When the tables are to be looked at: somebody may have changed them, or they could not be changed.
     repair: Option<Instant>,
     /// What was logged of what does not work now.
@@ -71,6 +75,7 @@ impl HandingOver {
             former: Former::new(node),
             seen: None,
             standing,
+            standing_until: Instant::now() + HEAR_OTHERS,
             repair: None,
             problem: None,
         }
@@ -87,23 +92,29 @@ impl HandingOver {
                 && vips.ptr_eq(scene.vips)
                 && (Arc::ptr_eq(peers, scene.peers) || peers.decide_like(scene.peers))
         });
-        if same {
+        if same && !self.is_due() {
             return;
         }
-        for (arrival, address) in std::mem::take(&mut self.standing) {
-            if let Some(name) = whose(scene.peers, address) {
-                self.former.adopt(arrival.vip, name);
-            }
+        if self.is_due() || !scene.peers.enabled {
+            self.standing.clear();
         }
+        take_over(&mut self.standing, &mut self.former, scene);
         self.former.follow(scene.owners, scene.peers, scene.vips);
+        let mut to = self.standing.clone();
+        to.extend(ways(&self.former, scene));
         let wanted = HandedOver {
-            to: ways(&self.former, scene),
+            to,
             stations: stations(scene.peers),
         };
         let result = self.tables.set(&wanted);
         self.note(result);
         let (owners, peers) = (scene.owners.clone(), Arc::clone(scene.peers));
         self.seen = Some((owners, peers, scene.vips.clone()));
+    }
+
+    /// Whether it is time to settle, although nothing changed.
+    pub fn is_due(&self) -> bool {
+        !self.standing.is_empty() && self.standing_until <= Instant::now()
     }
 
     /// Whether another node passes packets on to this one: connections end with it that it does not
@@ -146,10 +157,23 @@ impl HandingOver {
     }
 }
 
-/// The node that has this address.
+/// Takes over what an earlier run left to nodes that are heard by now; the rest stays as it is.
+fn take_over(standing: &mut BTreeMap<Arrival, IpAddr>, former: &mut Former, scene: &Scene<'_>) {
+    standing.retain(|arrival, address| {
+        let name = whose(scene.peers, *address);
+        if let Some(name) = name {
+            former.adopt(arrival.vip, name);
+        }
+        name.is_none() && scene.vips.contains(&arrival.vip)
+    });
+}
+
+/// The node that has this address and is there.
 fn whose(peers: &Peers, address: IpAddr) -> Option<&str> {
     let mut members = peers.members.iter();
-    let found = members.find(|(_, peer)| addresses(peer).any(|its| its == address));
+    let found = members.find(|(_, peer)| {
+        peer.presence != Presence::Down && addresses(peer).any(|its| its == address)
+    });
     found.map(|(name, _)| name.as_str())
 }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use imbl::OrdSet;
 
 use super::former::Former;
-use super::{Scene, stations, ways, whose};
+use super::{Scene, stations, take_over, ways, whose};
 use crate::apply::handover::Arrival;
 use crate::model::announcement::AnnouncedInterface;
 use crate::model::foreign::MacAddress;
@@ -131,14 +131,27 @@ impl Lan {
     /// What is passed on to which address.
     fn ways(&self) -> BTreeMap<Arrival, IpAddr> {
         let peers = Arc::new(self.peers.clone());
-        let scene = Scene {
+        ways(&self.former, &self.scene(&peers))
+    }
+
+    fn scene<'a>(&'a self, peers: &'a Arc<Peers>) -> Scene<'a> {
+        Scene {
             owners: &self.owners,
-            peers: &peers,
+            peers,
             host: &self.host,
             stage: &self.stage,
             vips: &self.vips,
-        };
-        ways(&self.former, &scene)
+        }
+    }
+
+    /// Takes over what stands; what is left of it.
+    fn takes_over(&mut self, standing: &BTreeMap<Arrival, IpAddr>) -> usize {
+        let peers = Arc::new(self.peers.clone());
+        let mut former = std::mem::replace(&mut self.former, Former::new(String::new()));
+        let mut standing = standing.clone();
+        take_over(&mut standing, &mut former, &self.scene(&peers));
+        self.former = former;
+        standing.len()
     }
 
     /// The node that both VIPs' packets go to; empty where nothing is passed on.
@@ -274,6 +287,30 @@ fn a_restart_takes_over_what_stands() {
         assert_eq!(lan.passes_to(), after, "{owner}");
         assert_eq!(lan.former.has_given_up(), owner != "b");
     }
+}
+
+#[test]
+fn a_restart_waits_for_those_that_are_not_heard_yet() {
+    let mut before = Lan::of("b");
+    before.owned_by("a");
+    before.owned_by("b");
+    let standing = before.ways();
+    assert_eq!(standing.len(), 2);
+    let mut lan = Lan::of("b");
+    lan.owned_by("b");
+    lan.is("a", Presence::Down);
+    assert_eq!(lan.takes_over(&standing), 2);
+    lan.peers.members.remove("a");
+    assert_eq!(lan.takes_over(&standing), 2);
+    // Not for what is no VIP any more.
+    let vip: IpAddr = VIP6.parse().unwrap();
+    lan.vips.remove(&vip);
+    assert_eq!(lan.takes_over(&standing), 1);
+    lan.vips.insert(vip);
+    lan.is("a", Presence::Alive);
+    assert_eq!(lan.takes_over(&standing), 0);
+    lan.follow();
+    assert_eq!(lan.ways(), standing);
 }
 
 #[test]
