@@ -26,6 +26,7 @@ use crate::admin::metrics::Metrics;
 use crate::admin::snapshot::Snapshot;
 use crate::admin::socket::AdminSocket;
 use crate::apply::fence::{self, Fence, FenceSupport};
+use crate::apply::handover::Handover;
 use crate::apply::kernel::Kernel;
 use crate::apply::monitor::Monitor;
 use crate::apply::prober::ProbeSettings;
@@ -66,7 +67,8 @@ pub async fn run(
         tracing::warn!(error = %warning, "allocations could not be read, addresses are given out anew");
     }
     let mut ports = kernel.ports();
-    ports.push(fence.port());
+    let handover = Handover::open().context("cannot find out what can be handed over")?;
+    ports.extend([fence.port(), handover.port()]);
     let (monitor, mut foreign_edits) = Monitor::open(&ports)?;
     tasks.spawn_until("monitor", stopped.clone(), async move {
         Ok(monitor.run().await?)
@@ -82,6 +84,7 @@ pub async fn run(
         host: host.clone(),
         draining: drain.watch(),
         fence,
+        handover,
         foreign_edits: foreign_edits.clone(),
     };
     let mut owning = Owning::start(&config, follows, &state, &mut tasks, &stopped)?;

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use crate::apply::announcer::thread::AnnouncerThread;
 use crate::apply::announcer::{Announcer, AnnouncerView, burst::BurstSettings};
 use crate::apply::fence::Fence;
+use crate::apply::handover::Handover;
 use crate::apply::monitor::ForeignEdits;
 use crate::apply::state_directory::StateDirectory;
 use crate::config::Config;
@@ -33,6 +34,7 @@ pub struct Follows {
     pub host: watch::Receiver<Host>,
     pub draining: watch::Receiver<bool>,
     pub fence: Fence,
+    pub handover: Handover,
     pub foreign_edits: watch::Receiver<ForeignEdits>,
 }
 
@@ -85,6 +87,7 @@ impl Owning {
                 allocations: allocations_receiver,
                 foreign_edits: follows.foreign_edits,
                 fence: follows.fence,
+                handover: follows.handover,
                 announced,
                 claims,
             },

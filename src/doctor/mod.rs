@@ -7,6 +7,7 @@ mod api_access;
 mod conflicts;
 mod fence;
 mod firewall;
+mod handover;
 mod kernel;
 mod membership;
 mod node_ports;
@@ -99,6 +100,7 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
     findings.extend(kernel::examine(config));
     findings.extend(settings::examine(config, running.is_ok()));
     findings.extend(fence::examine(config, running.is_ok()));
+    findings.extend(handover::examine(config));
     let (running, others) = (running.as_ref(), others.as_ref().ok());
     findings.extend(firewall::examine(config, running.ok(), others));
     findings.extend(membership::examine(config, running.ok()));

@@ -5,6 +5,7 @@ pub mod announcing;
 pub mod digest;
 pub mod engine;
 pub mod guard;
+pub mod handover;
 pub mod pause;
 mod present;
 #[cfg(test)]

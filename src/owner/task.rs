@@ -13,8 +13,10 @@ use tokio::time::MissedTickBehavior;
 
 use super::engine::{Engine, Outcome, World};
 use super::guard::Guard;
+use super::handover::{HandingOver, Scene};
 use super::pause::PauseWatch;
 use super::{announcing, digest};
+use crate::apply::handover::Handover;
 use crate::apply::monitor::ForeignEdits;
 use crate::apply::prober::once::ProbeOnce;
 use crate::config::Config;
@@ -74,7 +76,8 @@ pub struct OwnerTask {
     mouths: Mouths,
     engine: Engine,
     guard: Guard,
-    /// Foreign edits of the fence so far.
+    handover: HandingOver,
+    /// Foreign edits of the fence and of the handover so far.
     fences: u64,
     pause: PauseWatch,
     /// Until when nothing is announced because this node was stopped for a while.
@@ -94,9 +97,16 @@ pub struct OwnerTask {
 
 impl OwnerTask {
     /// Starts with what an earlier run of this node claimed.
-    pub fn new(ears: Ears, mouths: Mouths, claims: &Claims, guard: Guard) -> Self {
+    pub fn new(
+        ears: Ears,
+        mouths: Mouths,
+        claims: &Claims,
+        guard: Guard,
+        handover: Handover,
+    ) -> Self {
         let node = ears.config.borrow().node.name.clone();
         Self {
+            handover: HandingOver::new(node.clone(), handover),
             engine: Engine::new(node, claims),
             ears,
             mouths,
@@ -140,6 +150,8 @@ impl OwnerTask {
                     if std::mem::replace(&mut self.fences, fences) != fences {
                         self.guard.distrust();
                         self.guard.repair();
+                        self.handover.distrust();
+                        self.handover.repair();
                     }
                     continue;
                 }
@@ -150,8 +162,8 @@ impl OwnerTask {
             }
             self.step();
         }
-        // A drained node owns nothing, and nobody waits for it.
-        !self.engine.claims().is_empty()
+        // A drained node owns nothing, and nobody waits for it, unless it still has connections.
+        !self.engine.claims().is_empty() || self.handover.is_passed_to()
     }
 
     /// Renews the permission to announce, unless this node was stopped for longer than that lasts: then
@@ -166,7 +178,8 @@ impl OwnerTask {
             self.guard.renew();
         }
         self.guard.repair();
-        self.suspended.is_none()
+        self.handover.repair();
+        self.suspended.is_none() && !self.handover.is_due()
     }
 
     fn suspend(&mut self) {
@@ -201,6 +214,7 @@ impl OwnerTask {
         let Outcome { ask, wake } = self.engine.step(now, &world);
         self.wake = [wake, self.suspended].into_iter().flatten().min();
         self.restage(&config, &table, &host);
+        self.hand_over(table.generation, &host, &peers);
         self.put_in_force(table.generation, &host, &peers);
         self.tell(&config, &table, &host, draining);
         self.log_moves(&before);
@@ -246,6 +260,19 @@ impl OwnerTask {
                 .collect();
             self.digests = (digest::configuration(config), digest::table(table));
             self.staged = Some((table.generation, host.clone(), Arc::clone(config)));
+        }
+    }
+
+    /// Before anything is announced: the first packets may belong to the node that had it before.
+    fn hand_over(&mut self, generation: u64, host: &Host, peers: &Arc<Peers>) {
+        if generation > 0 {
+            self.handover.settle(&Scene {
+                owners: self.engine.owners(),
+                peers,
+                host,
+                stage: &self.stage,
+                vips: &self.vips,
+            });
         }
     }
 

@@ -13,6 +13,7 @@ use super::engine::alone;
 use super::guard::Guard;
 use super::task::{Ears, Mouths, OwnerTask};
 use crate::apply::fence::Fence;
+use crate::apply::handover::Handover;
 use crate::apply::monitor::ForeignEdits;
 use crate::config::Config;
 use crate::membership::{Inputs, Membership, MembershipView, Settings};
@@ -37,6 +38,7 @@ pub struct Start {
     pub allocations: watch::Receiver<Arc<Allocations>>,
     pub foreign_edits: watch::Receiver<ForeignEdits>,
     pub fence: Fence,
+    pub handover: Handover,
     pub announced: watch::Sender<Arc<AnnouncedSet>>,
     /// What an earlier run of this node claimed.
     pub claims: Claims,
@@ -117,7 +119,8 @@ pub fn start(
             in_force,
             foreign,
         };
-        let owner = OwnerTask::new(ears, mouths, &start.claims, Guard::new(start.fence));
+        let guard = Guard::new(start.fence);
+        let owner = OwnerTask::new(ears, mouths, &start.claims, guard, start.handover);
         let owning = async move {
             let restarts = owner.run(stopped).await;
             if restarts {

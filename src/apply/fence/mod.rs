@@ -238,7 +238,8 @@ impl Fence {
                     message::DELETE_TABLE,
                     0,
                 )],
-            )?;
+            )
+            .map_err(FenceError::Apply)?;
             removed += 1;
         }
         Ok(removed)
@@ -281,7 +282,7 @@ impl Fence {
         // What is held back comes before what passes, where one transaction cannot carry all.
         let edits = edits::between(&Fenced::default(), wanted, self.tables);
         requests.extend(edits.element_requests());
-        transact(socket, &requests)?;
+        transact(socket, &requests).map_err(FenceError::Apply)?;
         self.applied = Some(wanted.clone());
         // The new table has no lease yet; who had one keeps it.
         if self.lease.is_alive() && self.tables.egress {
@@ -306,7 +307,7 @@ impl Fence {
         }
         let edits = edits::between(applied, wanted, self.tables);
         requests.extend(edits.element_requests());
-        transact(socket, &requests)
+        transact(socket, &requests).map_err(FenceError::Apply)
     }
 }
 
@@ -331,7 +332,10 @@ fn trial(socket: &mut NetlinkSocket, table: &Table) -> Result<(), TransactionErr
 }
 
 /// Sends requests in as few transactions as the socket's buffer allows, in their order.
-fn transact(socket: &mut NetlinkSocket, requests: &[Request]) -> Result<(), FenceError> {
+pub(in crate::apply) fn transact(
+    socket: &mut NetlinkSocket,
+    requests: &[Request],
+) -> Result<(), TransactionError> {
     let room = socket.send_limit().saturating_sub(ROOM_FOR_MARKERS);
     let mut rest = requests;
     while !rest.is_empty() {
@@ -342,9 +346,7 @@ fn transact(socket: &mut NetlinkSocket, requests: &[Request]) -> Result<(), Fenc
         });
         // One that fits nowhere is refused by the socket, with its size.
         let (now, later) = rest.split_at(fitting.count().max(1));
-        socket
-            .transaction(Request::begin().as_ref(), now, Request::end().as_ref())
-            .map_err(FenceError::Apply)?;
+        socket.transaction(Request::begin().as_ref(), now, Request::end().as_ref())?;
         rest = later;
     }
     Ok(())

@@ -158,7 +158,7 @@ fn chain(payload: &[u8], name: u16) -> Result<Option<(ChainName, Attributes<'_>)
     let (Some(table), Some(chain)) = (attributes.string(1)?, attributes.string(name)?) else {
         return Err(Error::Malformed("a chain without a name"));
     };
-    if family == "inet" && table == TABLE {
+    if table == TABLE {
         return Ok(None);
     }
     let name = ChainName {

@@ -5,6 +5,7 @@ mod bench;
 mod death;
 mod eligibility;
 mod field;
+mod handover;
 mod hostile;
 mod link;
 mod membership;

@@ -1,0 +1,106 @@
+//! Who had each VIP before its owner: nodes that are there, hence may have connections of it. Pure.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use imbl::OrdSet;
+use imbl::ordmap::DiffItem;
+
+use crate::model::peer::{Owners, Peers, Presence};
+
+/// What this node remembers of owners.
+#[derive(Debug)]
+pub(super) struct Former {
+    node: String,
+    owners: Owners,
+    /// Those that had the VIP before and are there, this node among them, the latest first.
+    had: BTreeMap<IpAddr, Vec<String>>,
+    /// Who had it last, where nobody has it now.
+    last: BTreeMap<IpAddr, String>,
+}
+
+impl Former {
+    pub(super) fn new(node: String) -> Self {
+        Self {
+            node,
+            owners: Owners::new(),
+            had: BTreeMap::new(),
+            last: BTreeMap::new(),
+        }
+    }
+
+    /// An earlier run of this node passed packets for the VIP on to that node: one of both had it before
+    /// the other.
+    pub(super) fn adopt(&mut self, vip: IpAddr, other: &str) {
+        let had = self.had.entry(vip).or_default();
+        for name in [self.node.as_str(), other] {
+            let owns = self.owners.get(&vip).is_some_and(|owner| owner == name);
+            if !owns && !had.iter().any(|known| known == name) {
+                had.push(name.to_owned());
+            }
+        }
+    }
+
+    /// Takes in who owns what now, and who is there. A node that is down has lost its connections, or
+    /// nobody gets to them: what it had is nobody's, also when it comes back.
+    pub(super) fn follow(&mut self, owners: &Owners, peers: &Peers, vips: &OrdSet<IpAddr>) {
+        let node = self.node.clone();
+        let is_there = |name: &String| {
+            let peer = peers.members.get(name);
+            *name == node || peer.is_some_and(|peer| peer.presence != Presence::Down)
+        };
+        for had in self.had.values_mut() {
+            had.retain(is_there);
+        }
+        self.last.retain(|_, name| is_there(name));
+        let before = std::mem::replace(&mut self.owners, owners.clone());
+        for change in before.diff(owners) {
+            match change {
+                DiffItem::Add(vip, owner) => {
+                    let last = self.last.remove(vip);
+                    self.moved(*vip, last.as_ref(), owner);
+                }
+                DiffItem::Update { old, new } => {
+                    self.moved(*new.0, Some(old.1).filter(|name| is_there(name)), new.1);
+                }
+                DiffItem::Remove(vip, owner) if is_there(owner) => {
+                    self.last.insert(*vip, owner.clone());
+                }
+                DiffItem::Remove(..) => {}
+            }
+        }
+        self.had
+            .retain(|vip, had| !had.is_empty() && vips.contains(vip));
+        self.last.retain(|vip, _| vips.contains(vip));
+    }
+
+    fn moved(&mut self, vip: IpAddr, from: Option<&String>, to: &String) {
+        let had = self.had.entry(vip).or_default();
+        had.retain(|name| name != to && Some(name) != from);
+        if let Some(from) = from.filter(|from| *from != to) {
+            had.insert(0, from.clone());
+        }
+    }
+
+    /// For each VIP of which packets may be another node's business, that node: on the owner the one that
+    /// had it last, on one that had it the owner.
+    pub(super) fn others<'a>(
+        &'a self,
+        owners: &'a Owners,
+    ) -> impl Iterator<Item = (IpAddr, &'a str)> {
+        self.had.iter().filter_map(|(vip, had)| {
+            let owner = owners.get(vip)?;
+            let other = if *owner == self.node {
+                had.first()
+            } else {
+                had.contains(&self.node).then_some(owner)
+            };
+            other.map(|other| (*vip, other.as_str()))
+        })
+    }
+
+    /// Whether another node has a VIP now that this one had.
+    pub(super) fn has_given_up(&self) -> bool {
+        self.had.values().any(|had| had.contains(&self.node))
+    }
+}
