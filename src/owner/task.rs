@@ -2,7 +2,7 @@
 //! in force, in this order: what is given up falls silent, what is claimed may speak, then it is
 //! announced, then the others are told.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -11,17 +11,17 @@ use imbl::OrdSet;
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
+use super::asking::Probed;
 use super::engine::{Engine, Outcome, World};
 use super::guard::Guard;
 use super::pause::PauseWatch;
-use super::{announcing, digest};
+use super::{announcing, asking, digest};
 use crate::apply::monitor::ForeignEdits;
-use crate::apply::prober::once::ProbeOnce;
 use crate::config::Config;
 use crate::membership::transport::lan::LanInterface;
 use crate::model::allocation::Allocations;
 use crate::model::announcement::{AnnouncedInterface, AnnouncedSet};
-use crate::model::foreign::{ForeignHosts, MacAddress, Wanted, WantedInterface};
+use crate::model::foreign::ForeignHosts;
 use crate::model::host::Host;
 use crate::model::peer::{Claims, MemberState, Owners, Peers, Publication};
 use crate::plan::announcement::relevant;
@@ -64,9 +64,6 @@ pub struct Mouths {
     /// Addresses that are not claimed because another host uses them.
     pub foreign: watch::Sender<Arc<ForeignHosts>>,
 }
-
-/// Addresses that were asked for, which hosts answered, and for which ones other nodes did.
-type Probed = (Vec<IpAddr>, BTreeMap<IpAddr, MacAddress>, BTreeSet<IpAddr>);
 
 /// The task.
 pub struct OwnerTask {
@@ -139,10 +136,10 @@ impl OwnerTask {
                     let fences = self.ears.foreign_edits.borrow_and_update().fences;
                     if std::mem::replace(&mut self.fences, fences) != fences {
                         self.guard.distrust();
-                        self.guard.repair();
                     }
                     continue;
                 }
+                () = self.guard.changed() => {}
                 Some((asked, used, peers)) = self.probed.1.recv() => {
                     self.engine.probed(&asked, &used, &peers, Instant::now());
                 }
@@ -165,7 +162,6 @@ impl OwnerTask {
         if self.suspended.is_none() && !self.engine.announced().is_empty() {
             self.guard.renew();
         }
-        self.guard.repair();
         self.suspended.is_none()
     }
 
@@ -192,20 +188,21 @@ impl OwnerTask {
             table: &table,
             peers: &peers,
             host: &host,
-            ready: table.generation > 0,
+            ready: table.generation > 0 && !self.guard.is_slow(),
             draining,
             suspended: self.suspended.is_some(),
             unix_ms: unix_ms(),
         };
         let before = self.engine.announced().clone();
         let Outcome { ask, wake } = self.engine.step(now, &world);
-        self.wake = [wake, self.suspended].into_iter().flatten().min();
         self.restage(&config, &table, &host);
-        self.put_in_force(table.generation, &host, &peers);
-        self.tell(&config, &table, &host, draining);
+        let may_speak = self.put_in_force(table.generation, &host, &peers);
+        self.tell(&world, &may_speak);
+        let wakes = [wake, self.suspended, self.guard.slow_at()];
+        self.wake = wakes.into_iter().flatten().min();
         self.log_moves(&before);
         if !ask.is_empty() {
-            self.ask(ask, &host, &peers);
+            asking::ask(ask, &self.stage, &host, &peers, self.probed.0.clone());
         }
         // Responders read the set at each frame: what was withdrawn is not answered any more.
         self.mouths.in_force.send_replace(table.generation);
@@ -249,21 +246,23 @@ impl OwnerTask {
         }
     }
 
-    fn put_in_force(&mut self, generation: u64, host: &Host, peers: &Peers) {
+    /// Announces what the fence lets pass; returns that.
+    fn put_in_force(&mut self, generation: u64, host: &Host, peers: &Peers) -> OrdSet<IpAddr> {
         let owned = self.engine.announced();
-        let interfaces = announcing::announce(&self.stage, owned);
-        let macs = hardware_addresses(peers);
         // What an earlier run held back stays so until it is known what there is.
         if generation > 0 {
             (self.guard).allow(&self.fenced, &self.vips, owned, host);
         }
-        if self.pause.was_longer_than(LEASE) {
-            // The kernel kept this thread waiting: what is owned may be another's by now.
-            self.suspend();
-        } else if !owned.is_empty() && self.suspended.is_none() {
-            // The first frames must not wait for the next turn.
-            self.guard.renew();
-        }
+        let may_speak = self.guard.allowed(owned);
+        let interfaces = if self.suspended.is_some() && !self.guard.silences() {
+            // Nothing else silences this node.
+            announcing::announce(&self.stage, &OrdSet::new())
+        } else {
+            announcing::announce(&self.stage, &may_speak)
+        };
+        // The first frames must not wait for the next turn.
+        self.hold_lease();
+        let macs = asking::hardware_addresses(peers);
         self.mouths.announced.send_if_modified(|current| {
             if current.interfaces == interfaces && current.peers == macs {
                 return false;
@@ -275,9 +274,18 @@ impl OwnerTask {
             });
             true
         });
+        may_speak
     }
 
-    fn tell(&self, config: &Config, table: &VipTable, host: &Host, draining: bool) {
+    /// Tells everybody else. Other nodes hear of a claim when this node may speak for the VIP: its owner
+    /// until then goes on for so long.
+    fn tell(&self, world: &World<'_>, may_speak: &OrdSet<IpAddr>) {
+        let World {
+            config,
+            table,
+            host,
+            ..
+        } = *world;
         let owners = self.engine.owners();
         (self.mouths.owners).send_if_modified(|told| {
             let other = told != owners;
@@ -311,17 +319,24 @@ impl OwnerTask {
             }
             other
         });
+        let told = Arc::clone(&self.mouths.publication.borrow());
+        let mut claims = claims.clone();
+        let waiting = (self.engine.announced().iter())
+            .filter(|vip| !may_speak.contains(*vip) && !told.claims.contains_key(*vip));
+        for vip in waiting {
+            claims.remove(vip);
+        }
         let publication = Publication {
             state: MemberState {
-                ready: table.generation > 0 && self.suspended.is_none(),
-                draining,
+                ready: world.ready && self.suspended.is_none(),
+                draining: world.draining,
                 restarting: false,
                 interfaces,
                 exceptions: table.exceptions.clone(),
                 configuration_digest: self.digests.0,
                 snapshot_digest: self.digests.1,
             },
-            claims: claims.clone(),
+            claims,
             allocations: (**self.ears.allocations.borrow()).clone(),
         };
         (self.mouths.publication).send_if_modified(|told| {
@@ -332,50 +347,6 @@ impl OwnerTask {
             other
         });
     }
-}
-
-impl OwnerTask {
-    /// Asks the LAN who has these addresses; the answer comes back to the task.
-    fn ask(&self, vips: Vec<IpAddr>, host: &Host, peers: &Peers) {
-        let mut wanted = Wanted {
-            interfaces: BTreeMap::new(),
-            own: (host.interfaces.values())
-                .filter_map(|interface| interface.mac)
-                .map(MacAddress)
-                .collect(),
-        };
-        for (index, interface) in &self.stage {
-            let here = vips.iter().filter(|vip| interface.watched.contains(*vip));
-            let asked = WantedInterface {
-                name: interface.name.clone(),
-                mac: MacAddress(interface.mac),
-                addresses: here.copied().collect(),
-            };
-            if !asked.addresses.is_empty() {
-                wanted.interfaces.insert(*index, asked);
-            }
-        }
-        let (probed, macs) = (self.probed.0.clone(), hardware_addresses(peers));
-        tokio::spawn(async move {
-            let answers = ProbeOnce::SHORT.ask(&wanted, &macs).await;
-            for (interface, error) in &answers.unasked {
-                tracing::warn!(interface, error, "could not ask who uses an address");
-            }
-            let used = answers.foreign.iter().collect();
-            let peers = answers.peers.iter().map(|(vip, _)| vip).collect();
-            // The task ends only with this runtime.
-            let _ = probed.send((vips, used, peers)).await;
-        });
-    }
-}
-
-/// The hardware addresses of all other nodes.
-fn hardware_addresses(peers: &Peers) -> OrdSet<MacAddress> {
-    let interfaces = peers
-        .members
-        .values()
-        .flat_map(|peer| &peer.state.interfaces);
-    interfaces.map(|interface| interface.mac).collect()
 }
 
 fn unix_ms() -> u64 {

@@ -88,6 +88,7 @@ pub fn start(
         node_addresses: start.node_addresses,
         interfaces: interfaces_receiver,
     };
+    let (guard, fencing) = Guard::start(start.fence)?;
     let task = on_thread("membership", move || async move {
         let (membership, view) = match Membership::open(settings, inputs) {
             Ok(opened) => opened,
@@ -117,7 +118,7 @@ pub fn start(
             in_force,
             foreign,
         };
-        let owner = OwnerTask::new(ears, mouths, &start.claims, Guard::new(start.fence));
+        let owner = OwnerTask::new(ears, mouths, &start.claims, guard);
         let owning = async move {
             let restarts = owner.run(stopped).await;
             if restarts {
@@ -141,5 +142,7 @@ pub fn start(
         membership,
         foreign: foreign_receiver,
     };
-    Ok((ownership, task))
+    // The thread of the fence ends after the other one, which gives it orders.
+    let both = async move { tokio::try_join!(task, fencing).map(|_| ()) };
+    Ok((ownership, both))
 }

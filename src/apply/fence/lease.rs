@@ -6,12 +6,14 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{LinkAddr, bind};
 use socket2::{Domain, Protocol, Socket, Type};
+
+use super::FenceError;
 
 /// What the fence waits for a renewal: below any time in which others find this node dead (AN-3).
 pub const TIMEOUT: Duration = Duration::from_millis(300);
@@ -40,31 +42,38 @@ pub enum Renewal {
     NotNeeded,
 }
 
-/// The socket, opened when needed and again after an error.
-#[derive(Debug, Default)]
-pub(super) struct Lease {
+/// The way to renew it: a socket, opened when needed and again after an error. No renewal waits for a
+/// transaction, of whomever.
+#[derive(Debug)]
+pub struct Lease {
+    /// Whether this kernel has a lease.
+    needed: bool,
     socket: Option<Socket>,
-    taken: Option<Instant>,
 }
 
 impl Lease {
-    /// Whether the last renewal is not over.
-    pub(super) fn is_alive(&self) -> bool {
-        self.taken.is_some_and(|taken| taken.elapsed() < TIMEOUT)
+    pub(super) const fn new(needed: bool) -> Self {
+        Self {
+            needed,
+            socket: None,
+        }
     }
 
-    /// Sends the frame. The kernel runs the egress chain within the call, and says that it dropped
-    /// the frame (`ENOBUFS`).
-    pub(super) fn renew(&mut self) -> io::Result<Renewal> {
+    /// Renews the lease for [`TIMEOUT`]: to be called three times as often. The caller must not call
+    /// it where it does not know any more what this node owns.
+    ///
+    /// The kernel runs the egress chain within the call, and says that it dropped the frame
+    /// (`ENOBUFS`).
+    pub fn renew(&mut self) -> Result<Renewal, FenceError> {
+        if !self.needed {
+            return Ok(Renewal::NotNeeded);
+        }
         let renewal = match self.send() {
             // lo was down since; the socket tells it once.
             Err(error) if error.raw_os_error() == Some(Errno::ENETDOWN as i32) => self.send(),
             other => other,
-        }?;
-        if renewal == Renewal::Taken {
-            self.taken = Some(Instant::now());
-        }
-        Ok(renewal)
+        };
+        renewal.map_err(FenceError::Renew)
     }
 
     fn send(&mut self) -> io::Result<Renewal> {

@@ -34,8 +34,7 @@ use super::netlink::{self, NetlinkSocket, TransactionError};
 use super::nftables::encode::{Request, message};
 use super::nftables::{self, TABLE};
 use crate::model::host::Host;
-use lease::Lease;
-pub use lease::{ETHERTYPE, Renewal, TIMEOUT};
+pub use lease::{ETHERTYPE, Lease, Renewal, TIMEOUT};
 use shape::{ARP, NETDEV, Table, Tables};
 pub use support::{FenceSupport, hold_strict_arp, stands, support};
 
@@ -119,7 +118,6 @@ pub struct Fence {
     /// Absent where the kernel has no nfnetlink.
     socket: Option<NetlinkSocket>,
     tables: Tables,
-    lease: Lease,
     /// What was asked for last.
     asked: Fenced,
     /// What the kernel holds; absent where that is not known.
@@ -132,7 +130,6 @@ impl Fence {
         let mut fence = Self {
             socket: None,
             tables: Tables::default(),
-            lease: Lease::default(),
             asked: Fenced::default(),
             applied: None,
         };
@@ -210,13 +207,15 @@ impl Fence {
         self.compare(&wanted)
     }
 
-    /// Renews the lease for [`TIMEOUT`]: to be called three times as often. The caller must not call
-    /// it where it does not know any more what this node owns.
-    pub fn renew(&mut self) -> Result<Renewal, FenceError> {
-        if !self.tables.egress {
-            return Ok(Renewal::NotNeeded);
-        }
-        self.lease.renew().map_err(FenceError::Renew)
+    /// The way to renew the lease of this fence, for a thread that no transaction holds up.
+    pub fn lease(&self) -> Lease {
+        Lease::new(self.tables.egress)
+    }
+
+    /// Whether everything that was asked for last is held: not where an interface was not there.
+    pub fn is_whole(&self) -> bool {
+        let held = (self.applied.as_ref()).is_some_and(|it| it.interfaces == self.asked.interfaces);
+        held || self.socket.is_none()
     }
 
     /// Removes both tables, those of an earlier run too; returns how many there were.
@@ -266,7 +265,8 @@ impl Fence {
         Ok(!right)
     }
 
-    /// Replaces the tables whole: the old ones hold until the new ones do.
+    /// Replaces the tables whole: the old ones hold until the new ones do. The new ones have no lease
+    /// yet: whoever has it renews it.
     fn rebuild(&mut self, wanted: &Fenced) -> Result<(), FenceError> {
         let Some(socket) = &mut self.socket else {
             return Ok(());
@@ -283,10 +283,6 @@ impl Fence {
         requests.extend(edits.element_requests());
         transact(socket, &requests)?;
         self.applied = Some(wanted.clone());
-        // The new table has no lease yet; who had one keeps it.
-        if self.lease.is_alive() && self.tables.egress {
-            self.lease.renew().map_err(FenceError::Renew)?;
-        }
         Ok(())
     }
 
