@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::Context;
 use tokio::sync::watch;
@@ -20,6 +21,7 @@ use crate::model::announcement::AnnouncedSet;
 use crate::model::foreign::ForeignHosts;
 use crate::model::host::Host;
 use crate::model::peer::Claims;
+use crate::owner::pause::boot_time;
 use crate::owner::thread::{self, Ownership, Start};
 use crate::publisher::Publisher;
 use crate::reconcile::Reconciler;
@@ -61,6 +63,7 @@ impl Owning {
         if let Some(warning) = warning {
             tracing::warn!(error = %warning, "claims could not be read, vips are claimed anew");
         }
+        let awaited = awaited(config, state).context("cannot read how the last run ended")?;
         let bursts = BurstSettings {
             burst: config.announce.gratuitous_burst.clone(),
             refresh: config.announce.refresh,
@@ -87,6 +90,8 @@ impl Owning {
                 fence: follows.fence,
                 announced,
                 claims,
+                awaited,
+                state: Arc::clone(state),
             },
             stopped.clone(),
         )?;
@@ -189,6 +194,20 @@ impl Owning {
             });
         }
     }
+}
+
+/// Until when the others certainly wait for this node: for two thirds of `membership.restart_grace` after
+/// its last run told them that it restarts. Clocks and messages may take the rest.
+fn awaited(config: &Config, state: &StateDirectory) -> anyhow::Result<Option<Instant>> {
+    let (farewell, warning) = state.take_farewell()?;
+    if let Some(warning) = warning {
+        tracing::warn!(error = %warning, "how the last run ended is not known, the others are heard first");
+    }
+    let grace = config.membership.restart_grace * 2 / 3;
+    let left = farewell.and_then(|at| (at + grace).checked_sub(boot_time()));
+    // A time that is yet to come was not written by this machine.
+    let left = left.filter(|left| *left <= grace);
+    Ok(left.map(|left| Instant::now() + left))
 }
 
 /// Keeps what this node claims on the disk: after a restart it goes on where it was.

@@ -38,10 +38,10 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Starts the thread of the fence; what is given back ends with it, after the guard. Nothing is held
-    /// back by this run before the first call of [`Guard::allow`].
+    /// Starts the thread of the fence; what is given back ends with it, after the guard. Before the first
+    /// call of [`Guard::allow`] all is as an earlier run left it.
     pub fn start(
-        fence: Fence,
+        mut fence: Fence,
     ) -> anyhow::Result<(
         Self,
         impl Future<Output = anyhow::Result<()>> + Send + 'static,
@@ -54,7 +54,16 @@ impl Guard {
         }
         let lease = fence.lease();
         let (orders, ordered) = watch::channel(Order::default());
-        let (done, progress) = watch::channel(Progress::default());
+        let inherited = fence.inherited().unwrap_or_else(|error| {
+            // What there is will be compared at the first order.
+            let error = describe(error);
+            tracing::debug!(error, "what an earlier run was let speak for is not known");
+            OrdSet::new()
+        });
+        let (done, progress) = watch::channel(Progress {
+            owned: inherited,
+            ..Progress::default()
+        });
         let ended = on_thread("fence", move || async move {
             carry_out(fence, ordered, done).await;
             Ok(())

@@ -65,11 +65,23 @@ pub struct Mouths {
     pub foreign: watch::Sender<Arc<ForeignHosts>>,
 }
 
+/// What an earlier run of this node left.
+#[derive(Debug, Clone, Copy)]
+pub struct Beginning<'a> {
+    /// What it claimed.
+    pub claims: &'a Claims,
+    /// Until when the others certainly wait for this node, because it told them that it restarts.
+    pub awaited: Option<Instant>,
+}
+
 /// The task.
 pub struct OwnerTask {
     ears: Ears,
     mouths: Mouths,
     engine: Engine,
+    /// Stands for the first table where this node is awaited: the kernel still holds what an earlier run
+    /// put there.
+    claimed: Option<Arc<VipTable>>,
     guard: Guard,
     /// Foreign edits of the fence so far.
     fences: u64,
@@ -91,10 +103,17 @@ pub struct OwnerTask {
 
 impl OwnerTask {
     /// Starts with what an earlier run of this node claimed.
-    pub fn new(ears: Ears, mouths: Mouths, claims: &Claims, guard: Guard) -> Self {
+    pub fn new(ears: Ears, mouths: Mouths, start: Beginning<'_>, guard: Guard) -> Self {
         let node = ears.config.borrow().node.name.clone();
+        let mut engine = Engine::new(node, start.claims);
+        let mut claimed = None;
+        if let Some(until) = start.awaited {
+            engine.resume(until);
+            claimed = Some(Arc::new(VipTable::of_claims(start.claims)));
+        }
         Self {
-            engine: Engine::new(node, claims),
+            engine,
+            claimed,
             ears,
             mouths,
             guard,
@@ -178,10 +197,15 @@ impl OwnerTask {
             self.suspended = None;
         }
         let config = Arc::clone(&self.ears.config.borrow_and_update());
-        let table = Arc::clone(&self.ears.table.borrow_and_update());
+        let peers = Arc::clone(&self.ears.peers.borrow_and_update());
+        let mut table = Arc::clone(&self.ears.table.borrow_and_update());
+        if table.generation > 0 {
+            self.claimed = None;
+        } else if let Some(claimed) = self.claimed.as_ref().filter(|_| peers.enabled) {
+            table = Arc::clone(claimed);
+        }
         // A pod that comes or goes changes nothing here.
         let host = relevant(&config, &self.ears.host.borrow_and_update());
-        let peers = Arc::clone(&self.ears.peers.borrow_and_update());
         let draining = *self.ears.draining.borrow_and_update();
         let world = World {
             config: &config,

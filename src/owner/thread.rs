@@ -4,16 +4,18 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tokio::sync::watch;
 
 use super::engine::alone;
 use super::guard::Guard;
-use super::task::{Ears, Mouths, OwnerTask};
+use super::pause::boot_time;
+use super::task::{Beginning, Ears, Mouths, OwnerTask};
 use crate::apply::fence::Fence;
 use crate::apply::monitor::ForeignEdits;
+use crate::apply::state_directory::StateDirectory;
 use crate::config::Config;
 use crate::membership::{Inputs, Membership, MembershipView, Settings};
 use crate::model::allocation::Allocations;
@@ -40,6 +42,10 @@ pub struct Start {
     pub announced: watch::Sender<Arc<AnnouncedSet>>,
     /// What an earlier run of this node claimed.
     pub claims: Claims,
+    /// Until when the others certainly wait for this node, because it told them that it restarts.
+    pub awaited: Option<Instant>,
+    /// Where it is noted that the others were told so again.
+    pub state: Arc<StateDirectory>,
 }
 
 /// The way to the thread, and what it tells.
@@ -100,6 +106,10 @@ pub fn start(
         // Whoever started the thread waits for this.
         let _ = opened.send(Ok(view.clone()));
         let (stop_membership, membership_stopped) = watch::channel(false);
+        let beginning = Beginning {
+            claims: &start.claims,
+            awaited: start.awaited,
+        };
         let ears = Ears {
             config: start.config,
             table,
@@ -118,11 +128,15 @@ pub fn start(
             in_force,
             foreign,
         };
-        let owner = OwnerTask::new(ears, mouths, &start.claims, guard);
+        let owner = OwnerTask::new(ears, mouths, beginning, guard);
         let owning = async move {
             let restarts = owner.run(stopped).await;
-            if restarts {
-                view.announce_restart(FAREWELL).await;
+            if restarts && view.announce_restart(FAREWELL).await {
+                // Only a run that finds it speaks at once.
+                if let Err(error) = start.state.write_farewell(boot_time()) {
+                    let error = anyhow::Error::from(error);
+                    tracing::warn!(%error, "the restart could not be noted, the next run waits for the others");
+                }
             }
             let _ = stop_membership.send(true);
         };

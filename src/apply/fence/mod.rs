@@ -207,6 +207,21 @@ impl Fence {
         self.compare(&wanted)
     }
 
+    /// What an earlier run was let speak for, and this one is as long as it asks for nothing else: the
+    /// kernel still holds that.
+    pub fn inherited(&mut self) -> Result<OrdSet<IpAddr>, FenceError> {
+        let Some(socket) = self.socket.as_mut().filter(|_| self.tables.egress) else {
+            return Ok(OrdSet::new());
+        };
+        let Some(contents) = observe::contents(socket, NETDEV)? else {
+            return Ok(OrdSet::new());
+        };
+        let owned = [rules::OWNED4, rules::OWNED6];
+        let sets = owned.iter().filter_map(|name| contents.sets.get(*name));
+        let keys = sets.flat_map(|(_, elements)| elements.iter());
+        Ok(keys.filter_map(|element| element.key.address()).collect())
+    }
+
     /// The way to renew the lease of this fence, for a thread that no transaction holds up.
     pub fn lease(&self) -> Lease {
         Lease::new(self.tables.egress)

@@ -99,6 +99,14 @@ impl Key {
         }
     }
 
+    /// The address that it is, where it is one.
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        let slice = self.as_slice();
+        let four = <[u8; 4]>::try_from(slice).map(IpAddr::from);
+        four.or_else(|_| <[u8; 16]>::try_from(slice).map(IpAddr::from))
+            .ok()
+    }
+
     pub(super) fn as_slice(&self) -> &[u8] {
         self.bytes
             .get(..usize::from(self.length))
