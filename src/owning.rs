@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tokio::sync::watch;
@@ -20,12 +20,15 @@ use crate::model::allocation::Allocations;
 use crate::model::announcement::AnnouncedSet;
 use crate::model::foreign::ForeignHosts;
 use crate::model::host::Host;
-use crate::model::peer::Claims;
+use crate::model::peer::{Claims, Peers, Presence};
 use crate::owner::pause::boot_time;
 use crate::owner::thread::{self, Ownership, Start};
 use crate::publisher::Publisher;
 use crate::reconcile::Reconciler;
 use crate::tasks::Tasks;
+
+/// How long others may take to follow a node that leaves.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The addresses of other nodes, by name.
 type NodeAddresses = BTreeMap<String, Vec<IpAddr>>;
@@ -150,6 +153,26 @@ impl Owning {
         }
     }
 
+    /// Waits until other nodes took what this one owns, which was told to give it up; not where nobody
+    /// could.
+    pub async fn leave(&mut self) {
+        let mut peers = self.ownership.membership.peers.clone();
+        let mut claims = self.ownership.claims.clone();
+        let followed = async {
+            while !claims.borrow_and_update().is_empty() && has_heir(&peers.borrow_and_update()) {
+                tokio::select! {
+                    Ok(()) = peers.changed() => {}
+                    Ok(()) = claims.changed() => {}
+                    else => return,
+                }
+            }
+        };
+        let followed = tokio::time::timeout(LEAVE_PATIENCE, followed).await;
+        if followed.is_err() || !claims.borrow().is_empty() {
+            tracing::warn!("nobody took what this node owns");
+        }
+    }
+
     /// Tells the reconciler who owns what, and who may.
     pub fn tell(&mut self, reconciler: &mut Reconciler) {
         let now = std::time::Instant::now();
@@ -194,6 +217,14 @@ impl Owning {
             });
         }
     }
+}
+
+/// Whether another node could take what a node that leaves owns.
+fn has_heir(peers: &Peers) -> bool {
+    peers.members.values().any(|peer| {
+        let state = &peer.state;
+        peer.presence == Presence::Alive && state.ready && !state.draining
+    })
 }
 
 /// Until when the others certainly wait for this node: for two thirds of `membership.restart_grace` after

@@ -166,8 +166,8 @@ impl OwnerTask {
             }
             self.step();
         }
-        // A drained node owns nothing, and nobody waits for it.
-        !self.engine.claims().is_empty()
+        // Nobody waits for a drained node, also where nobody took what it owns.
+        !self.engine.claims().is_empty() && !*self.ears.draining.borrow()
     }
 
     /// Renews the permission to announce, unless this node was stopped for longer than that lasts: then
