@@ -27,13 +27,8 @@ use crate::model::peer::{Claims, MemberState, Owners, Peers, Publication};
 use crate::plan::announcement::relevant;
 use crate::plan::ownership::table::VipTable;
 
-/// How often this node renews its permission to announce (AN-3).
-pub const LEASE_INTERVAL: Duration = Duration::from_millis(100);
-/// How long a permission lasts. Whoever was stopped for longer must hear the others first.
-pub const LEASE: Duration = Duration::from_millis(300);
-/// How long a node that was stopped is silent by itself: by then membership knows of the stop as well and
-/// is unsettled until the others were heard.
-const HEAR_PATIENCE: Duration = Duration::from_millis(150);
+/// How often this node renews its permission to announce at least.
+const RENEW_EVERY: Duration = Duration::from_millis(100);
 
 /// Moves of one step that are logged one by one: writing them holds up this thread.
 const MOST_LOGGED: usize = 10;
@@ -86,6 +81,13 @@ pub struct OwnerTask {
     /// Foreign edits of the fence so far.
     fences: u64,
     pause: PauseWatch,
+    /// How long the permission to announce lasts. Whoever was stopped for longer must hear the others
+    /// first.
+    lease: Duration,
+    /// How long a node that was stopped is silent by itself: by then membership knows of the stop as well
+    /// and is unsettled until the others were heard.
+    hear_patience: Duration,
+    renew_every: Duration,
     /// Until when nothing is announced because this node was stopped for a while.
     suspended: Option<Instant>,
     stage: BTreeMap<u32, AnnouncedInterface>,
@@ -104,7 +106,12 @@ pub struct OwnerTask {
 impl OwnerTask {
     /// Starts with what an earlier run of this node claimed.
     pub fn new(ears: Ears, mouths: Mouths, start: Beginning<'_>, guard: Guard) -> Self {
-        let node = ears.config.borrow().node.name.clone();
+        let (node, membership) = {
+            let config = ears.config.borrow();
+            (config.node.name.clone(), config.membership.clone())
+        };
+        // These keys take effect after a restart only.
+        let probe_interval = membership.probe_interval;
         let mut engine = Engine::new(node, start.claims);
         let mut claimed = None;
         if let Some(until) = start.awaited {
@@ -119,6 +126,9 @@ impl OwnerTask {
             guard,
             fences: 0,
             pause: PauseWatch::start(),
+            lease: membership.lease(),
+            hear_patience: probe_interval * 3 / 2,
+            renew_every: (probe_interval / 4).min(RENEW_EVERY),
             suspended: None,
             stage: BTreeMap::new(),
             fenced: BTreeMap::new(),
@@ -132,7 +142,7 @@ impl OwnerTask {
 
     /// Decides until `stopped`; returns whether this node owns something that it keeps while it restarts.
     pub async fn run(mut self, mut stopped: watch::Receiver<bool>) -> bool {
-        let mut lease = tokio::time::interval(LEASE_INTERVAL);
+        let mut lease = tokio::time::interval(self.renew_every);
         lease.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.step();
         loop {
@@ -174,7 +184,7 @@ impl OwnerTask {
     /// another may have taken over, and nothing is said before the others were heard. False where the
     /// engine has to look again.
     fn hold_lease(&mut self) -> bool {
-        if self.pause.was_longer_than(LEASE) {
+        if self.pause.was_longer_than(self.lease) {
             self.suspend();
             return false;
         }
@@ -185,8 +195,13 @@ impl OwnerTask {
     }
 
     fn suspend(&mut self) {
-        tracing::warn!("this process was stopped for a while, it asks who owns what");
-        let until = Instant::now() + HEAR_PATIENCE;
+        if self.engine.announced().is_empty() {
+            // Nobody noticed; what is known of the others is of before all the same.
+            tracing::debug!("this process was stopped for a while");
+        } else {
+            tracing::warn!("this process was stopped for a while, it asks who owns what");
+        }
+        let until = Instant::now() + self.hear_patience;
         self.suspended = Some(until);
         self.wake = Some(until);
     }

@@ -15,8 +15,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::FenceError;
 
-/// What the fence waits for a renewal: below any time in which others find this node dead (AN-3).
-pub const TIMEOUT: Duration = Duration::from_millis(300);
+/// What the fence waits for a renewal where nobody says otherwise: below any time in which others find
+/// this node dead by default.
+pub const TIMEOUT: Duration = Duration::from_millis(220);
 /// The ethertype of the renewing frame: the second that IEEE 802 leaves to local experiments.
 pub const ETHERTYPE: u16 = 0x88b6;
 /// The index of `lo`, in every network namespace.
@@ -34,7 +35,7 @@ const FRAME: [u8; 60] = {
 /// What became of a renewal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Renewal {
-    /// The fence took it: what is owned may be spoken for until [`TIMEOUT`] is over.
+    /// The fence took it: what is owned may be spoken for until the lease is over.
     Taken,
     /// Nothing took it: somebody removed the fence, and [`super::Fence::repair`] is due.
     Passed,
@@ -59,7 +60,7 @@ impl Lease {
         }
     }
 
-    /// Renews the lease for [`TIMEOUT`]: to be called three times as often. The caller must not call
+    /// Renews the lease: to be called several times as often as it lasts. The caller must not call
     /// it where it does not know any more what this node owns.
     ///
     /// The kernel runs the egress chain within the call, and says that it dropped the frame

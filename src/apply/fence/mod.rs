@@ -24,6 +24,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use imbl::OrdSet;
 use netlink_sys::protocols::NETLINK_NETFILTER;
@@ -129,7 +130,7 @@ impl Fence {
     pub fn open() -> Result<Self, FenceError> {
         let mut fence = Self {
             socket: None,
-            tables: Tables::default(),
+            tables: Tables::NONE,
             asked: Fenced::default(),
             applied: None,
         };
@@ -155,9 +156,13 @@ impl Fence {
             }
             Err(error) => Err(FenceError::Apply(error)),
         };
-        let egress = can(&rules::egress(&BTreeMap::new()))?;
+        let egress = can(&rules::egress(&BTreeMap::new(), TIMEOUT))?;
         let arp = can(&rules::arp(egress, &BTreeMap::new()))?;
-        fence.tables = Tables { egress, arp };
+        fence.tables = Tables {
+            egress,
+            arp,
+            ..Tables::NONE
+        };
         fence.socket = Some(socket);
         Ok(fence)
     }
@@ -220,6 +225,13 @@ impl Fence {
         let sets = owned.iter().filter_map(|name| contents.sets.get(*name));
         let keys = sets.flat_map(|(_, elements)| elements.iter());
         Ok(keys.filter_map(|element| element.key.address()).collect())
+    }
+
+    /// The same with a lease that lasts so long, from the next change on.
+    #[must_use]
+    pub fn with_lease(mut self, lease: Duration) -> Self {
+        self.tables.lease = lease;
+        self
     }
 
     /// The way to renew the lease of this fence, for a thread that no transaction holds up.
@@ -313,7 +325,10 @@ impl Fence {
         if applied.interfaces != wanted.interfaces {
             // The kernel removes chains by itself when their interface goes.
             let chains = observe::chains(socket, NETDEV)?;
-            requests = requests::of_chains(&chains, &rules::egress(&wanted.interfaces));
+            requests = requests::of_chains(
+                &chains,
+                &rules::egress(&wanted.interfaces, self.tables.lease),
+            );
         }
         let edits = edits::between(applied, wanted, self.tables);
         requests.extend(edits.element_requests());
