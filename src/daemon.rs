@@ -38,6 +38,7 @@ use crate::probing;
 use crate::reconcile::Reconciler;
 use crate::source::host::HostSource;
 use crate::sources::{self, Sources};
+use crate::stopping;
 use crate::tasks::Tasks;
 use crate::unopened::Unopened;
 
@@ -80,6 +81,8 @@ pub async fn run(
     });
 
     let drain = DrainFlag::open(Arc::clone(&state)).context("cannot read whether to drain")?;
+    let leaving = drain.leaving();
+    stopping::forget(&config.node.runtime_dir);
     let follows = Follows {
         host: host.clone(),
         draining: drain.watch(),
@@ -165,7 +168,15 @@ pub async fn run(
         let due = loop_state.due(&reconciler, Instant::now());
         tokio::select! {
             biased;
-            _ = terminate.recv() => break Ok(()),
+            _ = terminate.recv() => {
+                let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+                if stopping::is_leave(&config.node.runtime_dir).await {
+                    tracing::info!("the machine goes down, vips are given up");
+                    leaving.send_replace(true);
+                    owning.leave().await;
+                }
+                break Ok(());
+            }
             _ = interrupt.recv() => break Ok(()),
             ended = tasks.ended() => break Err(ended),
             _ = hangup.recv() => {

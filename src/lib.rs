@@ -25,5 +25,6 @@ pub mod publisher;
 pub mod reconcile;
 pub mod source;
 pub mod sources;
+pub mod stopping;
 pub mod tasks;
 pub mod unopened;

@@ -117,6 +117,8 @@ pub struct Engine {
     connected: bool,
     /// Until when a node that had none waits to hear the others.
     pub(super) cut_off_until: Option<Instant>,
+    /// Until when the others certainly wait for this node, which said that it restarts.
+    resumes_until: Option<Instant>,
 }
 
 impl Engine {
@@ -136,7 +138,14 @@ impl Engine {
             company: None,
             connected: true,
             cut_off_until: None,
+            resumes_until: None,
         }
+    }
+
+    /// The others were told that this node restarts, and wait for it until then: what it claimed is its
+    /// own, also before it heard them.
+    pub fn resume(&mut self, until: Instant) {
+        self.resumes_until = Some(until);
     }
 
     /// What this node owns, with the numbers of its claims.
@@ -234,6 +243,11 @@ impl Engine {
             // Alone from now on: those who go on together are right.
             self.claims = alone(&self.claims);
         }
+    }
+
+    /// Until when the others wait for this node, whether it heard them or not.
+    pub(super) fn awaited(&self, now: Instant) -> Option<Instant> {
+        self.resumes_until.filter(|until| *until > now)
     }
 
     /// Whether another node is there.

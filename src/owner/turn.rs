@@ -99,7 +99,13 @@ impl<'a, 'w> Turn<'a, 'w> {
     /// This node has it: go on as long as it may, or as nobody follows.
     fn keep(&mut self, lowest: IpAddr, group: &VipGroup, whole: bool) {
         if !self.sure() {
-            self.show(group, None);
+            match self.engine.awaited(self.now) {
+                Some(until) => {
+                    self.wake(until);
+                    self.show_here(group);
+                }
+                None => self.show(group, None),
+            }
             return;
         }
         let node = self.engine.node.clone();

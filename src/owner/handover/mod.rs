@@ -1,9 +1,9 @@
 //! The handover as the owner task sees it: before a VIP is announced here, what belongs to no connection
 //! of this node goes to the node that had the VIP before, and on a node that had it, to the one that has
-//! it now. Whatever fails here is told once, tried again, and stops nothing: then a planned move breaks
-//! connections, as one that nobody planned does.
+//! it now. Only says so; [`passing`] does it.
 
 mod former;
+pub(super) mod passing;
 #[cfg(test)]
 mod tests;
 
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use imbl::{OrdMap, OrdSet};
 
-use crate::apply::handover::{Arrival, HandedOver, Handover, HandoverError};
+use crate::apply::handover::{Arrival, HandedOver, Handover};
 use crate::model::announcement::AnnouncedInterface;
 use crate::model::family::Family;
 use crate::model::host::Host;
@@ -23,8 +23,6 @@ use former::Former;
 
 /// For how long after the start a node is waited for that an earlier run passed packets on to.
 const HEAR_OTHERS: Duration = Duration::from_secs(10);
-/// How long after a failure the tables are looked at again.
-const REPAIR_AGAIN: Duration = Duration::from_secs(1);
 
 /// What is so now.
 #[derive(Debug, Clone, Copy)]
@@ -38,10 +36,9 @@ pub struct Scene<'a> {
     pub vips: &'a OrdSet<IpAddr>,
 }
 
-/// Holds the tables of the handover.
+/// Knows what is to be passed on.
 #[derive(Debug)]
 pub struct HandingOver {
-    tables: Handover,
     former: Former,
     /// What was looked at last.
     seen: Option<(Owners, Arc<Peers>, OrdSet<IpAddr>)>,
@@ -49,15 +46,13 @@ pub struct HandingOver {
     standing: BTreeMap<Arrival, IpAddr>,
     /// When it goes, should they not be heard.
     standing_until: Instant,
-    /// When the tables are to be looked at: somebody may have changed them, or they could not be changed.
-    repair: Option<Instant>,
-    /// What was logged of what does not work now.
-    problem: Option<String>,
+    /// What is to be so now.
+    wanted: Option<Arc<HandedOver>>,
 }
 
 impl HandingOver {
     /// What an earlier run of this node passed on stays so until the other nodes were heard.
-    pub fn new(node: String, mut tables: Handover) -> Self {
+    pub fn new(node: String, tables: &mut Handover) -> Self {
         let missing = tables.support().missing_modules();
         if !missing.is_empty() {
             tracing::warn!(
@@ -71,17 +66,15 @@ impl HandingOver {
             BTreeMap::new()
         });
         Self {
-            tables,
             former: Former::new(node),
             seen: None,
             standing,
             standing_until: Instant::now() + HEAR_OTHERS,
-            repair: None,
-            problem: None,
+            wanted: None,
         }
     }
 
-    /// Passes on what belongs to other nodes now. To be called before anything is announced that was not
+    /// Looks at what belongs to other nodes now. To be called before anything is announced that was not
     /// announced before.
     pub fn settle(&mut self, scene: &Scene<'_>) {
         if scene.peers.enabled && !scene.peers.settled {
@@ -106,8 +99,9 @@ impl HandingOver {
             to,
             stations: stations(scene.peers),
         };
-        let result = self.tables.set(&wanted);
-        self.note(result);
+        if self.wanted.as_deref() != Some(&wanted) {
+            self.wanted = Some(Arc::new(wanted));
+        }
         let (owners, peers) = (scene.owners.clone(), Arc::clone(scene.peers));
         self.seen = Some((owners, peers, scene.vips.clone()));
     }
@@ -123,37 +117,9 @@ impl HandingOver {
         self.former.has_given_up()
     }
 
-    /// Somebody may have changed the tables.
-    pub fn distrust(&mut self) {
-        self.repair = Some(Instant::now());
-    }
-
-    /// Compares the tables with what they should be, where there is a reason to.
-    pub fn repair(&mut self) {
-        if self.seen.is_none() || self.repair.is_none_or(|at| at > Instant::now()) {
-            return;
-        }
-        self.repair = None;
-        let result = self.tables.repair().map(|repaired| {
-            if repaired {
-                tracing::info!("the handover was not as it should be, it is repaired");
-            }
-        });
-        if result.is_ok() {
-            self.problem = None;
-        }
-        self.note(result);
-    }
-
-    fn note(&mut self, result: Result<(), HandoverError>) {
-        let Err(error) = result else { return };
-        // Looking costs a whole listing: not at every turn.
-        self.repair.get_or_insert(Instant::now() + REPAIR_AGAIN);
-        let problem = format!("{:#}", anyhow::Error::from(error));
-        if self.problem.as_ref() != Some(&problem) {
-            tracing::warn!(error = problem, "the handover is not as it should be");
-            self.problem = Some(problem);
-        }
+    /// What is to be passed on; nothing before it is known: then what an earlier run passed on stays so.
+    pub fn wanted(&self) -> Option<Arc<HandedOver>> {
+        self.wanted.clone()
     }
 }
 
