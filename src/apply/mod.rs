@@ -5,6 +5,7 @@ pub mod conntrack;
 mod departures;
 pub mod fence;
 pub mod forwarder;
+pub mod inspect;
 pub mod ipvs;
 mod jitter;
 pub mod kernel;

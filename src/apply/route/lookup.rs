@@ -1,0 +1,94 @@
+//! What the kernel does with single addresses, without reading whole tables: whether it takes packets
+//! for them, and how it would send there. Changes nothing.
+
+use std::net::IpAddr;
+
+use netlink_sys::protocols::NETLINK_ROUTE;
+use nix::errno::Errno;
+
+use super::message::{self, Answer, PROTOCOL};
+use super::{Error, source_for};
+use crate::apply::netlink::{self, NetlinkSocket};
+use crate::model::node_state::NodeState;
+use crate::model::observation::{Difference, Path};
+
+/// Looks routes up in this thread's network namespace.
+pub struct Lookup {
+    socket: NetlinkSocket,
+}
+
+impl Lookup {
+    /// Opens a socket.
+    pub fn open() -> Result<Self, Error> {
+        let socket = NetlinkSocket::open(NETLINK_ROUTE).map_err(Error::NotAvailable)?;
+        Ok(Self { socket })
+    }
+
+    /// How this node sends to an address.
+    pub fn path(&mut self, to: IpAddr) -> Result<Path, Error> {
+        let Some(answer) = self.ask(to, false)? else {
+            return Ok(Path::NoRoute);
+        };
+        let Some(index) = answer.interface else {
+            return Ok(Path::NoRoute);
+        };
+        let request = message::get_link(index);
+        let replies = self.socket.request(&request).map_err(Error::Observe)?;
+        let name = replies
+            .iter()
+            .find_map(|reply| message::link_name(&reply.payload));
+        Ok(Path::Interface {
+            name: name.unwrap_or_else(|| format!("interface {index}")),
+            source: answer.source,
+        })
+    }
+
+    /// Why this node does not take packets for a held address as planned, if it does not.
+    pub fn held(
+        &mut self,
+        address: IpAddr,
+        state: &NodeState,
+    ) -> Result<Option<Difference>, Error> {
+        let object = format!("route for {address} in table local");
+        let Some(answer) = self.ask(address, true)? else {
+            // A route that is there and says no is never ours.
+            let what = "is one that refuses packets, or there is none";
+            return Ok(Some(Difference::of_ours(object, what)));
+        };
+        Ok(if !answer.local {
+            Some(Difference::of_ours(object, "is missing"))
+        } else if answer.protocol != PROTOCOL {
+            let protocol = answer.protocol;
+            let what = format!(
+                "is somebody else's (protocol {protocol}): remove it with ip route del local {address} table local, or do not use {address} in a Service"
+            );
+            Some(Difference::of_others(object, what))
+        } else if answer.source != source_for(state, address) {
+            Some(Difference::of_ours(object, "names another source address"))
+        } else {
+            None
+        })
+    }
+
+    /// The route that the kernel takes, or, of `entry`, the entry of the table that it finds.
+    fn ask(&mut self, to: IpAddr, entry: bool) -> Result<Option<Answer>, Error> {
+        const NO_ROUTE: [Errno; 5] = [
+            Errno::ENETUNREACH,
+            Errno::EHOSTUNREACH,
+            Errno::EACCES,
+            Errno::EINVAL,
+            Errno::ESRCH,
+        ];
+        match self.socket.request(&message::get_route(to, entry)) {
+            Ok(replies) => Ok(replies
+                .iter()
+                .find_map(|reply| message::answer(&reply.payload))),
+            Err(netlink::Error::Refused(refusal))
+                if NO_ROUTE.iter().any(|errno| refusal.errno == *errno as i32) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(Error::Observe(error)),
+        }
+    }
+}
