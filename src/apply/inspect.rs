@@ -23,9 +23,7 @@ use crate::model::observation::{Connections, Observation, ObservedFrontend, Way}
 pub struct Wanted {
     /// These frontends, and of a node port only what is at this address, if one is given.
     pub frontends: Vec<(FrontendPort, Option<IpAddr>)>,
-    /// Who asks: its class, and its address where it is known.
-    pub class: Option<SourceClass>,
-    /// Its address, where it is known.
+    /// Who asks, where it is known.
     pub from: Option<IpAddr>,
     /// Where the node is to be asked how it would send there.
     pub paths: BTreeSet<IpAddr>,
@@ -143,10 +141,8 @@ impl Reading<'_> {
                 Ok(differences) => found.differences.extend(differences),
                 Err(error) => self.unread(WHAT, &error),
             }
-            if let (Some(from), Some(class)) = (from, self.wanted.class)
-                && matches!(found.ways.get(&class), Some(Way::Chain { .. }))
-            {
-                match inspector.stuck(one.frontend, class, from) {
+            if let Some(from) = from {
+                match inspector.stuck(one.frontend, from) {
                     Ok(stuck) => found.stuck = stuck,
                     Err(error) => self.unread(WHAT, &error),
                 }

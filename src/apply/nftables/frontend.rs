@@ -192,12 +192,11 @@ fn number_of(endpoint: &Data) -> u32 {
     })
 }
 
-/// The key under which a client is remembered for a frontend, and the endpoints of its class by what
-/// each is remembered by, as the map holds it.
+/// The key under which a client is remembered for a frontend, and its endpoints by what each is
+/// remembered by, as the map holds it.
 pub(super) fn affinity_of(
     frontend: &Frontend,
     affinity: Affinity,
-    class: SourceClass,
     client: IpAddr,
 ) -> (ElementKey, BTreeMap<[u8; 4], RealServer>) {
     let key = ElementKey {
@@ -209,7 +208,8 @@ pub(super) fn affinity_of(
         end: false,
     };
     let mut numbers = BTreeMap::new();
-    for real_server in frontend.real_servers(class) {
+    let lists = SourceClass::ALL.map(|class| frontend.real_servers(class));
+    for real_server in lists.into_iter().flatten() {
         let endpoint = Data::empty()
             .address(real_server.address)
             .port(real_server.port);

@@ -192,16 +192,11 @@ impl Inspector {
     }
 
     /// Where a client is kept by session affinity; none where it is not remembered.
-    pub fn stuck(
-        &mut self,
-        frontend: &Frontend,
-        class: SourceClass,
-        client: IpAddr,
-    ) -> Result<Option<Stuck>, Error> {
+    pub fn stuck(&mut self, frontend: &Frontend, client: IpAddr) -> Result<Option<Stuck>, Error> {
         let Some(affinity) = frontend.session_affinity else {
             return Ok(None);
         };
-        let (key, numbers) = affinity_of(frontend, affinity, class, client);
+        let (key, numbers) = affinity_of(frontend, affinity, client);
         let Some(element) = self.get_raw(&key)? else {
             return Ok(None);
         };
