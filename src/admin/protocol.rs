@@ -78,6 +78,9 @@ impl Order {
     }
 }
 
+/// The arguments of `explain`: what is asked about, and who sends.
+pub const EXPLAIN_ARGUMENTS: [&str; 2] = ["target", "from"];
+
 /// What a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
@@ -85,6 +88,8 @@ pub enum Asked {
     See(Command),
     /// To do something.
     Do(Order),
+    /// To have one thing explained, which reads the kernel.
+    Explain,
 }
 
 impl Asked {
@@ -93,6 +98,7 @@ impl Asked {
         match self {
             Self::See(command) => command.as_str(),
             Self::Do(order) => order.as_str(),
+            Self::Explain => "explain",
         }
     }
 
@@ -101,6 +107,7 @@ impl Asked {
         match self {
             Self::See(command) => command.arguments(),
             Self::Do(_) => &[],
+            Self::Explain => &EXPLAIN_ARGUMENTS,
         }
     }
 }
@@ -133,7 +140,7 @@ pub enum RequestError {
     Malformed(#[source] serde_json::Error),
     /// A command of another version, or of nobody.
     #[error(
-        "unknown command {0:?}; known are status, services, vips, pools, peers, drain and undrain"
+        "unknown command {0:?}; known are status, services, vips, pools, peers, explain, drain and undrain"
     )]
     UnknownCommand(String),
     /// An argument of another version, or of another command.
@@ -168,6 +175,7 @@ pub fn parse_request(line: &[u8]) -> Result<Request, RequestError> {
     let orders = Order::ALL.into_iter().map(Asked::Do);
     let asked = commands
         .chain(orders)
+        .chain([Asked::Explain])
         .find(|asked| asked.as_str() == line.command)
         .ok_or_else(|| RequestError::UnknownCommand(shortened(&line.command)))?;
     let arguments = line.arguments.into_iter();

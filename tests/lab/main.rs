@@ -16,6 +16,7 @@ mod conformance;
 mod demo;
 mod doctor;
 mod draining;
+mod explain;
 mod failover;
 mod fence;
 mod foreign;
@@ -33,6 +34,8 @@ mod operation;
 mod ranges;
 mod rig;
 mod routes;
+#[path = "../schemas/validator.rs"]
+mod schema_validator;
 mod source_ranges;
 mod sysctls;
 mod traffic;
