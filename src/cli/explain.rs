@@ -17,6 +17,7 @@ use crate::explain::report::{
     AddressDetails, AddressKind, Asker, EndpointDetails, Explanation, Fate, FrontendDetails,
 };
 use crate::model::observation::Way;
+use crate::model::service::TrafficPolicy;
 
 /// What is asked.
 #[derive(Debug, Args)]
@@ -134,7 +135,7 @@ fn of_frontend(frontend: &FrontendDetails) -> Vec<String> {
             format!("only {}", list(sources))
         }),
     );
-    field("traffic policy", format!("{:?}", frontend.policy));
+    field("traffic policy", policy(frontend.policy).to_owned());
     field(
         "forwarded by",
         match &frontend.way {
@@ -247,6 +248,13 @@ fn of_vip(address: &AddressDetails) -> Vec<String> {
         field("not", format!("{}: {}", excluded.node, excluded.cause.text));
     }
     lines
+}
+
+fn policy(policy: TrafficPolicy) -> &'static str {
+    match policy {
+        TrafficPolicy::Cluster => "Cluster",
+        TrafficPolicy::Local => "Local",
+    }
 }
 
 fn kind(kind: AddressKind) -> &'static str {

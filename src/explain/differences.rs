@@ -1,6 +1,6 @@
 //! Where this node's kernel is not as planned, and what makes it right.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::Facts;
 use super::report::DifferenceDetails;
@@ -24,8 +24,7 @@ pub fn all(facts: &Facts<'_>, observation: &Observation) -> Vec<DifferenceDetail
 
 fn details(facts: &Facts<'_>, difference: &Difference) -> DifferenceDetails {
     let mut failures = facts.failures.iter();
-    let failed =
-        failures.find(|failure| failure.whole || difference.object.contains(&failure.object));
+    let failed = failures.find(|failure| failure.concerns(address_in(&difference.object)));
     let remedy = if difference.foreign {
         "edgelb leaves it alone: it is for you to decide".to_owned()
     } else if let Some(failure) = failed {
@@ -44,6 +43,14 @@ fn details(facts: &Facts<'_>, difference: &Difference) -> DifferenceDetails {
         problem: difference.problem.clone(),
         remedy,
     }
+}
+
+/// The address that an object of the kernel is named by: the first in its words.
+fn address_in(object: &str) -> Option<IpAddr> {
+    object.split_whitespace().find_map(|word| {
+        let address = word.parse::<IpAddr>().ok();
+        address.or_else(|| word.parse::<SocketAddr>().ok().map(|at| at.ip()))
+    })
 }
 
 /// Why this node cannot send to an endpoint, where that was found.

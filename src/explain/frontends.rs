@@ -150,6 +150,20 @@ fn fate(
         });
         return (Fate::Lost, cause);
     }
+    let announced = at.destination().map(|vip| owner::details(facts, vip));
+    let nowhere = announced.filter(|vip| {
+        let outside = asker(passage.class) == Asker::Outside;
+        kind == AddressKind::Vip && outside && vip.owned_here && vip.interfaces.is_empty()
+    });
+    if let Some(vip) = nowhere {
+        let node = facts.here();
+        let mut excluded = vip.excluded.iter();
+        let why = excluded.find(|excluded| excluded.node == node);
+        let why = why.map_or("see edgelb vips", |excluded| excluded.cause.text.as_str());
+        let address = vip.address;
+        let cause = format!("{node} owns the VIP {address} and announces it nowhere: {why}");
+        return (Fate::Lost, Some(cause));
+    }
     // SR-3: before anything else is asked.
     if let (Some(from), Some(ranges)) = (from, frontend.allowed_sources.as_deref())
         && !ranges.iter().any(|range| range.contains(&from))
@@ -243,7 +257,9 @@ fn seen_as(
         let mut listed = list.iter();
         listed.any(|real_server| real_server.address == *from) && !treatment.masquerade
     });
-    seen.extend(of_node(&mut itself.into_iter()));
+    if let Some(itself) = itself {
+        seen.extend(of_node(&mut std::iter::once(itself)));
+    }
     seen.into_iter().collect()
 }
 

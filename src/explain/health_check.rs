@@ -37,7 +37,7 @@ pub fn explain(
         answer.push(format!("This node would answer with {status}."));
     }
     let mut failures = facts.failures.iter();
-    let closed = failures.find(|failure| failure.object.contains(&port.to_string()));
+    let closed = failures.find(|failure| failure.names(&port.to_string()));
     if let Some(failure) = closed.filter(|_| here) {
         explanation.works = false;
         explanation.answer.insert(

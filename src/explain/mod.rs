@@ -60,6 +60,27 @@ pub struct Unapplied {
     pub whole: bool,
 }
 
+impl Unapplied {
+    /// Whether it is about this address, or about more than single items.
+    fn concerns(&self, address: Option<IpAddr>) -> bool {
+        self.whole || address.is_some_and(|address| self.names(&address.to_string()))
+    }
+
+    /// Whether the object is named with this address or number in it, alone or with a port or prefix.
+    fn names(&self, wanted: &str) -> bool {
+        let of_address =
+            |character: char| character.is_ascii_hexdigit() || character == '.' || character == ':';
+        let mut words = self.object.split(|character| !of_address(character));
+        words.any(|word| {
+            // An IPv4 address with its port is one word.
+            word == wanted
+                || word
+                    .rsplit_once(':')
+                    .is_some_and(|(at, port)| at == wanted || (!at.contains(':') && port == wanted))
+        })
+    }
+}
+
 /// What the source of Services tells of itself.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Source<'a> {

@@ -9,7 +9,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 
 use super::describe::element_words;
-use super::element::{self, Data, ElementKey, Elements, Key, Value};
+use super::element::{self, ElementKey, Elements, Key, Value};
 use super::encode::{Request, message};
 use super::expression::Verdict;
 use super::frontend::{affinity_of, key_of_frontend, of_frontend};
@@ -156,12 +156,13 @@ impl Inspector {
                 differences.push(Difference::of_ours(object, "is there and not planned"));
             }
         }
-        differences.extend(self.allowed(port, frontend, from)?);
+        differences.extend(self.let_in(port, frontend, from)?);
         Ok(differences)
     }
 
-    /// Whether the kernel lets the source in or keeps it out as planned.
-    fn allowed(
+    /// A range that is not planned and lets a source in that may not ask. That a planned one is missing
+    /// is known by then.
+    fn let_in(
         &mut self,
         port: FrontendPort,
         frontend: &Frontend,
@@ -170,25 +171,19 @@ impl Inspector {
         let (Some(from), Some(ranges)) = (from, frontend.allowed_sources.as_deref()) else {
             return Ok(None);
         };
+        if ranges.iter().any(|range| range.contains(&from)) {
+            return Ok(None);
+        }
         let key = ElementKey {
             table: Table::Allowed,
             family: port.address.family(),
             key: key_of_frontend(Key::empty(), port).address(from),
             end: false,
         };
-        let planned = ranges.iter().any(|range| range.contains(&from));
-        let object = |key: &ElementKey, value: &Value| element_words(key, value);
-        Ok(match (self.get(&key)?, planned) {
-            (Some((found, value)), false) => Some(Difference::of_ours(
-                object(&found, &value),
-                "is there and not planned",
-            )),
-            (None, true) => {
-                let last = Value::Last(Data::empty().address(from));
-                Some(Difference::of_ours(object(&key, &last), "is missing"))
-            }
-            _ => None,
-        })
+        let found = self.get(&key)?;
+        Ok(found.map(|(found, value)| {
+            Difference::of_ours(element_words(&found, &value), "is there and not planned")
+        }))
     }
 
     /// Where a client is kept by session affinity; none where it is not remembered.

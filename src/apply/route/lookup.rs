@@ -26,7 +26,7 @@ impl Lookup {
 
     /// How this node sends to an address.
     pub fn path(&mut self, to: IpAddr) -> Result<Path, Error> {
-        let Some(answer) = self.ask(to, false)? else {
+        let Found::Route(answer) = self.ask(to, false)? else {
             return Ok(Path::NoRoute);
         };
         let Some(index) = answer.interface else {
@@ -50,10 +50,15 @@ impl Lookup {
         state: &NodeState,
     ) -> Result<Option<Difference>, Error> {
         let object = format!("route for {address} in table local");
-        let Some(answer) = self.ask(address, true)? else {
-            // A route that is there and says no is never ours.
-            let what = "is one that refuses packets, or there is none";
-            return Ok(Some(Difference::of_ours(object, what)));
+        let answer = match self.ask(address, true)? {
+            Found::Route(answer) => answer,
+            Found::Nothing => return Ok(Some(Difference::of_ours(object, "is missing"))),
+            // Never ours.
+            Found::Refusal => {
+                let what =
+                    "is somebody else's, and refuses packets (blackhole, unreachable or prohibit)";
+                return Ok(Some(Difference::of_ours(object, what)));
+            }
         };
         Ok(if !answer.local {
             Some(Difference::of_ours(object, "is missing"))
@@ -71,24 +76,32 @@ impl Lookup {
     }
 
     /// The route that the kernel takes, or, of `entry`, the entry of the table that it finds.
-    fn ask(&mut self, to: IpAddr, entry: bool) -> Result<Option<Answer>, Error> {
-        const NO_ROUTE: [Errno; 5] = [
-            Errno::ENETUNREACH,
-            Errno::EHOSTUNREACH,
-            Errno::EACCES,
-            Errno::EINVAL,
-            Errno::ESRCH,
-        ];
+    fn ask(&mut self, to: IpAddr, entry: bool) -> Result<Found, Error> {
+        const NOTHING: [Errno; 2] = [Errno::ENETUNREACH, Errno::ESRCH];
+        // `fib_props`, `net/ipv4/fib_semantics.c`, and the same of IPv6.
+        const REFUSALS: [Errno; 3] = [Errno::EINVAL, Errno::EHOSTUNREACH, Errno::EACCES];
+        let is_one = |errno: i32, of: &[Errno]| of.iter().any(|known| *known as i32 == errno);
         match self.socket.request(&message::get_route(to, entry)) {
-            Ok(replies) => Ok(replies
-                .iter()
-                .find_map(|reply| message::answer(&reply.payload))),
-            Err(netlink::Error::Refused(refusal))
-                if NO_ROUTE.iter().any(|errno| refusal.errno == *errno as i32) =>
-            {
-                Ok(None)
+            Ok(replies) => {
+                let mut answers = replies.iter();
+                let answer = answers.find_map(|reply| message::answer(&reply.payload));
+                Ok(answer.map_or(Found::Nothing, Found::Route))
+            }
+            Err(netlink::Error::Refused(refusal)) if is_one(refusal.errno, &NOTHING) => {
+                Ok(Found::Nothing)
+            }
+            Err(netlink::Error::Refused(refusal)) if is_one(refusal.errno, &REFUSALS) => {
+                Ok(Found::Refusal)
             }
             Err(error) => Err(Error::Observe(error)),
         }
     }
+}
+
+/// What the kernel knows of the way to an address.
+enum Found {
+    Route(Answer),
+    Nothing,
+    /// A route that says that there is no way.
+    Refusal,
 }

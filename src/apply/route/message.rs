@@ -199,9 +199,9 @@ pub(super) fn get_route(to: IpAddr, entry: bool) -> Vec<u8> {
         destination_prefix_length: crate::model::family::host_prefix(to).prefix_len(),
         protocol: RouteProtocol::Unspec,
         flags: if entry {
-            RouteFlags::LookupTable | RouteFlags::FibMatch
+            RouteFlags::FibMatch
         } else {
-            RouteFlags::LookupTable
+            RouteFlags::empty()
         },
         ..RouteHeader::default()
     };

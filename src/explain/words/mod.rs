@@ -319,13 +319,8 @@ pub(super) fn unapplied<'a>(
     facts: &Facts<'a>,
     address: Option<IpAddr>,
 ) -> impl Iterator<Item = String> + use<'a> {
-    let address = address.map(|address| address.to_string());
-    let about = facts.failures.iter().filter(move |failure| {
-        failure.whole
-            || address
-                .as_ref()
-                .is_some_and(|it| failure.object.contains(it))
-    });
+    let about = facts.failures.iter();
+    let about = about.filter(move |failure| failure.concerns(address));
     about.map(|failure| {
         format!(
             "This node could not apply {}: {}; it tries again.",
