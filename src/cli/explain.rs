@@ -22,10 +22,10 @@ use crate::model::service::TrafficPolicy;
 /// What is asked.
 #[derive(Debug, Args)]
 pub struct ExplainArguments {
-    /// A Service (NAMESPACE/NAME), or an address and port (192.0.2.200:80, [2001:db8::1]:53/udp).
+    /// A Service, or an address and port; an IPv6 address stands in brackets.
     #[arg(value_name = "NAMESPACE/NAME|IP:PORT[/tcp|udp|sctp]")]
     target: String,
-    /// Who sends; without it a client outside the cluster, or a pod at a ClusterIP.
+    /// Who sends; without it a client outside the cluster, or a pod where only these may ask.
     #[arg(long, value_name = "IP")]
     from: Option<String>,
     #[command(flatten)]

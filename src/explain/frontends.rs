@@ -227,11 +227,9 @@ fn seen_as(
     observation: &Observation,
 ) -> Vec<IpAddr> {
     let of_node = |endpoints: &mut dyn Iterator<Item = IpAddr>| -> BTreeSet<IpAddr> {
+        // Which of its addresses another node takes depends on its own routes.
         if !passage.here {
-            let node = facts.inputs.cluster.nodes.get(&passage.node);
-            let addresses = node.into_iter().flat_map(|node| node.addresses.iter());
-            let mut addresses = addresses.filter(|address| Family::of(**address) == family);
-            return addresses.next().copied().into_iter().collect();
+            return BTreeSet::new();
         }
         endpoints
             .filter_map(|endpoint| match observation.paths.get(&endpoint)? {

@@ -171,7 +171,8 @@ pub struct FrontendDetails {
     pub forwarding_method: ForwardingMethod,
     /// Whether the source address is replaced.
     pub masquerade: bool,
-    /// The sources that workloads may see.
+    /// The sources that workloads may see; none where the sender is not named and keeps its own, or where
+    /// another node puts an address of its own there.
     pub seen_as: Vec<IpAddr>,
     /// The timeout of session affinity; absent: none.
     pub affinity_seconds: Option<u64>,
@@ -203,6 +204,8 @@ pub struct StuckDetails {
 }
 
 /// One endpoint.
+// As its slice has them, each for itself.
+#[allow(clippy::struct_excessive_bools)]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EndpointDetails {
     pub address: IpAddr,

@@ -34,8 +34,6 @@ mod operation;
 mod ranges;
 mod rig;
 mod routes;
-#[path = "../schemas/validator.rs"]
-mod schema_validator;
 mod source_ranges;
 mod sysctls;
 mod traffic;

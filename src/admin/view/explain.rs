@@ -19,9 +19,9 @@ use crate::model::node_state::NodeState;
 use crate::model::observation::Observation;
 
 /// Looks at a kernel that is not as planned: a pass may be under way, which is told only when it ends.
-const LOOKS: usize = 3;
+const LOOKS: usize = 2;
 /// The pause between them; somebody else's edit is repaired within a tenth of a second.
-const PAUSE: Duration = Duration::from_millis(200);
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// Answers a question from the newest snapshot and the kernel.
 pub fn answer(

@@ -84,11 +84,22 @@ impl Inspector {
             vec![Family::V6],
             Family::BOTH.to_vec(),
         ];
-        let misfits = restrictions.map(|families| {
+        let mut differences: Option<Vec<Difference>> = None;
+        for families in restrictions {
             let layout = Layout::new(self.datapath).restrict_forwarding(&families);
-            schema::misfits(&observed, layout)
-        });
-        let mut differences = misfits.into_iter().min_by_key(Vec::len).unwrap_or_default();
+            let misfits = schema::misfits(&observed, layout);
+            let fits = misfits.is_empty();
+            if differences
+                .as_ref()
+                .is_none_or(|least| misfits.len() < least.len())
+            {
+                differences = Some(misfits);
+            }
+            if fits {
+                break;
+            }
+        }
+        let mut differences = differences.unwrap_or_default();
         let mut wanted = Elements::new();
         element::of_node(state, &mut wanted);
         for table in OF_NODE {

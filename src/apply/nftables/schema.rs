@@ -130,7 +130,11 @@ fn unlike(expected: &ObservedChain, found: &ObservedChain) -> String {
     } else if let Some(rule) = lacks(&expected.rules, &found.rules) {
         format!("lacks the rule \"{rule}\"")
     } else if let Some(rule) = lacks(&found.rules, &expected.rules) {
-        format!("has the rule \"{rule}\", which is not ours")
+        if rule.is_empty() {
+            "has a rule that is not ours".to_owned()
+        } else {
+            format!("has the rule \"{rule}\", which is not ours")
+        }
     } else {
         "has its rules in another order or number".to_owned()
     }

@@ -1,6 +1,7 @@
 //! What the kernel does with single addresses, without reading whole tables: whether it takes packets
 //! for them, and how it would send there. Changes nothing.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -15,13 +16,18 @@ use crate::model::observation::{Difference, Path};
 /// Looks routes up in this thread's network namespace.
 pub struct Lookup {
     socket: NetlinkSocket,
+    /// The names of interfaces that were asked for.
+    names: BTreeMap<u32, String>,
 }
 
 impl Lookup {
     /// Opens a socket.
     pub fn open() -> Result<Self, Error> {
         let socket = NetlinkSocket::open(NETLINK_ROUTE).map_err(Error::NotAvailable)?;
-        Ok(Self { socket })
+        Ok(Self {
+            socket,
+            names: BTreeMap::new(),
+        })
     }
 
     /// How this node sends to an address.
@@ -32,15 +38,25 @@ impl Lookup {
         let Some(index) = answer.interface else {
             return Ok(Path::NoRoute);
         };
-        let request = message::get_link(index);
-        let replies = self.socket.request(&request).map_err(Error::Observe)?;
-        let name = replies
-            .iter()
-            .find_map(|reply| message::link_name(&reply.payload));
         Ok(Path::Interface {
-            name: name.unwrap_or_else(|| format!("interface {index}")),
+            name: self.name(index)?,
             source: answer.source,
         })
+    }
+
+    /// The name of an interface.
+    fn name(&mut self, index: u32) -> Result<String, Error> {
+        if let Some(name) = self.names.get(&index) {
+            return Ok(name.clone());
+        }
+        let request = message::get_link(index);
+        let replies = self.socket.request(&request).map_err(Error::Observe)?;
+        let mut names = replies
+            .iter()
+            .filter_map(|reply| message::link_name(&reply.payload));
+        let name = names.next().unwrap_or_else(|| format!("interface {index}"));
+        self.names.insert(index, name.clone());
+        Ok(name)
     }
 
     /// Why this node does not take packets for a held address as planned, if it does not.

@@ -90,7 +90,7 @@ fn an_owner_that_took_it_earlier_keeps_it() {
             }],
             ..MemberState::default()
         },
-        claims: Default::default(),
+        claims: imbl::OrdMap::default(),
         heard: Heard::default(),
     };
     let world = |owner: Option<&str>, presence| {

@@ -228,11 +228,12 @@ pub(super) fn used(frontend: &FrontendDetails) -> Option<String> {
         (used, total) if used == total => format!("all {total} endpoints are used"),
         (used, total) => format!("{used} of {} used", count(total, "endpoint")),
     };
-    for reason in unused.iter().take(MOST_NAMED) {
-        words.push_str(&format!("; {reason}"));
-    }
-    if unused.len() > MOST_NAMED {
-        words.push_str(&format!("; and {} more", unused.len() - MOST_NAMED));
+    let more = unused.len().saturating_sub(MOST_NAMED);
+    let more = (more > 0).then(|| format!("and {more} more"));
+    let told = unused.into_iter().take(MOST_NAMED).chain(more);
+    for told in told {
+        words.push_str("; ");
+        words.push_str(&told);
     }
     Some(sentence(&words))
 }
@@ -249,7 +250,7 @@ pub(super) fn seen(frontend: &FrontendDetails) -> String {
         let seen = if addresses.is_empty() {
             format!("an address of {node}")
         } else {
-            format!("{}, of {node}", addresses.join(" or "))
+            format!("{} of {node}", addresses.join(" or "))
         };
         let why = match (frontend.kind, frontend.policy) {
             (AddressKind::ClusterIp, _) => "only pods keep theirs at a ClusterIP",
@@ -258,7 +259,7 @@ pub(super) fn seen(frontend: &FrontendDetails) -> String {
             }
             (_, TrafficPolicy::Local) => "it is the node's own packet",
         };
-        return format!("The workload sees the source {seen} (masqueraded: {why}).");
+        return format!("The workload sees {seen} as the source (masqueraded: {why}).");
     }
     match addresses.as_slice() {
         [] => "The workload sees the sender's own address.".to_owned(),

@@ -31,7 +31,7 @@ pub fn list<T: ToString>(items: &[T]) -> String {
 pub fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     for (unit, name) in [(86_400, "d"), (3_600, "h"), (60, "min")] {
-        if seconds >= unit && seconds % unit == 0 {
+        if seconds >= unit && seconds.is_multiple_of(unit) {
             return format!("{} {name}", seconds / unit);
         }
     }

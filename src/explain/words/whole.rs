@@ -132,7 +132,8 @@ fn pending(facts: &Facts<'_>, key: &ServiceKey) -> Vec<String> {
             for family in Family::BOTH {
                 let full = in_pool(pool, family, facts);
                 if !full.contains(" of 0 ") {
-                    words.push_str(&format!(". {}", full.trim_end_matches('.')));
+                    words.push_str(". ");
+                    words.push_str(full.trim_end_matches('.'));
                 }
             }
         }

@@ -8,7 +8,7 @@ use edgelb::apply::inspect::{Wanted, inspect};
 use edgelb::apply::nftables::{Layout, Nftables};
 use edgelb::apply::route::Routes;
 use edgelb::lab::{Namespace, tool};
-use edgelb::model::family::{Family, Protocol as Transport};
+use edgelb::model::family::Protocol as Transport;
 use edgelb::model::frontend::{
     ForwardingMethod, Frontend, FrontendAddress, FrontendPort, RealServer, Treatment, Verdict,
 };
@@ -87,80 +87,68 @@ fn what_others_changed_is_named() {
             table.repair(&state).unwrap();
             routes.repair(&state).unwrap();
         };
-        let nft = |arguments: &str| {
-            let words: Vec<&str> = arguments.split(' ').collect();
-            tool(&node, "nft", &words).unwrap();
+        let run = |command: &str| {
+            let words: Vec<&str> = command.split(' ').collect();
+            tool(&node, words[0], &words[1..]).unwrap();
         };
-        let ip = |arguments: &str| {
-            let words: Vec<&str> = arguments.split(' ').collect();
-            tool(&node, "ip", &words).unwrap();
-        };
-        let changes: [(&dyn Fn(), &str, &str); 12] = [
+        let changes = [
             (
-                &|| {
-                    nft(
-                        "delete element inet edgelb endpoints4 { 192.0.2.200 . tcp . 80 . 0x00000001 }",
-                    )
-                },
+                "nft delete element inet edgelb endpoints4 { 192.0.2.200 . tcp . 80 . 0x00000001 }",
                 "element inet edgelb endpoints4 { 192.0.2.200 . tcp . 80 . 0x00000001 : 10.244.2.2 . 8080 }",
                 "is missing",
             ),
             (
-                &|| nft("delete element inet edgelb frontends4 { 192.0.2.200 . tcp . 80 }"),
+                "nft delete element inet edgelb frontends4 { 192.0.2.200 . tcp . 80 }",
                 "element inet edgelb frontends4 { 192.0.2.200 . tcp . 80 : goto pick4_2 }",
                 "is missing",
             ),
             (
-                &|| nft("add element inet edgelb closed4 { 192.0.2.200 . tcp . 80 : drop }"),
+                "nft add element inet edgelb closed4 { 192.0.2.200 . tcp . 80 : drop }",
                 "element inet edgelb closed4 { 192.0.2.200 . tcp . 80 : drop }",
                 "is there and not planned",
             ),
             (
-                &|| nft("delete element inet edgelb masquerade4 { 192.0.2.200 . tcp . 80 }"),
+                "nft delete element inet edgelb masquerade4 { 192.0.2.200 . tcp . 80 }",
                 "element inet edgelb masquerade4 { 192.0.2.200 . tcp . 80 : goto masquerade_all }",
                 "is missing",
             ),
             (
-                &|| {
-                    nft(
-                        "delete element inet edgelb allowed4 { 192.0.2.200 . tcp . 80 . 192.0.2.0/24 }",
-                    )
-                },
+                "nft delete element inet edgelb allowed4 { 192.0.2.200 . tcp . 80 . 192.0.2.0/24 }",
                 "element inet edgelb allowed4 { 192.0.2.200 . tcp . 80 . 192.0.2.0-192.0.2.255 }",
                 "is missing",
             ),
             (
-                &|| nft("delete element inet edgelb held4 { 192.0.2.200 }"),
+                "nft delete element inet edgelb held4 { 192.0.2.200 }",
                 "element inet edgelb held4 { 192.0.2.200 }",
                 "is missing",
             ),
             (
-                &|| nft("delete element inet edgelb pod_ranges4 { 10.244.0.0/16 }"),
+                "nft delete element inet edgelb pod_ranges4 { 10.244.0.0/16 }",
                 "set inet edgelb pod_ranges4",
                 "lacks elements",
             ),
             (
-                &|| nft("flush chain inet edgelb prerouting"),
+                "nft flush chain inet edgelb prerouting",
                 "chain inet edgelb prerouting",
                 "lacks the rule \"frontends as outside clients see them\"",
             ),
             (
-                &|| nft("insert rule inet edgelb guard ip daddr 192.0.2.200 drop"),
+                "nft insert rule inet edgelb guard ip daddr 192.0.2.200 drop",
                 "chain inet edgelb guard",
-                "has the rule \"\", which is not ours",
+                "has a rule that is not ours",
             ),
             (
-                &|| nft("delete table inet edgelb"),
+                "nft delete table inet edgelb",
                 "table inet edgelb",
                 "is missing",
             ),
             (
-                &|| ip("route del local 192.0.2.200 table local"),
+                "ip route del local 192.0.2.200 table local",
                 "route for 192.0.2.200 in table local",
                 "is missing",
             ),
             (
-                &|| ip("route replace blackhole 192.0.2.200 table local"),
+                "ip route replace blackhole 192.0.2.200 table local",
                 "route for 192.0.2.200 in table local",
                 "refuses packets",
             ),
@@ -168,7 +156,7 @@ fn what_others_changed_is_named() {
         for (change, object, problem) in changes {
             repair();
             assert_eq!(differences(&state, "192.0.2.50"), [], "before {object}");
-            change();
+            run(change);
             let found = differences(&state, "192.0.2.50");
             let named = found
                 .iter()
@@ -180,10 +168,10 @@ fn what_others_changed_is_named() {
                 "{found:#?}"
             );
         }
-        ip("route del blackhole 192.0.2.200 table local");
+        run("ip route del blackhole 192.0.2.200 table local");
         repair();
         // A range that somebody else let in is seen by whom it lets in.
-        nft("add element inet edgelb allowed4 { 192.0.2.200 . tcp . 80 . 203.0.113.0/24 }");
+        run("nft add element inet edgelb allowed4 { 192.0.2.200 . tcp . 80 . 203.0.113.0/24 }");
         assert_eq!(differences(&state, "192.0.2.50"), []);
         let found = differences(&state, "203.0.113.9");
         assert_eq!(found.len(), 1, "{found:#?}");
@@ -192,7 +180,6 @@ fn what_others_changed_is_named() {
             found[0].object.contains("203.0.113.0-203.0.113.255"),
             "{found:#?}"
         );
-        assert_eq!(Family::of(vip()), Family::V4);
     };
     namespace.run(test).unwrap();
 }

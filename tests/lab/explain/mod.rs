@@ -13,8 +13,8 @@ use edgelb::lab::Namespace;
 use edgelb::lab::client::{Answer, Protocol, RequestError};
 use serde_json::Value;
 
-use super::rig::{PATIENCE, Rig, eventually, request, spread};
-use crate::schema_validator::problems;
+use super::rig::{PATIENCE, Rig, START, eventually, ipvs, request, spread};
+use crate::demo::validator::problems;
 
 const TCP: Protocol = Protocol::Tcp;
 
@@ -78,7 +78,13 @@ fn explain(rig: &Rig, daemon: usize, target: &str, from: Option<IpAddr>) -> Told
         arguments.extend(["--from", from]);
     }
     arguments.extend(["-o", "json"]);
-    let output = rig.daemons[daemon].ask(&arguments).unwrap();
+    // An emulated machine that others keep busy may need more than the lab lets a command take.
+    let patience = if ipvs() { START } else { PATIENCE };
+    let ask = || rig.daemons[daemon].ask(&arguments);
+    let output = eventually(patience, || match ask() {
+        Err(error) if !ipvs() => panic!("{target}: {error}"),
+        output => output.ok(),
+    });
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!(error, "", "{target}");
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();

@@ -131,7 +131,7 @@ fn health_status(rig: &Rig, to: SocketAddr) -> u16 {
     answer.split(' ').nth(1).unwrap().parse().unwrap()
 }
 
-/// A pool that is full, another class, a port that another Service has, an ExternalName.
+/// A pool that is full, another class, a port that another Service has, a DNS name.
 #[test]
 fn services_that_get_nothing_say_why() {
     let small = toml::toml! {

@@ -95,19 +95,23 @@ fn a_local_policy_without_an_endpoint_here_says_where_there_are_some() {
     assert_eq!(told.exit, 0, "{:#}", told.json);
 }
 
+/// A workload that is ready, serving, terminating.
+type Conditions<'a> = (&'a str, bool, bool, bool);
+
 /// The slice of a Service with conditions, as a person would write it.
-fn slice(rig: &Rig, endpoints: &[(&str, bool, bool, bool)], port: &str) -> String {
+fn slice(rig: &Rig, endpoints: &[Conditions], port: &str) -> String {
     let mut text = format!(
         "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: web-ipv4\n  namespace: default\n  labels:\n    kubernetes.io/service-name: web\naddressType: IPv4\nports:\n- name: {port}\n  protocol: TCP\n  port: 8080\nendpoints:\n"
     );
-    for (name, ready, serving, terminating) in endpoints {
+    let endpoints = endpoints.iter().map(|(name, ready, serving, terminating)| {
         let workload = rig.workload(name);
         let node = &rig.lab.node(workload.node).unwrap().name;
-        text.push_str(&format!(
+        format!(
             "- addresses: [{}]\n  nodeName: {node}\n  conditions: {{ready: {ready}, serving: {serving}, terminating: {terminating}}}\n",
             workload.address.ipv4
-        ));
-    }
+        )
+    });
+    text.extend(endpoints);
     text
 }
 
@@ -115,7 +119,7 @@ fn slice(rig: &Rig, endpoints: &[(&str, bool, bool, bool)], port: &str) -> Strin
 fn endpoints_that_are_not_used_say_why() {
     let rig = Rig::new(2, 3);
     let service = web("web", 75);
-    let write = |endpoints: &[(&str, bool, bool, bool)], port: &str| {
+    let write = |endpoints: &[Conditions], port: &str| {
         let text = slice(&rig, endpoints, port);
         rig.manifests.write("endpoints-web.yaml", &text).unwrap();
     };
@@ -154,7 +158,7 @@ fn endpoints_that_are_not_used_say_why() {
     });
     served(&rig, owner, rig.client(), client, to);
 
-    let cases: [(&[(&str, bool, bool, bool)], &str, &str); 3] = [
+    let cases: [(&[Conditions], &str, &str); 3] = [
         (
             &[("web-2", false, false, false)],
             "http",
@@ -200,7 +204,7 @@ fn endpoints_that_are_not_used_say_why() {
     refused(&rig, owner, rig.client(), client, to);
 }
 
-/// A ClusterIP is closed to clients that have a route to it.
+/// A `ClusterIP` is closed to clients that have a route to it.
 #[test]
 fn a_cluster_ip_is_not_for_clients() {
     let rig = Rig::new(1, 1);
