@@ -7,6 +7,7 @@
 )]
 
 mod cases;
+mod near;
 mod owners;
 
 use std::net::IpAddr;
@@ -203,4 +204,16 @@ pub(super) fn service(name: &str, number: u8) -> Service {
 pub(super) fn frontend(explanation: &Explanation) -> &FrontendDetails {
     assert_eq!(explanation.frontends.len(), 1, "{explanation:#?}");
     &explanation.frontends[0]
+}
+
+/// An endpoint on each node.
+pub(super) const TWO: &str = "10.244.1.2@edge-a 10.244.2.2@edge-b";
+
+/// The VIP 192.0.2.200 of default/web with these endpoints.
+pub(super) fn web(endpoints: &str, edit: impl FnOnce(&mut Service)) -> World {
+    World::new().with(|world| {
+        let mut service = service("web", 10);
+        edit(&mut service);
+        world.serve(service, endpoints);
+    })
 }

@@ -6,9 +6,8 @@ use crate::model::foreign::MacAddress;
 use crate::model::peer::{Heard, MemberState, Peer, Peers, Presence, PublishedInterface};
 use crate::plan::ownership::EXCLUDE_LABEL;
 
-fn web() -> World {
-    World::new()
-        .with(|world| world.serve(service("web", 10), "10.244.1.2@edge-a 10.244.2.2@edge-b"))
+fn world() -> World {
+    web(TWO, |_| {})
 }
 
 fn label(world: &mut World, node: &str, label: &str) {
@@ -20,7 +19,7 @@ fn label(world: &mut World, node: &str, label: &str) {
 
 #[test]
 fn by_nodes_alone_the_first_in_the_order_announces() {
-    let told = web().ask("192.0.2.200:80", None);
+    let told = world().ask("192.0.2.200:80", None);
     let address = &told.addresses[0];
     let first = address.ranking[0].clone();
     assert_eq!(
@@ -34,7 +33,7 @@ fn by_nodes_alone_the_first_in_the_order_announces() {
     );
 
     // Without it the other one does, and the first says why not.
-    let told = web()
+    let told = world()
         .with(|world| label(world, &first, EXCLUDE_LABEL))
         .ask("192.0.2.200:80", None);
     let address = &told.addresses[0];
@@ -49,7 +48,7 @@ fn by_nodes_alone_the_first_in_the_order_announces() {
 
 #[test]
 fn a_vip_that_nobody_announces_is_lost() {
-    let world = web().with(|world| {
+    let world = world().with(|world| {
         label(world, "edge-a", EXCLUDE_LABEL);
         label(world, "edge-b", EXCLUDE_LABEL);
     });
@@ -66,7 +65,7 @@ fn a_vip_that_nobody_announces_is_lost() {
 
 #[test]
 fn an_owner_without_an_interface_is_told() {
-    let world = web().with(|world| {
+    let world = world().with(|world| {
         label(world, "edge-b", EXCLUDE_LABEL);
         world.config.pools[0].interfaces = vec!["bond0".parse().unwrap()];
     });
@@ -94,7 +93,7 @@ fn an_owner_that_took_it_earlier_keeps_it() {
         heard: Heard::default(),
     };
     let world = |owner: Option<&str>, presence| {
-        web().with(|world| {
+        web(TWO, |_| {}).with(|world| {
             let mut peers = Peers {
                 enabled: true,
                 settled: true,
