@@ -12,6 +12,7 @@ pub mod config;
 pub mod daemon;
 pub mod doctor;
 pub mod drain_flag;
+pub mod explain;
 pub mod lab;
 pub mod membership;
 pub mod migrate;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
-use super::protocol::{Answer, Asked, Command, Order, request_line};
+use super::protocol::{Answer, Arguments, Asked, Command, Order, request_line};
 
 /// A daemon answers in milliseconds; one that is silent this long hangs.
 const LONGEST_SILENCE: Duration = Duration::from_secs(10);
@@ -65,15 +65,36 @@ pub enum AskError {
 
 /// Asks one question.
 pub fn ask<T: DeserializeOwned>(path: &Path, command: Command) -> Result<T, AskError> {
-    send(path, Asked::See(command))
+    ask_about(path, command, &Arguments::new())
+}
+
+/// Asks one question that takes arguments.
+pub fn ask_about<T: DeserializeOwned>(
+    path: &Path,
+    command: Command,
+    arguments: &Arguments,
+) -> Result<T, AskError> {
+    send(path, Asked::See(command), arguments)
+}
+
+/// Has one thing explained.
+pub fn ask_to_explain<T: DeserializeOwned>(
+    path: &Path,
+    arguments: &Arguments,
+) -> Result<T, AskError> {
+    send(path, Asked::Explain, arguments)
 }
 
 /// Gives one order.
 pub fn order<T: DeserializeOwned>(path: &Path, order: Order) -> Result<T, AskError> {
-    send(path, Asked::Do(order))
+    send(path, Asked::Do(order), &Arguments::new())
 }
 
-fn send<T: DeserializeOwned>(path: &Path, asked: Asked) -> Result<T, AskError> {
+fn send<T: DeserializeOwned>(
+    path: &Path,
+    asked: Asked,
+    arguments: &Arguments,
+) -> Result<T, AskError> {
     let stream = UnixStream::connect(path).map_err(|cause| {
         let path = path.to_owned();
         match cause.kind() {
@@ -81,7 +102,7 @@ fn send<T: DeserializeOwned>(path: &Path, asked: Asked) -> Result<T, AskError> {
             _ => AskError::NoDaemon { path, cause },
         }
     })?;
-    let bytes = exchange(stream, asked).map_err(|cause| AskError::Silent {
+    let bytes = exchange(stream, asked, arguments).map_err(|cause| AskError::Silent {
         path: path.to_owned(),
         cause,
     })?;
@@ -108,10 +129,10 @@ fn send<T: DeserializeOwned>(path: &Path, asked: Asked) -> Result<T, AskError> {
     }
 }
 
-fn exchange(mut stream: UnixStream, asked: Asked) -> io::Result<Vec<u8>> {
+fn exchange(mut stream: UnixStream, asked: Asked, arguments: &Arguments) -> io::Result<Vec<u8>> {
     stream.set_read_timeout(Some(LONGEST_SILENCE))?;
     stream.set_write_timeout(Some(LONGEST_SILENCE))?;
-    stream.write_all(&request_line(asked).map_err(io::Error::other)?)?;
+    stream.write_all(&request_line(asked, arguments).map_err(io::Error::other)?)?;
     let mut bytes = Vec::new();
     stream.take(LARGEST_ANSWER).read_to_end(&mut bytes)?;
     if bytes.is_empty() {

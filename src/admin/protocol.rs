@@ -1,6 +1,10 @@
 //! The language of the admin socket: one request on one line, one answer on one line, both JSON.
 //!
 //! `{"command":"status"}` is answered by `{"ok":true,"data":{…}}` or `{"ok":false,"error":"…"}`.
+//! Arguments are further fields of the request, each a string. One that the command does not know is
+//! refused by its name: a question that is answered without it would be another question.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +47,13 @@ impl Command {
             Self::Peers => "peers",
         }
     }
+
+    /// The names of the arguments that it takes.
+    pub const fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Status | Self::Services | Self::Vips | Self::Pools | Self::Peers => &[],
+        }
+    }
 }
 
 /// What can be asked to be done. Only root and the group may.
@@ -67,13 +78,18 @@ impl Order {
     }
 }
 
-/// One request.
+/// The arguments of `explain`: what is asked about, and who sends.
+pub const EXPLAIN_ARGUMENTS: [&str; 2] = ["target", "from"];
+
+/// What a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
     /// To see something.
     See(Command),
     /// To do something.
     Do(Order),
+    /// To have one thing explained, which reads the kernel.
+    Explain,
 }
 
 impl Asked {
@@ -82,13 +98,38 @@ impl Asked {
         match self {
             Self::See(command) => command.as_str(),
             Self::Do(order) => order.as_str(),
+            Self::Explain => "explain",
+        }
+    }
+
+    /// The names of the arguments that it takes.
+    pub const fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::See(command) => command.arguments(),
+            Self::Do(_) => &[],
+            Self::Explain => &EXPLAIN_ARGUMENTS,
         }
     }
 }
 
+/// The arguments of a request, by name.
+pub type Arguments = BTreeMap<String, String>;
+
+/// One request that the daemon understands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// What it is for.
+    pub asked: Asked,
+    /// Only those that [`Asked::arguments`] names.
+    pub arguments: Arguments,
+}
+
+/// A request on the wire.
 #[derive(Serialize, Deserialize)]
-struct Request {
+struct Line {
     command: String,
+    #[serde(flatten)]
+    arguments: BTreeMap<String, serde_json::Value>,
 }
 
 /// Why a request cannot be answered; its text goes back to whoever asked.
@@ -99,9 +140,23 @@ pub enum RequestError {
     Malformed(#[source] serde_json::Error),
     /// A command of another version, or of nobody.
     #[error(
-        "unknown command {0:?}; known are status, services, vips, pools, peers, drain and undrain"
+        "unknown command {0:?}; known are status, services, vips, pools, peers, explain, drain and undrain"
     )]
     UnknownCommand(String),
+    /// An argument of another version, or of another command.
+    #[error("{command} does not know the argument {argument:?}{known}")]
+    UnknownArgument {
+        command: &'static str,
+        argument: String,
+        /// What it does know, as the end of the sentence.
+        known: String,
+    },
+    /// All arguments are strings.
+    #[error("the argument {argument:?} of {command} is no string")]
+    NoString {
+        command: &'static str,
+        argument: &'static str,
+    },
     /// An order of somebody who may only look.
     #[error("{0} is for root and the group edgelb alone")]
     NotAllowed(&'static str),
@@ -114,22 +169,58 @@ pub enum RequestError {
 }
 
 /// Reads one request, without or with its newline.
-pub fn parse_request(line: &[u8]) -> Result<Asked, RequestError> {
-    let request: Request = serde_json::from_slice(line).map_err(RequestError::Malformed)?;
+pub fn parse_request(line: &[u8]) -> Result<Request, RequestError> {
+    let line: Line = serde_json::from_slice(line).map_err(RequestError::Malformed)?;
     let commands = Command::ALL.into_iter().map(Asked::See);
     let orders = Order::ALL.into_iter().map(Asked::Do);
-    commands
+    let asked = commands
         .chain(orders)
-        .find(|asked| asked.as_str() == request.command)
-        .ok_or_else(|| {
-            RequestError::UnknownCommand(request.command.chars().take(LONGEST_REPEATED).collect())
-        })
+        .chain([Asked::Explain])
+        .find(|asked| asked.as_str() == line.command)
+        .ok_or_else(|| RequestError::UnknownCommand(shortened(&line.command)))?;
+    let arguments = line.arguments.into_iter();
+    let arguments = arguments.map(|(name, value)| argument(asked, &name, value));
+    Ok(Request {
+        asked,
+        arguments: arguments.collect::<Result<_, _>>()?,
+    })
+}
+
+fn argument(
+    asked: Asked,
+    name: &str,
+    value: serde_json::Value,
+) -> Result<(String, String), RequestError> {
+    let command = asked.as_str();
+    let known = asked.arguments();
+    let Some(argument) = known.iter().find(|known| **known == name) else {
+        return Err(RequestError::UnknownArgument {
+            command,
+            argument: shortened(name),
+            known: if known.is_empty() {
+                "; it takes none".to_owned()
+            } else {
+                format!("; it takes {}", known.join(", "))
+            },
+        });
+    };
+    match value {
+        serde_json::Value::String(value) => Ok(((*argument).to_owned(), value)),
+        _ => Err(RequestError::NoString { command, argument }),
+    }
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(LONGEST_REPEATED).collect()
 }
 
 /// The line that asks for this.
-pub fn request_line(asked: Asked) -> Result<Vec<u8>, serde_json::Error> {
-    let command = asked.as_str().to_owned();
-    line(&Request { command })
+pub fn request_line(asked: Asked, arguments: &Arguments) -> Result<Vec<u8>, serde_json::Error> {
+    let named = |(name, value): (&String, &String)| (name.clone(), value.clone().into());
+    line(&Line {
+        command: asked.as_str().to_owned(),
+        arguments: arguments.iter().map(named).collect(),
+    })
 }
 
 /// An answer: data where `ok`, else an error.

@@ -6,6 +6,7 @@ mod departures;
 pub mod fence;
 pub mod forwarder;
 pub mod handover;
+pub mod inspect;
 pub mod ipvs;
 mod jitter;
 pub mod kernel;

@@ -7,6 +7,7 @@ pub mod demo;
 mod doctor;
 mod drain;
 pub mod exit;
+mod explain;
 mod generate;
 mod interrupt;
 mod migrate;
@@ -77,6 +78,8 @@ enum Command {
     Pools(ViewArguments),
     /// Shows the nodes among which VIPs are shared out.
     Peers(ViewArguments),
+    /// Says what happens to a packet, and why: in words first, then in detail.
+    Explain(explain::ExplainArguments),
     /// Gives this node's VIPs up, make-before-break, and waits until others announce them.
     Drain(drain::DrainArguments),
     /// Lets this node take VIPs again.
@@ -119,6 +122,7 @@ pub fn run() -> ExitCode {
         Command::Vips(view) => vips::run(view, config, format),
         Command::Pools(view) => pools::run(view, config, format),
         Command::Peers(view) => peers::run(view, config, format),
+        Command::Explain(arguments) => explain::run(arguments, config, format),
         Command::Drain(arguments) => drain::drain(arguments, config, format),
         Command::Undrain(view) => drain::undrain(view, config, format),
     };

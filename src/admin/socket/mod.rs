@@ -18,18 +18,18 @@ use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, error, info, warn};
 
 use super::protocol::{
-    Asked, Command, LARGEST_REQUEST, Order, RequestError, data_line, denied_line, error_line,
-    parse_request,
+    Arguments, Asked, Command, LARGEST_REQUEST, Order, Request, RequestError, data_line,
+    denied_line, error_line, parse_request,
 };
 use super::snapshot::Snapshot;
 use super::stopped;
-use super::view::{Drained, View};
+use super::view::{Drained, View, explain};
 use crate::drain_flag::DrainFlag;
 
 /// Clients that are served at once; more wait in the socket's queue.
@@ -40,6 +40,9 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The time that a client has to take its answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Requests that read the kernel at once.
+static EXPLAINING: Semaphore = Semaphore::const_new(2);
 
 /// The pause after an accept that failed, for instance because no file descriptor was left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
@@ -104,14 +107,17 @@ async fn serve_client(
     };
     log(&stream, &request);
     let answer = match request {
-        Ok(Asked::See(command)) => {
-            let snapshot = Arc::clone(&snapshots.borrow());
-            answer(command, snapshot).await
-        }
-        Ok(Asked::Do(order)) => {
-            let node = snapshots.borrow().inputs.node.clone();
-            carry_out(order, &stream, node, drain).await
-        }
+        Ok(Request { asked, arguments }) => match asked {
+            Asked::See(command) => {
+                let snapshot = Arc::clone(&snapshots.borrow());
+                answer(command, snapshot).await
+            }
+            Asked::Do(order) => {
+                let node = snapshots.borrow().inputs.node.clone();
+                carry_out(order, &stream, node, drain).await
+            }
+            Asked::Explain => explained(arguments, snapshots).await,
+        },
         Err(refusal) => error_line(&refusal),
     };
     let line = match answer {
@@ -143,6 +149,28 @@ async fn answer(command: Command, snapshot: Arc<Snapshot>) -> Result<Vec<u8>, se
         Err(error) => {
             error!(%error, "admin request failed");
             error_line(&"the daemon could not write the answer; its log says why")
+        }
+    }
+}
+
+/// Reads the kernel, a few of these requests at a time: each opens sockets and may take some time.
+async fn explained(
+    arguments: Arguments,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+) -> Result<Vec<u8>, serde_json::Error> {
+    let turn = EXPLAINING.acquire().await;
+    let written =
+        tokio::task::spawn_blocking(move || match explain::answer(&arguments, &snapshots) {
+            Ok(explanation) => data_line(&explanation),
+            Err(error) => error_line(&error),
+        });
+    let written = written.await;
+    drop(turn);
+    match written {
+        Ok(line) => line,
+        Err(error) => {
+            error!(%error, "admin request failed");
+            error_line(&"the daemon could not explain it; its log says why")
         }
     }
 }
@@ -222,13 +250,16 @@ async fn read_line(stream: &mut UnixStream) -> io::Result<Option<Vec<u8>>> {
 }
 
 /// Who asked what. To read needs no more than the mode of the socket.
-fn log(stream: &UnixStream, request: &Result<Asked, RequestError>) {
+fn log(stream: &UnixStream, request: &Result<Request, RequestError>) {
     let who = stream.peer_cred().ok();
     let uid = who.map(|who| who.uid());
     let gid = who.map(|who| who.gid());
     let pid = who.and_then(|who| who.pid());
     match request {
-        Ok(asked) => debug!(uid, gid, pid, command = asked.as_str(), "admin request"),
+        Ok(request) => {
+            let command = request.asked.as_str();
+            debug!(uid, gid, pid, command, "admin request");
+        }
         Err(error) => debug!(uid, gid, pid, %error, "admin request refused"),
     }
 }

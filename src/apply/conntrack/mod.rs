@@ -4,6 +4,7 @@
 //! deletes exact entries by tuple and number. Which entries these are is decided in `stale`. Must
 //! never send a deletion without a tuple: that would empty the whole table.
 
+mod count;
 mod message;
 mod stale;
 #[cfg(test)]
@@ -165,15 +166,7 @@ impl Conntrack {
                 found.push(flow.identity);
             }
         });
-        found.map_err(|error| match &error {
-            // nfnetlink knows no such subsystem.
-            netlink::Error::Refused(refusal)
-                if refusal.errno == Errno::EINVAL as i32 && !is_loaded() =>
-            {
-                Error::NotAvailable
-            }
-            _ => Error::Dump(error),
-        })
+        found.map_err(unavailable)
     }
 
     fn delete(&mut self, stale: &[Identity]) -> Result<usize, Error> {
@@ -194,6 +187,19 @@ impl Conntrack {
             None => Ok(deleted),
             Some(source) => Err(Error::Refused { refused, source }),
         }
+    }
+}
+
+/// Why the table could not be read.
+fn unavailable(error: netlink::Error) -> Error {
+    match &error {
+        // nfnetlink knows no such subsystem.
+        netlink::Error::Refused(refusal)
+            if refusal.errno == Errno::EINVAL as i32 && !is_loaded() =>
+        {
+            Error::NotAvailable
+        }
+        _ => Error::Dump(error),
     }
 }
 

@@ -39,6 +39,14 @@ pub fn describe_chains(layout: Layout) -> String {
     chains(layout).iter().map(chain).collect()
 }
 
+/// One element as nft names it: the set, then what is in it.
+pub(super) fn element_words(key: &ElementKey, value: &Value) -> String {
+    let one = Elements::from([(*key, value.clone())]);
+    let words = singles(&one, key.table, key.family).join(" ");
+    let set = key.table.name(key.family);
+    format!("element inet {TABLE} {set} {{ {words} }}")
+}
+
 fn of(
     elements: &Elements,
     table: Table,

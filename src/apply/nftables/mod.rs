@@ -12,6 +12,7 @@ mod frontend;
 mod handover;
 #[cfg(test)]
 mod handover_tests;
+pub mod inspect;
 mod layout;
 pub(in crate::apply) mod observe;
 pub mod others;
