@@ -3,11 +3,13 @@
 //! ```text
 //! manifests, API server ► source ─ SourceEvent ┐
 //! interfaces, routes ─► host ──── Host ───────┤          ┌─► kernel
-//! foreign edits ──────► monitor ─ Foreign ────┼► reconcile ─ AnnouncedSet ─► announcer ─► LAN
-//! other hosts ─► probing ─ ForeignHosts ──────┤          ├─ Snapshot ─► socket, metrics, health, probing
-//! health ─ ports that cannot be opened ───────┤          │
-//! SIGHUP, timers ─────────────────────────────┘          │
-//!                                                        └─ View ─► allocator ─► API server
+//! foreign edits ──────► monitor ─ Foreign ────┼► reconcile ─ Snapshot ─► socket, metrics, health, probing
+//! other hosts ─► probing ─ ForeignHosts ──────┤   │  ▲   └─ View ─► allocator ─► API server
+//! health ─ ports that cannot be opened ───────┤   │  │
+//! SIGHUP, timers ─────────────────────────────┘   │  └─ Owners, Peers, Allocations ┐
+//!                                        VipTable ▼                                │
+//!                 owning:  membership + owner (thread) ─ AnnouncedSet ─► announcer (thread) ─► LAN
+//!                                 └─ Order ─► fence (thread) ─► nf_tables
 //! ```
 //!
 //! The reconciler is the only owner of mutable state; everybody else sees `watch` snapshots. A task

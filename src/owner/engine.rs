@@ -205,6 +205,7 @@ impl Engine {
             host: world.host,
             ready: world.ready,
             draining: world.draining,
+            exceptions: &world.table.exceptions,
         };
         let field = Field::new(world.config, &world.table.nodes, own, world.peers);
         let mut turn = Turn::new(self, world, field, now);

@@ -80,7 +80,7 @@ pub(super) async fn carry_out(
         if repaired {
             tracing::info!("the fence was not as it should be, it is repaired");
         }
-        let news = result.err().map(|error| describe(error));
+        let news = result.err().map(describe);
         if let Some(error) = news.as_ref().filter(|news| problem.as_ref() != Some(*news)) {
             tracing::warn!(error, "the fence is not as it should be");
         }

@@ -24,7 +24,7 @@ use crate::model::allocation::Allocations;
 use crate::model::announcement::{AnnouncedInterface, AnnouncedSet};
 use crate::model::foreign::ForeignHosts;
 use crate::model::host::Host;
-use crate::model::peer::{Claims, MemberState, Owners, Peers, Publication};
+use crate::model::peer::{Claims, MOST_EXCEPTIONS, MemberState, Owners, Peers, Publication};
 use crate::plan::announcement::relevant;
 use crate::plan::ownership::table::VipTable;
 
@@ -397,7 +397,9 @@ impl OwnerTask {
                 draining: world.draining,
                 restarting: false,
                 interfaces,
-                exceptions: table.exceptions.clone(),
+                exceptions: (table.exceptions.iter().copied())
+                    .take(MOST_EXCEPTIONS)
+                    .collect(),
                 configuration_digest: self.digests.0,
                 snapshot_digest: self.digests.1,
             },

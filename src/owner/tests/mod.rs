@@ -41,6 +41,8 @@ struct Member {
     draining: bool,
     settled: bool,
     suspended: bool,
+    /// What it could not program.
+    exceptions: Vec<IpAddr>,
     /// Whom it does not hear.
     deaf_to: BTreeSet<&'static str>,
     /// What it was told to ask for and has not been answered.
@@ -121,6 +123,7 @@ impl Lan {
             draining: false,
             settled: true,
             suspended: false,
+            exceptions: Vec::new(),
             deaf_to: BTreeSet::new(),
             asked: Vec::new(),
         };
@@ -140,6 +143,7 @@ impl Lan {
             let state = MemberState {
                 ready: member.ready,
                 draining: member.draining,
+                exceptions: member.exceptions.clone(),
                 interfaces: interfaces
                     .map(|interface| PublishedInterface {
                         name: interface.name.clone(),
@@ -173,11 +177,15 @@ impl Lan {
         if member.presence != Presence::Alive {
             return;
         }
+        let table = VipTable {
+            exceptions: member.exceptions.clone(),
+            ..self.table.clone()
+        };
         let outcome = member.engine.step(
             self.now,
             &World {
                 config: &self.config,
-                table: &self.table,
+                table: &table,
                 peers: &peers,
                 host: &member.host,
                 ready: member.ready,
@@ -429,6 +437,31 @@ fn an_owner_that_never_gets_ready_is_followed_after_its_grace() {
     assert_eq!(lan.owner(VIP), first);
     lan.pass(grace);
     assert_ne!(lan.owner(VIP), first);
+}
+
+/// Who could not program a VIP does not own it while another can; where nobody can, one of them does.
+#[test]
+fn what_is_not_served_whole_is_owned_by_another_or_as_a_last_resort() {
+    let mut lan = three();
+    let first = lan.owner(VIP);
+    lan.member(first).exceptions = vec![ip(VIP)];
+    lan.settle();
+    let second = lan.owner(VIP);
+    assert_ne!(second, first);
+    for name in lan.members.keys().copied().collect::<Vec<_>>() {
+        lan.member(name).exceptions = vec![ip(VIP)];
+    }
+    lan.pass(Duration::from_secs(10));
+    assert_eq!(lan.owner(VIP), second, "as good as any other");
+    lan.member(second).presence = Presence::Down;
+    lan.pass(Duration::from_secs(3));
+    let third = lan.owner(VIP);
+    assert_ne!(third, second);
+    // Whoever serves it again takes it over.
+    let again = another(&lan, &[second, third]);
+    lan.member(again).exceptions.clear();
+    lan.pass(Duration::from_secs(3));
+    assert_eq!(lan.owner(VIP), again);
 }
 
 #[test]
