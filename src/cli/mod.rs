@@ -79,8 +79,9 @@ enum Command {
     Drain(drain::DrainArguments),
     /// Lets this node take VIPs again.
     Undrain(ViewArguments),
-    /// Looks for what keeps this node from working, and says how to mend it.
-    Doctor,
+    /// Looks for what keeps this node from working, or a Service from being reached, and says how to
+    /// mend it.
+    Doctor(doctor::DoctorArguments),
     /// Shows the whole thing on this machine, in a LAN of network namespaces, without a cluster.
     Demo(demo::DemoArguments),
     /// Measures in the same kind of LAN as the demo's, with a peer beside it.
@@ -101,7 +102,7 @@ pub fn run() -> ExitCode {
         Command::Demo(demo) => return demo::run(demo, format),
         Command::Bench(bench) => return bench::run(bench, format),
         Command::Check => check::run(config, format),
-        Command::Doctor => doctor::run(config, format),
+        Command::Doctor(arguments) => doctor::run(arguments, config, format),
         Command::Status(view) => status::run(view, config, format),
         Command::Services(view) => services::run(view, config, format),
         Command::Vips(view) => vips::run(view, config, format),

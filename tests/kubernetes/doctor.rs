@@ -208,18 +208,26 @@ async fn the_text_has_a_line_for_each_finding() {
     let (home, kubeconfig) = (secure.home.path(), secure.kubeconfig("reader"));
     let output = run(home, &kubeconfig, "", &[]).await;
     let text = String::from_utf8(output.stdout).expect("text");
-    let of_this_section = text.lines().filter(|line| line.starts_with("api-access: "));
+    let of_this_section = text.lines().filter(|line| line.contains(": api-access: "));
     assert_eq!(of_this_section.count(), 3, "{text}");
     for section in ["kernel", "firewall", "node-ports", "conflicts"] {
         assert!(
-            text.contains(&format!("\n{section}: ")),
+            text.contains(&format!(": {section}: ")),
             "{section}: {text}"
         );
     }
     assert!(
-        text.starts_with("api-access: fine: the API server"),
+        text.contains("\nfine: api-access: the API server"),
         "{text}"
     );
+    // What is worse stands before what is better.
+    let rank = |line: &str| {
+        ["problem", "warning", "info", "fine"]
+            .iter()
+            .position(|it| line.starts_with(it))
+    };
+    let ranks: Vec<usize> = text.lines().filter_map(rank).collect();
+    assert!(ranks.is_sorted(), "{text}");
     assert!(
         text.contains("the rights to write; remedy: nothing, if other nodes do"),
         "{text}"
