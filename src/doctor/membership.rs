@@ -2,10 +2,12 @@
 //! this node tells, judged. Pure.
 
 use super::running::Running;
+use super::service::of_a_node;
 use super::{Finding, Level, Section};
 use crate::admin::view::Peer;
 use crate::config::Config;
 use crate::model::peer::Presence;
+use crate::plan::reason::Reason;
 
 /// The findings; none without a daemon, of which others tell.
 pub(super) fn examine(config: &Config, running: Option<&Running>) -> Vec<Finding> {
@@ -18,17 +20,25 @@ pub(super) fn examine(config: &Config, running: Option<&Running>) -> Vec<Finding
         .filter(|peer| !peer.this_node)
         .collect();
     if running.peers.membership {
-        findings.extend(others.iter().flat_map(|peer| judge(peer, port.get())));
+        let settled = running.status.uptime_seconds >= SETTLED_SECONDS;
+        findings.extend(
+            others
+                .iter()
+                .flat_map(|peer| judge(peer, port.get(), settled)),
+        );
+        let known = others.iter().filter(|peer| peer.presence.is_some()).count();
+        let configured = config.membership.peers.len();
+        if settled && known < configured && findings.is_empty() {
+            let message =
+                format!("{known} of {configured} nodes in membership.peers were ever heard");
+            findings.push(finding(Level::Warning, message, UNHEARD));
+        }
         if findings.is_empty() {
             let heard = others
                 .iter()
                 .filter(|peer| peer.presence == Some(Presence::Alive));
-            findings.push(Finding {
-                section: Section::Membership,
-                level: Level::Fine,
-                message: format!("{} other nodes are heard", heard.count()),
-                remedy: None,
-            });
+            let message = format!("{} other nodes are heard", heard.count());
+            findings.push(Finding::new(Section::Membership, Level::Fine, message));
         }
     } else if !others.is_empty() {
         findings.push(finding(
@@ -42,6 +52,8 @@ pub(super) fn examine(config: &Config, running: Option<&Running>) -> Vec<Finding
              membership.key_files",
         ));
     }
+    let own = running.peers.peers.iter().filter(|peer| peer.this_node);
+    findings.extend(own.flat_map(this_node));
     findings.extend(running.status.address_conflicts.iter().map(|conflict| {
         let announced = if conflict.announced {
             "this node announces it all the same, and clients reach now the one, now the other"
@@ -60,14 +72,49 @@ pub(super) fn examine(config: &Config, running: Option<&Running>) -> Vec<Finding
     findings
 }
 
-/// What is wrong with one other node.
-fn judge(peer: &Peer, port: u16) -> Vec<Finding> {
+/// By then whoever is there was heard.
+const SETTLED_SECONDS: u64 = 3;
+const UNHEARD: &str = "see `systemctl status edgelb` there, whether the same key is in membership.key_files on \
+                       both (sha256sum), and whether UDP 9751 passes between them";
+
+/// Why this node itself may not own a VIP; that it is drained is told beside the daemon.
+fn this_node(peer: &Peer) -> Vec<Finding> {
+    let told = peer.reasons.iter().filter_map(|reason| {
+        let level = match reason.reason {
+            Reason::NodeUnknown => Level::Problem,
+            Reason::NotSelected | Reason::ExcludedByLabel | Reason::NodeDeleting => Level::Info,
+            _ => return None,
+        };
+        let message = format!("this node may not announce: {}", reason.text);
+        Some(finding(level, message, of_a_node(&reason.reason)))
+    });
+    told.collect()
+}
+
+/// Whether a node is to run a daemon that announces.
+fn is_meant(peer: &Peer) -> bool {
+    let left_out = |reason: &Reason| {
+        matches!(
+            reason,
+            Reason::NotSelected | Reason::ExcludedByLabel | Reason::NodeDeleting
+        )
+    };
+    !peer.reasons.iter().any(|reason| left_out(&reason.reason))
+}
+
+/// What is wrong with one other node. One that is not meant to announce need not be heard.
+fn judge(peer: &Peer, port: u16, settled: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     match (peer.presence, peer.heard) {
         (Some(Presence::Down), _) => findings.push(finding(
             Level::Warning,
             format!("{} does not answer", peer.name),
             "see `systemctl status edgelb` there; a node that is gone for good leaves membership.peers",
+        )),
+        (None, _) if settled && is_meant(peer) => findings.push(finding(
+            Level::Warning,
+            format!("{} was never heard since this daemon started", peer.name),
+            UNHEARD,
         )),
         (Some(Presence::Alive), Some(heard)) if !heard.udp => findings.push(finding(
             Level::Warning,
@@ -90,12 +137,7 @@ fn judge(peer: &Peer, port: u16) -> Vec<Finding> {
 }
 
 fn finding(level: Level, message: String, remedy: &str) -> Finding {
-    Finding {
-        section: Section::Membership,
-        level,
-        message,
-        remedy: Some(remedy.to_owned()),
-    }
+    Finding::new(Section::Membership, level, message).mend(remedy)
 }
 
 #[cfg(test)]
@@ -119,6 +161,17 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_was_never_heard_is_told_once_it_should_have_been() {
+        let mut unheard = peer(Presence::Alive, true, true);
+        (unheard.presence, unheard.heard, unheard.same_configuration) = (None, None, None);
+        assert!(judge(&unheard, 9751, false).is_empty());
+        let found = judge(&unheard, 9751, true);
+        assert!(found.iter().all(|it| it.message.contains("never heard")) && found.len() == 1);
+        unheard.reasons = vec![(&Reason::NotSelected).into()];
+        assert!(judge(&unheard, 9751, true).is_empty());
+    }
+
+    #[test]
     fn each_trouble_of_another_node_has_its_line() {
         for (peer, words) in [
             (peer(Presence::Alive, true, true), &[][..]),
@@ -130,7 +183,7 @@ mod tests {
                 &["UDP port 9751", "another configuration"],
             ),
         ] {
-            let findings = judge(&peer, 9751);
+            let findings = judge(&peer, 9751, true);
             assert_eq!(findings.len(), words.len(), "{findings:?}");
             for (finding, word) in findings.iter().zip(words) {
                 assert!(finding.message.contains(word), "{finding:?}");
