@@ -21,11 +21,8 @@ pub(super) fn examine(config: &Config, running: Option<&Running>) -> Vec<Finding
         .collect();
     if running.peers.membership {
         let settled = running.status.uptime_seconds >= SETTLED_SECONDS;
-        findings.extend(
-            others
-                .iter()
-                .flat_map(|peer| judge(peer, port.get(), settled)),
-        );
+        findings.extend(others.iter().flat_map(|peer| judge(peer, port.get())));
+        findings.extend(unheard(&others).filter(|_| settled));
         let known = others.iter().filter(|peer| peer.presence.is_some()).count();
         let configured = config.membership.peers.len();
         if settled && known < configured && findings.is_empty() {
@@ -102,19 +99,40 @@ fn is_meant(peer: &Peer) -> bool {
     !peer.reasons.iter().any(|reason| left_out(&reason.reason))
 }
 
-/// What is wrong with one other node. One that is not meant to announce need not be heard.
-fn judge(peer: &Peer, port: u16, settled: bool) -> Vec<Finding> {
+/// Nodes that were never heard, in one line: where edgelb runs on some Nodes only, they are many.
+fn unheard(others: &[&Peer]) -> Option<Finding> {
+    let unheard: Vec<&str> = (others.iter())
+        .filter(|peer| peer.presence.is_none() && is_meant(peer))
+        .map(|peer| peer.name.as_str())
+        .collect();
+    let remedy = format!(
+        "{UNHEARD}; where edgelb is to run on some Nodes only, let announce.node_selector say which"
+    );
+    match unheard.as_slice() {
+        [] => None,
+        [one] => {
+            let message = format!("{one} was never heard since this daemon started");
+            Some(finding(Level::Warning, message, &remedy))
+        }
+        [first, second, ..] => {
+            let message = format!(
+                "{} nodes were never heard since this daemon started",
+                unheard.len()
+            );
+            let told = finding(Level::Warning, message, &remedy);
+            Some(told.seen(format!("{first}, {second}…")))
+        }
+    }
+}
+
+/// What is wrong with one other node.
+fn judge(peer: &Peer, port: u16) -> Vec<Finding> {
     let mut findings = Vec::new();
     match (peer.presence, peer.heard) {
         (Some(Presence::Down), _) => findings.push(finding(
             Level::Warning,
             format!("{} does not answer", peer.name),
             "see `systemctl status edgelb` there; a node that is gone for good leaves membership.peers",
-        )),
-        (None, _) if settled && is_meant(peer) => findings.push(finding(
-            Level::Warning,
-            format!("{} was never heard since this daemon started", peer.name),
-            UNHEARD,
         )),
         (Some(Presence::Alive), Some(heard)) if !heard.udp => findings.push(finding(
             Level::Warning,
@@ -161,14 +179,24 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_was_never_heard_is_told_once_it_should_have_been() {
-        let mut unheard = peer(Presence::Alive, true, true);
-        (unheard.presence, unheard.heard, unheard.same_configuration) = (None, None, None);
-        assert!(judge(&unheard, 9751, false).is_empty());
-        let found = judge(&unheard, 9751, true);
-        assert!(found.iter().all(|it| it.message.contains("never heard")) && found.len() == 1);
-        unheard.reasons = vec![(&Reason::NotSelected).into()];
-        assert!(judge(&unheard, 9751, true).is_empty());
+    fn nodes_that_were_never_heard_are_one_line() {
+        let mut silent = peer(Presence::Alive, true, true);
+        (silent.presence, silent.heard, silent.same_configuration) = (None, None, None);
+        let heard = peer(Presence::Alive, true, true);
+        let told = |others: &[&Peer]| unheard(others).map(|it| it.message);
+        assert_eq!(told(&[&heard]), None);
+        let one = told(&[&heard, &silent]);
+        assert_eq!(
+            one.as_deref(),
+            Some("edge-b was never heard since this daemon started")
+        );
+        let two = told(&[&silent, &silent]);
+        assert_eq!(
+            two.as_deref(),
+            Some("2 nodes were never heard since this daemon started")
+        );
+        silent.reasons = vec![(&Reason::NotSelected).into()];
+        assert_eq!(told(&[&silent]), None);
     }
 
     #[test]
@@ -183,7 +211,7 @@ mod tests {
                 &["UDP port 9751", "another configuration"],
             ),
         ] {
-            let findings = judge(&peer, 9751, true);
+            let findings = judge(&peer, 9751);
             assert_eq!(findings.len(), words.len(), "{findings:?}");
             for (finding, word) in findings.iter().zip(words) {
                 assert!(finding.message.contains(word), "{finding:?}");

@@ -7,7 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::endpoints::named;
 use crate::apply::conntrack;
-use crate::apply::ipvs::listing::{self, ListedKey};
+use crate::apply::ipvs::Ipvs;
+use crate::apply::ipvs::types::{Protocol, VirtualServerKey};
 use crate::doctor::finding::{Depth, Finding, Level, Section};
 use crate::model::service::Service;
 
@@ -16,7 +17,7 @@ const FEWEST: u64 = 16;
 /// A larger table takes longer to read than a person waits.
 const MOST_TRACKED: u64 = 200_000;
 
-/// Connections by endpoint.
+/// Connections by endpoint: with IPVS all since its virtual server is there, else those that are tracked.
 pub(super) type Counts = BTreeMap<SocketAddr, u64>;
 
 /// What the kernel holds of the Service at `frontends`; none where that cannot be told.
@@ -24,22 +25,18 @@ pub(super) fn count(ipvs: bool, frontends: &BTreeSet<(u8, SocketAddr)>) -> Optio
     let mut counts = Counts::new();
     let mut add = |endpoint: SocketAddr, more: u64| *counts.entry(endpoint).or_default() += more;
     if ipvs {
-        for server in listing::read().ok()? {
-            let ListedKey::Address {
-                protocol,
-                address,
-                port,
-            } = server.key
-            else {
-                continue;
+        let mut ipvs = Ipvs::open().ok()?;
+        for (number, frontend) in frontends {
+            let key = VirtualServerKey::Address {
+                protocol: Protocol::from_number(u16::from(*number))?,
+                address: frontend.ip(),
+                port: frontend.port(),
             };
-            let number = u8::try_from(protocol.number()).unwrap_or(0);
-            if frontends.contains(&(number, SocketAddr::new(address, port))) {
-                for real in server.real_servers {
-                    let connections = real.connections;
-                    let sum = u64::from(connections.active) + u64::from(connections.inactive);
-                    add(SocketAddr::new(real.key.address, real.key.port), sum);
-                }
+            for real in ipvs.real_servers(&key).ok()? {
+                add(
+                    SocketAddr::new(real.key.address, real.key.port),
+                    real.statistics.connections,
+                );
             }
         }
         return Some(counts);
@@ -88,7 +85,7 @@ pub(super) fn judge(
         if total == 0 {
             told
         } else {
-            told.seen(format!("connections now: {}", named(seen)))
+            told.seen(format!("connections: {}", named(seen)))
         }
     };
     let edit = format!("kubectl -n {} patch service {}", key.namespace, key.name);

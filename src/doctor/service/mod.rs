@@ -93,10 +93,13 @@ pub(super) async fn examine_one(
             .into_iter()
             .filter_map(|(vip, answer, owner)| reach::answered(vip, answer, owner)),
     );
-    if let Some(inside) =
-        view.filter(|it| it.kind == ServiceType::ClusterIP || it.kind == ServiceType::NodePort)
-    {
-        let message = format!("its type is {:?}, so it has no VIP", inside.kind);
+    let inside = view.and_then(|it| match it.kind {
+        ServiceType::ClusterIP => Some("ClusterIP"),
+        ServiceType::NodePort => Some("NodePort"),
+        ServiceType::LoadBalancer | ServiceType::ExternalName => None,
+    });
+    if let Some(kind) = inside {
+        let message = format!("its type is {kind}, so it has no VIP");
         let patch = "'{\"spec\":{\"type\":\"LoadBalancer\"}}'";
         let remedy = format!(
             "kubectl -n {} patch service {} -p {patch}",

@@ -1,5 +1,22 @@
 //! `edgelb doctor` on nodes that are healthy, and on nodes that were broken on purpose: the cause is among
 //! the first three lines, with a remedy.
+//!
+//! | broken on purpose | test in |
+//! | --- | --- |
+//! | selector without pods, unready, misnamed port, target port not listening, pods without route, silent pods | `service` |
+//! | pool full, class not ours, unknown pool, address taken or in no pool, no such Service | `service` |
+//! | source ranges, affinity, forwarding method, node port of another Service | `service` |
+//! | Local policy without endpoints, dead owner, another host with the VIP, host inside a pool | `reach` |
+//! | membership port blocked, another key, a node that is no Node | `reach` |
+//! | VIP on an interface, strict `rp_filter`, IPv6 off, link down, excluded interface, ageing, MTU | `network` |
+//! | Docker's FORWARD, NOTRACK, a VIP and ports dropped by rules, ARP dropped | `firewall` |
+//! | kube-proxy in IPVS mode, the speaker of `MetalLB` | `firewall` |
+//! | daemon frozen, dead, twice, drained, without descriptors, its port taken, a broken manifest | `daemon` |
+//! | key file open to others or useless, disk full, disk read-only | `daemon` |
+//! | chains that drop, processes on node ports, kube-proxy, foreign virtual servers, sysctls | `node` |
+//!
+//! What this machine cannot be brought to (full tables of the whole kernel, clocks, bonds) is judged case by
+//! case beside the code.
 
 mod daemon;
 mod firewall;
