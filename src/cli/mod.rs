@@ -84,8 +84,9 @@ enum Command {
     Drain(drain::DrainArguments),
     /// Lets this node take VIPs again.
     Undrain(ViewArguments),
-    /// Looks for what keeps this node from working, and says how to mend it.
-    Doctor,
+    /// Looks for what keeps this node from working, or a Service from being reached, and says how to
+    /// mend it.
+    Doctor(doctor::DoctorArguments),
     /// Shows the whole thing on this machine, in a LAN of network namespaces, without a cluster.
     Demo(demo::DemoArguments),
     /// Measures in the same kind of LAN as the demo's, with a peer beside it.
@@ -116,7 +117,7 @@ pub fn run() -> ExitCode {
         Command::Completions(arguments) => generate::completions(arguments),
         Command::Man(arguments) => generate::man(arguments),
         Command::Migrate(command) => migrate::run(command, format),
-        Command::Doctor => doctor::run(config, format),
+        Command::Doctor(arguments) => doctor::run(arguments, config, format),
         Command::Status(view) => status::run(view, config, format),
         Command::Services(view) => services::run(view, config, format),
         Command::Vips(view) => vips::run(view, config, format),

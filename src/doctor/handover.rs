@@ -38,12 +38,7 @@ fn judge(support: &Result<HandoverSupport, HandoverError>, release: &str) -> Opt
             "run doctor as root".to_owned(),
         ),
     };
-    Some(Finding {
-        section: Section::Kernel,
-        level: Level::Warning,
-        message,
-        remedy: Some(remedy),
-    })
+    Some(Finding::new(Section::Kernel, Level::Warning, message).mend(remedy))
 }
 
 #[cfg(test)]

@@ -50,12 +50,14 @@ pub fn cause(reason: &Reason) -> Cause {
 /// The nodes that may announce the VIP now, the best first.
 fn ranking(facts: &Facts<'_>, vip: IpAddr) -> Vec<String> {
     let (config, inputs, plan) = (facts.config, facts.inputs, facts.plan);
+    let exceptions: Vec<IpAddr> = plan.exceptions().into_iter().collect();
     let ranking = if inputs.peers.enabled {
         let own = Own {
             name: &inputs.node,
             host: &inputs.host,
             ready: facts.ready,
             draining: inputs.draining,
+            exceptions: &exceptions,
         };
         let mut groups = plan.groups.values();
         let Some(group) = groups.find(|group| group.vips.contains(&vip)) else {

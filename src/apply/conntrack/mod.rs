@@ -23,7 +23,8 @@ use super::netlink::{self, NetlinkSocket};
 use crate::model::family::{Family, Protocol};
 use crate::model::node_state::NodeState;
 use crate::model::sysctl::{Rule, Sysctl};
-use message::{Flow, Identity};
+pub use message::Flow;
+use message::Identity;
 use stale::{Concern, Settled};
 
 /// How large the table must be able to get, by processors and at all.
@@ -78,6 +79,22 @@ pub fn sysctls() -> [(&'static str, Sysctl); 4] {
         ),
         ("net/netfilter/nf_conntrack_max", least),
     ]
+}
+
+/// Every entry that netfilter translates to another destination, for somebody who looks at how
+/// connections are spread. Changes nothing.
+pub fn translated() -> Result<Vec<Flow>, Error> {
+    let mut socket = NetlinkSocket::open(NETLINK_NETFILTER).map_err(Error::Open)?;
+    let mut flows = Vec::new();
+    for family in Family::BOTH {
+        let request = message::dump(family, None);
+        let found = socket.dump_into(&request, Vec::new, |flows, reply| {
+            let flow = message::flow(&reply.payload);
+            flows.extend(flow.filter(|flow| flow.destination_nat));
+        });
+        flows.extend(found.map_err(Error::Dump)?);
+    }
+    Ok(flows)
 }
 
 /// The connection tracking table of this network namespace.

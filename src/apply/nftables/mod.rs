@@ -17,6 +17,7 @@ mod layout;
 pub(in crate::apply) mod observe;
 pub mod others;
 pub(in crate::apply) mod requests;
+pub mod restriction;
 mod rules;
 pub(in crate::apply) mod schema;
 mod sets;
