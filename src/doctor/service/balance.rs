@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::endpoints::named;
 use crate::apply::conntrack;
 use crate::apply::ipvs::Ipvs;
-use crate::apply::ipvs::types::{Protocol, VirtualServerKey};
+use crate::apply::ipvs::types::VirtualServerKey;
 use crate::doctor::finding::{Depth, Finding, Level, Section};
 use crate::model::service::Service;
 
@@ -26,21 +26,30 @@ pub(super) fn count(ipvs: bool, frontends: &BTreeSet<(u8, SocketAddr)>) -> Optio
     let mut add = |endpoint: SocketAddr, more: u64| *counts.entry(endpoint).or_default() += more;
     if ipvs {
         let mut ipvs = Ipvs::open().ok()?;
-        for (number, frontend) in frontends {
-            let key = VirtualServerKey::Address {
-                protocol: Protocol::from_number(u16::from(*number))?,
-                address: frontend.ip(),
-                port: frontend.port(),
+        for server in ipvs.virtual_servers().ok()? {
+            let VirtualServerKey::Address {
+                protocol,
+                address,
+                port,
+            } = server.key
+            else {
+                continue;
             };
-            for real in ipvs.real_servers(&key).ok()? {
+            let number = u8::try_from(protocol.number()).unwrap_or(0);
+            if !frontends.contains(&(number, SocketAddr::new(address, port))) {
+                continue;
+            }
+            for real in ipvs.real_servers(&server.key).ok()? {
+                let now = u64::from(real.connections.active) + u64::from(real.connections.inactive);
+                let ever = real.statistics.connections;
                 add(
                     SocketAddr::new(real.key.address, real.key.port),
-                    real.statistics.connections,
+                    ever.max(now),
                 );
             }
         }
-        return Some(counts);
     }
+    // Beside IPVS some frontends, those with affinity among them, are netfilter's.
     let text = fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count").ok()?;
     if text.trim().parse::<u64>().ok()? > MOST_TRACKED {
         return None;
