@@ -1,4 +1,4 @@
-//! Who had each VIP before its owner: nodes that are there, hence may have connections of it. Pure.
+//! Who had each VIP before its owner, hence may have connections of it. Pure.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ use crate::model::peer::{Owners, Peers, Presence};
 pub(super) struct Former {
     node: String,
     owners: Owners,
-    /// Those that had the VIP before and are there, this node among them, the latest first.
+    /// Those that had the VIP before and were there when it moved, this node among them, the latest first.
     had: BTreeMap<IpAddr, Vec<String>>,
     /// Who had it last, where nobody has it now.
     last: BTreeMap<IpAddr, String>,
@@ -41,16 +41,14 @@ impl Former {
         }
     }
 
-    /// Takes in who owns what now, and who is there. A node that is down has lost its connections, or
-    /// nobody gets to them: what it had is nobody's, also when it comes back.
+    /// Takes in who owns what now, and who is there: from a node that is down a VIP is taken with nothing
+    /// of what it had. One that is down later is not forgotten: it may only have been silent for a moment,
+    /// and where it booted meanwhile it resets what it does not know, as this node would.
     pub(super) fn follow(&mut self, owners: &Owners, peers: &Peers, vips: &OrdSet<IpAddr>) {
         let node = self.node.clone();
-        let is_there = |name: &String| {
-            let peer = peers.members.get(name);
-            *name == node || peer.is_some_and(|peer| peer.presence != Presence::Down)
-        };
+        let is_there = |name: &String| *name == node || is_there(peers, name);
         for had in self.had.values_mut() {
-            had.retain(is_there);
+            had.retain(|name| *name == node || peers.members.contains_key(name));
         }
         self.last.retain(|_, name| is_there(name));
         let before = std::mem::replace(&mut self.owners, owners.clone());
@@ -87,11 +85,12 @@ impl Former {
     pub(super) fn others<'a>(
         &'a self,
         owners: &'a Owners,
+        peers: &'a Peers,
     ) -> impl Iterator<Item = (IpAddr, &'a str)> {
         self.had.iter().filter_map(|(vip, had)| {
             let owner = owners.get(vip)?;
             let other = if *owner == self.node {
-                had.first()
+                had.iter().find(|name| is_there(peers, name))
             } else {
                 had.contains(&self.node).then_some(owner)
             };
@@ -103,4 +102,9 @@ impl Former {
     pub(super) fn has_given_up(&self) -> bool {
         self.had.values().any(|had| had.contains(&self.node))
     }
+}
+
+fn is_there(peers: &Peers, name: &str) -> bool {
+    let peer = peers.members.get(name);
+    peer.is_some_and(|peer| peer.presence != Presence::Down)
 }

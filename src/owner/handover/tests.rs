@@ -221,7 +221,7 @@ fn a_gap_between_two_owners_is_no_matter() {
 }
 
 #[test]
-fn nothing_is_passed_to_a_node_that_died_also_when_it_comes_back() {
+fn nothing_is_passed_to_a_node_that_is_down_nor_for_what_it_died_with() {
     let mut lan = Lan::of("b");
     lan.owned_by("a");
     lan.is("a", Presence::Down);
@@ -242,6 +242,12 @@ fn nothing_is_passed_to_a_node_that_died_also_when_it_comes_back() {
     lan.is("a", Presence::Restarting);
     assert_eq!(lan.passes_to(), "a");
     lan.is("a", Presence::Down);
+    assert_eq!(lan.passes_to(), "");
+    // It was only silent.
+    lan.is("a", Presence::Alive);
+    assert_eq!(lan.passes_to(), "a");
+    lan.peers.members.remove("a");
+    lan.follow();
     assert_eq!(lan.passes_to(), "");
     lan.is("a", Presence::Alive);
     assert_eq!(lan.passes_to(), "");
