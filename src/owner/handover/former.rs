@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use imbl::OrdSet;
 use imbl::ordmap::DiffItem;
 
-use crate::model::peer::{Owners, Peers, Presence};
+use crate::model::peer::{Owners, Peers, Presence, supersedes};
 
 /// What this node remembers of owners.
 #[derive(Debug)]
@@ -56,10 +56,11 @@ impl Former {
             match change {
                 DiffItem::Add(vip, owner) => {
                     let last = self.last.remove(vip);
-                    self.moved(*vip, last.as_ref(), owner);
+                    self.moved(*vip, last.as_ref(), owner, peers);
                 }
                 DiffItem::Update { old, new } => {
-                    self.moved(*new.0, Some(old.1).filter(|name| is_there(name)), new.1);
+                    let last = Some(old.1).filter(|name| is_there(name));
+                    self.moved(*new.0, last, new.1, peers);
                 }
                 DiffItem::Remove(vip, owner) if is_there(owner) => {
                     self.last.insert(*vip, owner.clone());
@@ -72,12 +73,16 @@ impl Former {
         self.last.retain(|vip, _| vips.contains(vip));
     }
 
-    fn moved(&mut self, vip: IpAddr, from: Option<&String>, to: &String) {
+    /// Of a VIP that this node takes, the owner before is who claims it still: this node may not have seen
+    /// it own the VIP, where it looks for the first time, or was stopped for a while.
+    fn moved(&mut self, vip: IpAddr, from: Option<&String>, to: &String, peers: &Peers) {
+        let claimant = claimant(peers, vip).filter(|_| *to == self.node);
         let had = self.had.entry(vip).or_default();
-        had.retain(|name| name != to && Some(name) != from);
-        if let Some(from) = from.filter(|from| *from != to) {
-            had.insert(0, from.clone());
+        for before in [from, claimant].into_iter().flatten() {
+            had.retain(|name| name != before);
+            had.insert(0, before.clone());
         }
+        had.retain(|name| name != to);
     }
 
     /// For each VIP of which packets may be another node's business, that node: on the owner the one that
@@ -102,6 +107,22 @@ impl Former {
     pub(super) fn has_given_up(&self) -> bool {
         self.had.values().any(|had| had.contains(&self.node))
     }
+}
+
+/// Who has the greatest claim among the other nodes that are there.
+fn claimant(peers: &Peers, vip: IpAddr) -> Option<&String> {
+    let claims = peers.members.iter().filter_map(|(name, peer)| {
+        let number = *peer.claims.get(&vip)?;
+        (peer.presence != Presence::Down).then_some((number, name))
+    });
+    let greatest = claims.reduce(|(number, name), (other, by)| {
+        if supersedes((other, by), (number, name)) {
+            (other, by)
+        } else {
+            (number, name)
+        }
+    });
+    greatest.map(|(_, name)| name)
 }
 
 fn is_there(peers: &Peers, name: &str) -> bool {
