@@ -1,4 +1,4 @@
-//! Who had each VIP before its owner: nodes that are there, hence may have connections of it. Pure.
+//! Who had each VIP before its owner, hence may have connections of it. Pure.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -6,14 +6,14 @@ use std::net::IpAddr;
 use imbl::OrdSet;
 use imbl::ordmap::DiffItem;
 
-use crate::model::peer::{Owners, Peers, Presence};
+use crate::model::peer::{Owners, Peers, Presence, supersedes};
 
 /// What this node remembers of owners.
 #[derive(Debug)]
 pub(super) struct Former {
     node: String,
     owners: Owners,
-    /// Those that had the VIP before and are there, this node among them, the latest first.
+    /// Those that had the VIP before and were there when it moved, this node among them, the latest first.
     had: BTreeMap<IpAddr, Vec<String>>,
     /// Who had it last, where nobody has it now.
     last: BTreeMap<IpAddr, String>,
@@ -41,16 +41,14 @@ impl Former {
         }
     }
 
-    /// Takes in who owns what now, and who is there. A node that is down has lost its connections, or
-    /// nobody gets to them: what it had is nobody's, also when it comes back.
+    /// Takes in who owns what now, and who is there: from a node that is down a VIP is taken with nothing
+    /// of what it had. One that is down later is not forgotten: it may only have been silent for a moment,
+    /// and where it booted meanwhile it resets what it does not know, as this node would.
     pub(super) fn follow(&mut self, owners: &Owners, peers: &Peers, vips: &OrdSet<IpAddr>) {
         let node = self.node.clone();
-        let is_there = |name: &String| {
-            let peer = peers.members.get(name);
-            *name == node || peer.is_some_and(|peer| peer.presence != Presence::Down)
-        };
+        let is_there = |name: &String| *name == node || is_there(peers, name);
         for had in self.had.values_mut() {
-            had.retain(is_there);
+            had.retain(|name| *name == node || peers.members.contains_key(name));
         }
         self.last.retain(|_, name| is_there(name));
         let before = std::mem::replace(&mut self.owners, owners.clone());
@@ -58,10 +56,11 @@ impl Former {
             match change {
                 DiffItem::Add(vip, owner) => {
                     let last = self.last.remove(vip);
-                    self.moved(*vip, last.as_ref(), owner);
+                    self.moved(*vip, last.as_ref(), owner, peers);
                 }
                 DiffItem::Update { old, new } => {
-                    self.moved(*new.0, Some(old.1).filter(|name| is_there(name)), new.1);
+                    let last = Some(old.1).filter(|name| is_there(name));
+                    self.moved(*new.0, last, new.1, peers);
                 }
                 DiffItem::Remove(vip, owner) if is_there(owner) => {
                     self.last.insert(*vip, owner.clone());
@@ -74,12 +73,16 @@ impl Former {
         self.last.retain(|vip, _| vips.contains(vip));
     }
 
-    fn moved(&mut self, vip: IpAddr, from: Option<&String>, to: &String) {
+    /// Of a VIP that this node takes, the owner before is who claims it still: this node may not have seen
+    /// it own the VIP, where it looks for the first time, or was stopped for a while.
+    fn moved(&mut self, vip: IpAddr, from: Option<&String>, to: &String, peers: &Peers) {
+        let claimant = claimant(peers, vip).filter(|_| *to == self.node);
         let had = self.had.entry(vip).or_default();
-        had.retain(|name| name != to && Some(name) != from);
-        if let Some(from) = from.filter(|from| *from != to) {
-            had.insert(0, from.clone());
+        for before in [from, claimant].into_iter().flatten() {
+            had.retain(|name| name != before);
+            had.insert(0, before.clone());
         }
+        had.retain(|name| name != to);
     }
 
     /// For each VIP of which packets may be another node's business, that node: on the owner the one that
@@ -87,11 +90,12 @@ impl Former {
     pub(super) fn others<'a>(
         &'a self,
         owners: &'a Owners,
+        peers: &'a Peers,
     ) -> impl Iterator<Item = (IpAddr, &'a str)> {
         self.had.iter().filter_map(|(vip, had)| {
             let owner = owners.get(vip)?;
             let other = if *owner == self.node {
-                had.first()
+                had.iter().find(|name| is_there(peers, name))
             } else {
                 had.contains(&self.node).then_some(owner)
             };
@@ -103,4 +107,25 @@ impl Former {
     pub(super) fn has_given_up(&self) -> bool {
         self.had.values().any(|had| had.contains(&self.node))
     }
+}
+
+/// Who has the greatest claim among the other nodes that are there.
+fn claimant(peers: &Peers, vip: IpAddr) -> Option<&String> {
+    let claims = peers.members.iter().filter_map(|(name, peer)| {
+        let number = *peer.claims.get(&vip)?;
+        (peer.presence != Presence::Down).then_some((number, name))
+    });
+    let greatest = claims.reduce(|(number, name), (other, by)| {
+        if supersedes((other, by), (number, name)) {
+            (other, by)
+        } else {
+            (number, name)
+        }
+    });
+    greatest.map(|(_, name)| name)
+}
+
+fn is_there(peers: &Peers, name: &str) -> bool {
+    let peer = peers.members.get(name);
+    peer.is_some_and(|peer| peer.presence != Presence::Down)
 }

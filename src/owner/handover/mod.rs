@@ -158,7 +158,7 @@ fn stations(peers: &Peers) -> OrdSet<crate::model::foreign::MacAddress> {
 fn ways(former: &Former, scene: &Scene<'_>) -> BTreeMap<Arrival, IpAddr> {
     let mut known: OrdMap<(&str, u32, Family), Option<IpAddr>> = OrdMap::new();
     let mut ways = BTreeMap::new();
-    for (vip, other) in former.others(scene.owners) {
+    for (vip, other) in former.others(scene.owners, scene.peers) {
         let family = Family::of(vip);
         for (index, interface) in scene.stage {
             if !interface.watched.contains(&vip) {

@@ -220,8 +220,26 @@ fn a_gap_between_two_owners_is_no_matter() {
     assert_eq!(on_all(gap), ["b", "a", ""]);
 }
 
+/// It looks for the first time when the owner drains, or was stopped for a while.
 #[test]
-fn nothing_is_passed_to_a_node_that_died_also_when_it_comes_back() {
+fn who_takes_a_vip_at_first_sight_knows_its_owner_by_the_claim() {
+    for (presence, passes_to) in [(Presence::Alive, "a"), (Presence::Down, "")] {
+        let mut lan = Lan::of("b");
+        for (node, number) in [("a", 7_u64), ("c", 5)] {
+            let mut peer = peer(node);
+            peer.claims = lan.vips.iter().map(|vip| (*vip, number)).collect();
+            if node == "a" || passes_to.is_empty() {
+                peer.presence = presence;
+            }
+            lan.peers.members.insert(node.to_owned(), Arc::new(peer));
+        }
+        lan.owned_by("b");
+        assert_eq!(lan.passes_to(), passes_to);
+    }
+}
+
+#[test]
+fn nothing_is_passed_to_a_node_that_is_down_nor_for_what_it_died_with() {
     let mut lan = Lan::of("b");
     lan.owned_by("a");
     lan.is("a", Presence::Down);
@@ -242,6 +260,12 @@ fn nothing_is_passed_to_a_node_that_died_also_when_it_comes_back() {
     lan.is("a", Presence::Restarting);
     assert_eq!(lan.passes_to(), "a");
     lan.is("a", Presence::Down);
+    assert_eq!(lan.passes_to(), "");
+    // It was only silent.
+    lan.is("a", Presence::Alive);
+    assert_eq!(lan.passes_to(), "a");
+    lan.peers.members.remove("a");
+    lan.follow();
     assert_eq!(lan.passes_to(), "");
     lan.is("a", Presence::Alive);
     assert_eq!(lan.passes_to(), "");
