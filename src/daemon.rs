@@ -43,6 +43,7 @@ use crate::sources::{self, Sources};
 use crate::stopping;
 use crate::tasks::Tasks;
 use crate::unopened::Unopened;
+use crate::watchdog::Watchdog;
 
 /// How long tasks may take to stop.
 const STOP_PATIENCE: Duration = Duration::from_millis(1500);
@@ -145,7 +146,7 @@ pub async fn run(
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let mut resync = resync_timer(&config);
     let mut loop_state = LoopState::new(config_file.to_owned(), support);
-    let mut watchdog = watchdog_timer();
+    let mut watchdog = Watchdog::start();
     let mut source_gone = false;
     let mut seen_edits = (0, 0);
     owning.tell(&mut reconciler);
@@ -431,25 +432,6 @@ fn resync_timer(config: &Config) -> tokio::time::Interval {
     let mut timer = tokio::time::interval_at(tokio::time::Instant::now() + period, period);
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     timer
-}
-
-/// Ticks as often as systemd wants to hear; never where it does not. Fed by the loop that makes the
-/// passes, so that a stuck pass is noticed.
-struct Watchdog(Option<tokio::time::Interval>);
-
-impl Watchdog {
-    async fn tick(&mut self) {
-        match &mut self.0 {
-            Some(timer) => {
-                timer.tick().await;
-            }
-            None => std::future::pending().await,
-        }
-    }
-}
-
-fn watchdog_timer() -> Watchdog {
-    Watchdog(sd_notify::watchdog_enabled().map(|limit| tokio::time::interval(limit / 3)))
 }
 
 async fn sleep_until(due: Option<Instant>) {

@@ -29,3 +29,4 @@ pub mod sources;
 pub mod stopping;
 pub mod tasks;
 pub mod unopened;
+pub mod watchdog;

@@ -1,5 +1,5 @@
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 //! Objects as kubectl writes them, and the files that they become.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use super::*;
 use crate::model::pool::Pool;
