@@ -3,11 +3,13 @@
 //! ```text
 //! manifests, API server ► source ─ SourceEvent ┐
 //! interfaces, routes ─► host ──── Host ───────┤          ┌─► kernel
-//! foreign edits ──────► monitor ─ Foreign ────┼► reconcile ─ AnnouncedSet ─► announcer ─► LAN
-//! other hosts ─► probing ─ ForeignHosts ──────┤          ├─ Snapshot ─► socket, metrics, health, probing
-//! health ─ ports that cannot be opened ───────┤          │
-//! SIGHUP, timers ─────────────────────────────┘          │
-//!                                                        └─ View ─► allocator ─► API server
+//! foreign edits ──────► monitor ─ Foreign ────┼► reconcile ─ Snapshot ─► socket, metrics, health, probing
+//! other hosts ─► probing ─ ForeignHosts ──────┤   │  ▲   └─ View ─► allocator ─► API server
+//! health ─ ports that cannot be opened ───────┤   │  │
+//! SIGHUP, timers ─────────────────────────────┘   │  └─ Owners, Peers, Allocations ┐
+//!                                        VipTable ▼                                │
+//!                 owning:  membership + owner (thread) ─ AnnouncedSet ─► announcer (thread) ─► LAN
+//!                                 └─ Order ─► fence (thread) ─► nf_tables
 //! ```
 //!
 //! The reconciler is the only owner of mutable state; everybody else sees `watch` snapshots. A task
@@ -26,6 +28,7 @@ use crate::admin::metrics::Metrics;
 use crate::admin::snapshot::Snapshot;
 use crate::admin::socket::AdminSocket;
 use crate::apply::fence::{self, Fence, FenceSupport};
+use crate::apply::handover::Handover;
 use crate::apply::kernel::Kernel;
 use crate::apply::monitor::Monitor;
 use crate::apply::prober::ProbeSettings;
@@ -37,8 +40,10 @@ use crate::probing;
 use crate::reconcile::Reconciler;
 use crate::source::host::HostSource;
 use crate::sources::{self, Sources};
+use crate::stopping;
 use crate::tasks::Tasks;
 use crate::unopened::Unopened;
+use crate::watchdog::Watchdog;
 
 /// How long tasks may take to stop.
 const STOP_PATIENCE: Duration = Duration::from_millis(1500);
@@ -66,7 +71,8 @@ pub async fn run(
         tracing::warn!(error = %warning, "allocations could not be read, addresses are given out anew");
     }
     let mut ports = kernel.ports();
-    ports.push(fence.port());
+    let handover = Handover::open().context("cannot find out what can be handed over")?;
+    ports.extend([fence.port(), handover.port()]);
     let (monitor, mut foreign_edits) = Monitor::open(&ports)?;
     tasks.spawn_until("monitor", stopped.clone(), async move {
         Ok(monitor.run().await?)
@@ -78,10 +84,13 @@ pub async fn run(
     });
 
     let drain = DrainFlag::open(Arc::clone(&state)).context("cannot read whether to drain")?;
+    let leaving = drain.leaving();
+    stopping::forget(&config.node.runtime_dir);
     let follows = Follows {
         host: host.clone(),
         draining: drain.watch(),
         fence,
+        handover,
         foreign_edits: foreign_edits.clone(),
     };
     let mut owning = Owning::start(&config, follows, &state, &mut tasks, &stopped)?;
@@ -137,7 +146,7 @@ pub async fn run(
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let mut resync = resync_timer(&config);
     let mut loop_state = LoopState::new(config_file.to_owned(), support);
-    let mut watchdog = watchdog_timer();
+    let mut watchdog = Watchdog::start();
     let mut source_gone = false;
     let mut seen_edits = (0, 0);
     owning.tell(&mut reconciler);
@@ -162,7 +171,15 @@ pub async fn run(
         let due = loop_state.due(&reconciler, Instant::now());
         tokio::select! {
             biased;
-            _ = terminate.recv() => break Ok(()),
+            _ = terminate.recv() => {
+                let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+                if stopping::is_leave(&config.node.runtime_dir).await {
+                    tracing::info!("the machine goes down, vips are given up");
+                    leaving.send_replace(true);
+                    owning.leave().await;
+                }
+                break Ok(());
+            }
             _ = interrupt.recv() => break Ok(()),
             ended = tasks.ended() => break Err(ended),
             _ = hangup.recv() => {
@@ -415,25 +432,6 @@ fn resync_timer(config: &Config) -> tokio::time::Interval {
     let mut timer = tokio::time::interval_at(tokio::time::Instant::now() + period, period);
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     timer
-}
-
-/// Ticks as often as systemd wants to hear; never where it does not. Fed by the loop that makes the
-/// passes, so that a stuck pass is noticed.
-struct Watchdog(Option<tokio::time::Interval>);
-
-impl Watchdog {
-    async fn tick(&mut self) {
-        match &mut self.0 {
-            Some(timer) => {
-                timer.tick().await;
-            }
-            None => std::future::pending().await,
-        }
-    }
-}
-
-fn watchdog_timer() -> Watchdog {
-    Watchdog(sd_notify::watchdog_enabled().map(|limit| tokio::time::interval(limit / 3)))
 }
 
 async fn sleep_until(due: Option<Instant>) {

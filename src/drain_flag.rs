@@ -39,6 +39,12 @@ impl DrainFlag {
         self.flag.subscribe()
     }
 
+    /// The way to say that this node leaves: it gives its VIPs up as if it were drained, and the next run
+    /// takes some again.
+    pub fn leaving(&self) -> watch::Sender<bool> {
+        self.flag.clone()
+    }
+
     /// Sets it; first in the file, so that a crash in between does not forget what was asked for.
     /// Returns whether it was different. Waits for the disk.
     pub fn set(&self, draining: bool) -> Result<bool, Error> {

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tokio::sync::watch;
@@ -11,6 +12,7 @@ use tokio::sync::watch;
 use crate::apply::announcer::thread::AnnouncerThread;
 use crate::apply::announcer::{Announcer, AnnouncerView, burst::BurstSettings};
 use crate::apply::fence::Fence;
+use crate::apply::handover::Handover;
 use crate::apply::monitor::ForeignEdits;
 use crate::apply::state_directory::StateDirectory;
 use crate::config::Config;
@@ -19,11 +21,15 @@ use crate::model::allocation::Allocations;
 use crate::model::announcement::AnnouncedSet;
 use crate::model::foreign::ForeignHosts;
 use crate::model::host::Host;
-use crate::model::peer::Claims;
+use crate::model::peer::{Claims, Peers, Presence};
+use crate::owner::pause::boot_time;
 use crate::owner::thread::{self, Ownership, Start};
 use crate::publisher::Publisher;
 use crate::reconcile::Reconciler;
 use crate::tasks::Tasks;
+
+/// How long others may take to follow a node that leaves.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The addresses of other nodes, by name.
 type NodeAddresses = BTreeMap<String, Vec<IpAddr>>;
@@ -33,6 +39,7 @@ pub struct Follows {
     pub host: watch::Receiver<Host>,
     pub draining: watch::Receiver<bool>,
     pub fence: Fence,
+    pub handover: Handover,
     pub foreign_edits: watch::Receiver<ForeignEdits>,
 }
 
@@ -61,6 +68,7 @@ impl Owning {
         if let Some(warning) = warning {
             tracing::warn!(error = %warning, "claims could not be read, vips are claimed anew");
         }
+        let awaited = awaited(config, state).context("cannot read how the last run ended")?;
         let bursts = BurstSettings {
             burst: config.announce.gratuitous_burst.clone(),
             refresh: config.announce.refresh,
@@ -85,8 +93,11 @@ impl Owning {
                 allocations: allocations_receiver,
                 foreign_edits: follows.foreign_edits,
                 fence: follows.fence,
+                handover: follows.handover,
                 announced,
                 claims,
+                awaited,
+                state: Arc::clone(state),
             },
             stopped.clone(),
         )?;
@@ -145,6 +156,26 @@ impl Owning {
         }
     }
 
+    /// Waits until other nodes took what this one owns, which was told to give it up; not where nobody
+    /// could.
+    pub async fn leave(&mut self) {
+        let mut peers = self.ownership.membership.peers.clone();
+        let mut claims = self.ownership.claims.clone();
+        let followed = async {
+            while !claims.borrow_and_update().is_empty() && has_heir(&peers.borrow_and_update()) {
+                tokio::select! {
+                    Ok(()) = peers.changed() => {}
+                    Ok(()) = claims.changed() => {}
+                    else => return,
+                }
+            }
+        };
+        let followed = tokio::time::timeout(LEAVE_PATIENCE, followed).await;
+        if followed.is_err() || !claims.borrow().is_empty() {
+            tracing::warn!("nobody took what this node owns");
+        }
+    }
+
     /// Tells the reconciler who owns what, and who may.
     pub fn tell(&mut self, reconciler: &mut Reconciler) {
         let now = std::time::Instant::now();
@@ -189,6 +220,28 @@ impl Owning {
             });
         }
     }
+}
+
+/// Whether another node could take what a node that leaves owns.
+fn has_heir(peers: &Peers) -> bool {
+    peers.members.values().any(|peer| {
+        let state = &peer.state;
+        peer.presence == Presence::Alive && state.ready && !state.draining
+    })
+}
+
+/// Until when the others certainly wait for this node: for two thirds of `membership.restart_grace` after
+/// its last run told them that it restarts. Clocks and messages may take the rest.
+fn awaited(config: &Config, state: &StateDirectory) -> anyhow::Result<Option<Instant>> {
+    let (farewell, warning) = state.take_farewell()?;
+    if let Some(warning) = warning {
+        tracing::warn!(error = %warning, "how the last run ended is not known, the others are heard first");
+    }
+    let grace = config.membership.restart_grace * 2 / 3;
+    let left = farewell.and_then(|at| (at + grace).checked_sub(boot_time()));
+    // A time that is yet to come was not written by this machine.
+    let left = left.filter(|left| *left <= grace);
+    Ok(left.map(|left| Instant::now() + left))
 }
 
 /// Keeps what this node claims on the disk: after a restart it goes on where it was.

@@ -64,6 +64,18 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
             "UdpSocket",
         ],
     ),
+    (
+        "explain/",
+        &[
+            "crate::apply",
+            "crate::source",
+            "crate::admin",
+            "tokio",
+            "std::fs",
+            "Instant::now",
+            "SystemTime::now",
+        ],
+    ),
     ("source/", &["crate::plan", "crate::apply", "crate::admin"]),
     ("apply/", &["crate::plan", "crate::source", "crate::admin"]),
     (

@@ -15,10 +15,16 @@ use edgelb::config::{Config, Environment, Level, Loaded, Problem, duration, load
 
 #[path = "config/check.rs"]
 mod check;
+#[path = "config/generate.rs"]
+mod generate;
+#[path = "config/migrate.rs"]
+mod migrate;
 #[path = "config/problems.rs"]
 mod problems;
 #[path = "config/properties.rs"]
 mod properties;
+#[path = "schemas/validator.rs"]
+mod schema_validator;
 
 const REFERENCE: &str = include_str!("../config/edgelb.toml");
 

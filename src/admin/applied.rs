@@ -71,7 +71,7 @@ pub struct Ended<'p> {
 
 /// Whether a failure kept a part of the kernel from all that was to be changed there. Single virtual
 /// servers that are refused leave all others in place.
-fn is_whole(failure: &Failure) -> bool {
+pub(in crate::admin) fn is_whole(failure: &Failure) -> bool {
     matches!(
         (failure.kind, first_object(failure)),
         ("table", _)

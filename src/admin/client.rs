@@ -77,6 +77,14 @@ pub fn ask_about<T: DeserializeOwned>(
     send(path, Asked::See(command), arguments)
 }
 
+/// Has one thing explained.
+pub fn ask_to_explain<T: DeserializeOwned>(
+    path: &Path,
+    arguments: &Arguments,
+) -> Result<T, AskError> {
+    send(path, Asked::Explain, arguments)
+}
+
 /// Gives one order.
 pub fn order<T: DeserializeOwned>(path: &Path, order: Order) -> Result<T, AskError> {
     send(path, Asked::Do(order), &Arguments::new())

@@ -87,6 +87,9 @@ const WATCH: &str = "watch";
 /// The argument of [`Asked::Watch`] that names a command: its answer is sent whenever it is another one.
 pub const VIEW: &str = "view";
 
+/// The arguments of `explain`: what is asked about, and who sends.
+pub const EXPLAIN_ARGUMENTS: [&str; 2] = ["target", "from"];
+
 /// What a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
@@ -97,6 +100,8 @@ pub enum Asked {
     /// To be told what happens, a line an event, as long as the connection stands. The first line is
     /// `{"ok":true}`, or the refusal.
     Watch,
+    /// To have one thing explained, which reads the kernel.
+    Explain,
 }
 
 impl Asked {
@@ -106,6 +111,7 @@ impl Asked {
             Self::See(command) => command.as_str(),
             Self::Do(order) => order.as_str(),
             Self::Watch => WATCH,
+            Self::Explain => "explain",
         }
     }
 
@@ -115,6 +121,7 @@ impl Asked {
             Self::See(command) => command.arguments(),
             Self::Do(_) => &[],
             Self::Watch => &[VIEW],
+            Self::Explain => &EXPLAIN_ARGUMENTS,
         }
     }
 }
@@ -147,7 +154,7 @@ pub enum RequestError {
     Malformed(#[source] serde_json::Error),
     /// A command of another version, or of nobody.
     #[error(
-        "unknown command {0:?}; known are status, services, vips, pools, peers, drain, undrain, record and watch"
+        "unknown command {0:?}; known are status, services, vips, pools, peers, explain, drain, undrain, record and watch"
     )]
     UnknownCommand(String),
     /// An argument of another version, or of another command.
@@ -182,7 +189,7 @@ pub fn parse_request(line: &[u8]) -> Result<Request, RequestError> {
     let orders = Order::ALL.into_iter().map(Asked::Do);
     let asked = commands
         .chain(orders)
-        .chain([Asked::Watch])
+        .chain([Asked::Explain, Asked::Watch])
         .find(|asked| asked.as_str() == line.command)
         .ok_or_else(|| RequestError::UnknownCommand(shortened(&line.command)))?;
     let arguments = line.arguments.into_iter();

@@ -12,6 +12,7 @@ use super::conntrack::{self, Conntrack};
 use super::departures::Departures;
 use super::fence::Fence;
 use super::forwarder::Forwarder;
+use super::handover::Handover;
 use super::ipvs::types::Timeouts;
 use super::ipvs::{self, Ipvs};
 use super::nftables::{self, Layout, Nftables};
@@ -427,6 +428,13 @@ impl Kernel {
             Ok(removed) => report.count("table", "remove", removed),
             Err(error) => {
                 let failure = Failure::new("table", "netdev and arp edgelb", &error);
+                report.failures.push(failure);
+            }
+        }
+        match Handover::open().and_then(|mut handover| handover.remove()) {
+            Ok(removed) => report.count("table", "remove", removed),
+            Err(error) => {
+                let failure = Failure::new("table", "ip and ip6 edgelb", &error);
                 report.failures.push(failure);
             }
         }

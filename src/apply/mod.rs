@@ -5,6 +5,8 @@ pub mod conntrack;
 mod departures;
 pub mod fence;
 pub mod forwarder;
+pub mod handover;
+pub mod inspect;
 pub mod ipvs;
 mod jitter;
 pub mod kernel;

@@ -27,8 +27,9 @@ const NFTABLES_SUBSYSTEM: u16 = 10;
 const NOT_OBJECTS: std::ops::RangeInclusive<u16> = 15..=17;
 /// `struct nfgenmsg`.
 const NFGENMSG_BYTES: usize = 4;
-/// `NFPROTO_ARP` and `NFPROTO_NETDEV`, as `nfgen_family` has them.
-const FENCE_FAMILIES: [u8; 2] = [3, 5];
+/// `NFPROTO_ARP` and `NFPROTO_NETDEV`, as `nfgen_family` has them: the fence's tables; `NFPROTO_IPV4` and
+/// `NFPROTO_IPV6`: those of the handover, which go with it.
+const FENCE_FAMILIES: [u8; 4] = [3, 5, 2, 10];
 /// The attribute that names the table, in the messages about every kind of object.
 const TABLE_ATTRIBUTE: u16 = 1;
 
@@ -60,7 +61,8 @@ pub enum Error {
 pub enum Foreign {
     /// Something in the table `inet edgelb`.
     Table,
-    /// Something in one of the fence's tables, `netdev edgelb` and `arp edgelb`.
+    /// Something in one of the fence's tables, `netdev edgelb` and `arp edgelb`, or of the handover's,
+    /// `ip edgelb` and `ip6 edgelb`.
     Fence,
     /// A route of ours, or what it depends on.
     Route,
@@ -278,7 +280,7 @@ mod tests {
     fn only_objects_of_our_table_count() {
         for kind in [0, 2, 3, 5, 6, 8, 9, 11, 12, 14, 18, 20, 22, 24] {
             assert_eq!(foreign(&table(kind, "edgelb")), [Foreign::Table], "{kind}");
-            for family in [3, 5] {
+            for family in [2, 3, 5, 10] {
                 let found = foreign(&table_of(family, kind, "edgelb"));
                 assert_eq!(found, [Foreign::Fence], "{kind}");
             }

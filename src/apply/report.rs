@@ -1,6 +1,7 @@
 //! What a pass did to the kernel, gathered over all its parts: edits by kind, and what failed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use nix::errno::Errno;
 
@@ -15,6 +16,9 @@ pub struct Report {
     pub changes: BTreeMap<(&'static str, &'static str), usize>,
     /// What could not be applied.
     pub failures: Vec<Failure>,
+    /// Addresses of virtual servers that were refused and of routes that could not be made: this node
+    /// does not serve them whole.
+    pub unserved: BTreeSet<IpAddr>,
     /// Whether filter and forwarding of everything new are in place: only then may it be announced.
     pub forwards: bool,
     /// Whether something was left undone that the next pass must find by comparing.
@@ -73,6 +77,8 @@ impl Report {
         self.count("real_server", "add", outcome.real_servers_added);
         self.count("real_server", "change", outcome.real_servers_changed);
         self.count("real_server", "remove", outcome.real_servers_removed);
+        let refused = outcome.refused.servers.iter();
+        self.unserved.extend(refused.map(|server| server.address));
         self.failures.extend(outcome.failures);
     }
 
@@ -82,6 +88,10 @@ impl Report {
                 self.count("route", "add", outcome.added);
                 self.count("route", "change", outcome.replaced);
                 self.count("route", "remove", outcome.removed);
+                let prefixes = outcome.failures.iter().map(route::Failure::prefix);
+                let whole =
+                    prefixes.filter(|prefix| prefix.prefix_len() == prefix.max_prefix_len());
+                self.unserved.extend(whole.map(|prefix| prefix.addr()));
                 self.failures.extend(
                     outcome.failures.iter().map(|failure| {
                         Failure::new("route", &failure.prefix().to_string(), failure)
@@ -129,4 +139,37 @@ impl Report {
 fn lacks_nftables(error: &nftables::Error) -> bool {
     matches!(error, nftables::Error::Observe(netlink::Error::Refused(refusal))
         if refusal.errno == Errno::EINVAL as i32)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// Who could not program a VIP leaves it to nodes that could.
+    #[test]
+    fn addresses_of_what_was_refused_are_unserved() {
+        let mut outcome = virtual_servers::Outcome::default();
+        for name in ["TCP 192.0.2.1:80", "UDP [2001:db8::1]:53"] {
+            outcome.refused.servers.insert(name.parse().unwrap());
+        }
+        let foreign = |prefix: &str| route::Failure::Foreign {
+            prefix: prefix.parse().unwrap(),
+            protocol: 4,
+        };
+        let routes = route::Outcome {
+            failures: vec![foreign("192.0.2.7/32"), foreign("10.96.0.0/12")],
+            ..route::Outcome::default()
+        };
+        let mut report = Report::unchanged();
+        report.virtual_servers(outcome);
+        report.routes(Ok(routes));
+        let unserved = ["192.0.2.1", "192.0.2.7", "2001:db8::1"];
+        assert_eq!(
+            report.unserved,
+            unserved.iter().map(|it| it.parse().unwrap()).collect()
+        );
+        assert_eq!(report.failures.len(), 2);
+    }
 }

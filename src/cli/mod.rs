@@ -7,7 +7,10 @@ pub mod demo;
 mod doctor;
 mod drain;
 pub mod exit;
+mod explain;
+mod generate;
 mod interrupt;
+mod migrate;
 pub mod output;
 mod peers;
 mod plan;
@@ -78,17 +81,27 @@ enum Command {
     Peers(WatchedArguments),
     /// Shows what a start of the daemon would change in this kernel, and changes nothing.
     Plan(plan::PlanArguments),
+    /// Says what happens to a packet, and why: in words first, then in detail.
+    Explain(explain::ExplainArguments),
     /// Gives this node's VIPs up, make-before-break, and waits until others announce them.
     Drain(drain::DrainArguments),
     /// Lets this node take VIPs again.
     Undrain(ViewArguments),
-    /// Looks for what keeps this node from working, and says how to mend it.
-    Doctor,
+    /// Looks for what keeps this node from working, or a Service from being reached, and says how to
+    /// mend it.
+    Doctor(doctor::DoctorArguments),
     /// Shows the whole thing on this machine, in a LAN of network namespaces, without a cluster.
     Demo(demo::DemoArguments),
     /// Measures in the same kind of LAN as the demo's, with a peer beside it.
     #[command(subcommand)]
     Bench(bench::BenchCommand),
+    /// Writes the configuration that does what another load balancer's objects say.
+    #[command(subcommand)]
+    Migrate(migrate::MigrateCommand),
+    /// Prints the script by which a shell completes edgelb's commands.
+    Completions(generate::CompletionsArguments),
+    /// Writes the man pages.
+    Man(generate::ManArguments),
     /// Removes everything that edgelb ever put into this kernel, and nothing else.
     Cleanup,
 }
@@ -106,13 +119,17 @@ pub fn run() -> ExitCode {
         Command::Demo(demo) => return demo::run(demo, format),
         Command::Bench(bench) => return bench::run(bench, format),
         Command::Check => check::run(config, format),
-        Command::Doctor => doctor::run(config, format),
+        Command::Completions(arguments) => generate::completions(arguments),
+        Command::Man(arguments) => generate::man(arguments),
+        Command::Migrate(command) => migrate::run(command, format),
+        Command::Doctor(arguments) => doctor::run(arguments, config, format),
         Command::Status(view) => status::run(view, config, format),
         Command::Services(view) => services::run(view, config, format),
         Command::Vips(view) => vips::run(view, config, format),
         Command::Pools(view) => pools::run(view, config, format),
         Command::Peers(view) => peers::run(view, config, format),
         Command::Plan(arguments) => plan::run(arguments, named, format),
+        Command::Explain(arguments) => explain::run(arguments, config, format),
         Command::Drain(arguments) => drain::drain(arguments, config, format),
         Command::Undrain(view) => drain::undrain(view, config, format),
     };

@@ -49,7 +49,7 @@ pub fn run(file: &Path) -> anyhow::Result<Exit> {
         .set_timeouts(&config)
         .context("cannot set the timeouts of IPVS")?;
     let fence = match Fence::open() {
-        Ok(fence) => fence,
+        Ok(fence) => fence.with_lease(config.membership.lease()),
         Err(error) => {
             super::tell(&format!("{:#}", anyhow::Error::from(error)));
             return Ok(Exit::Privilege);

@@ -138,6 +138,26 @@ pub struct Membership {
     pub preempt: bool,
 }
 
+impl Membership {
+    /// How long this node may announce without renewing its permission: until another one may have taken
+    /// over, at the earliest. Others declare it dead three probe intervals after its last sign of life,
+    /// or a quarter of one earlier when they agree, and its signs are half of one apart.
+    pub fn lease(&self) -> Duration {
+        lease(self.probe_interval)
+    }
+}
+
+/// What a lease lasts is a multiple of this: whole ticks of every kernel (100, 250, 300 or 1000 Hz), so
+/// that a kernel says what it was told.
+const LEASE_STEP: Duration = Duration::from_millis(20);
+
+/// The same for any probe interval.
+pub fn lease(probe_interval: Duration) -> Duration {
+    let most = probe_interval * 9 / 4;
+    let steps = most.as_millis() / LEASE_STEP.as_millis();
+    LEASE_STEP * u32::try_from(steps).unwrap_or(u32::MAX)
+}
+
 /// `:9751` or `192.0.2.1:9751`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListenAddress {

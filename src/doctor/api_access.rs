@@ -35,10 +35,8 @@ pub(super) async fn examine(config: &Config) -> Vec<Finding> {
 
 fn finding(level: Level, message: String, remedy: Option<String>) -> Finding {
     Finding {
-        section: Section::ApiAccess,
-        level,
-        message,
         remedy,
+        ..Finding::new(Section::ApiAccess, level, message)
     }
 }
 

@@ -22,11 +22,8 @@ fn judge(
     stands: Option<bool>,
     release: &str,
 ) -> Vec<Finding> {
-    let warning = |message: String, remedy: &str| Finding {
-        section: Section::Kernel,
-        level: Level::Warning,
-        message,
-        remedy: Some(remedy.to_owned()),
+    let warning = |message: String, remedy: &str| {
+        Finding::new(Section::Kernel, Level::Warning, message).mend(remedy)
     };
     let kernel = "boot Linux 5.16 or later with CONFIG_NETFILTER_EGRESS, such as Debian 12's";
     let mut findings = Vec::new();

@@ -35,10 +35,8 @@ pub(super) fn examine(
 
 fn finding(level: Level, message: String, remedy: Option<String>) -> Finding {
     Finding {
-        section: Section::Firewall,
-        level,
-        message,
         remedy,
+        ..Finding::new(Section::Firewall, level, message)
     }
 }
 

@@ -34,10 +34,8 @@ pub(super) fn examine(config: &Config) -> Vec<Finding> {
 
 fn finding(level: Level, message: String, remedy: Option<String>) -> Finding {
     Finding {
-        section: Section::Kernel,
-        level,
-        message,
         remedy,
+        ..Finding::new(Section::Kernel, level, message)
     }
 }
 

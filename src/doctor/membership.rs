@@ -2,10 +2,12 @@
 //! this node tells, judged. Pure.
 
 use super::running::Running;
+use super::service::of_a_node;
 use super::{Finding, Level, Section};
 use crate::admin::view::Peer;
 use crate::config::Config;
 use crate::model::peer::Presence;
+use crate::plan::reason::Reason;
 
 /// The findings; none without a daemon, of which others tell.
 pub(super) fn examine(config: &Config, running: Option<&Running>) -> Vec<Finding> {
@@ -18,17 +20,22 @@ pub(super) fn examine(config: &Config, running: Option<&Running>) -> Vec<Finding
         .filter(|peer| !peer.this_node)
         .collect();
     if running.peers.membership {
+        let settled = running.status.uptime_seconds >= SETTLED_SECONDS;
         findings.extend(others.iter().flat_map(|peer| judge(peer, port.get())));
+        findings.extend(unheard(&others).filter(|_| settled));
+        let known = others.iter().filter(|peer| peer.presence.is_some()).count();
+        let configured = config.membership.peers.len();
+        if settled && known < configured && findings.is_empty() {
+            let message =
+                format!("{known} of {configured} nodes in membership.peers were ever heard");
+            findings.push(finding(Level::Warning, message, UNHEARD));
+        }
         if findings.is_empty() {
             let heard = others
                 .iter()
                 .filter(|peer| peer.presence == Some(Presence::Alive));
-            findings.push(Finding {
-                section: Section::Membership,
-                level: Level::Fine,
-                message: format!("{} other nodes are heard", heard.count()),
-                remedy: None,
-            });
+            let message = format!("{} other nodes are heard", heard.count());
+            findings.push(Finding::new(Section::Membership, Level::Fine, message));
         }
     } else if !others.is_empty() {
         findings.push(finding(
@@ -42,6 +49,8 @@ pub(super) fn examine(config: &Config, running: Option<&Running>) -> Vec<Finding
              membership.key_files",
         ));
     }
+    let own = running.peers.peers.iter().filter(|peer| peer.this_node);
+    findings.extend(own.flat_map(this_node));
     findings.extend(running.status.address_conflicts.iter().map(|conflict| {
         let announced = if conflict.announced {
             "this node announces it all the same, and clients reach now the one, now the other"
@@ -58,6 +67,62 @@ pub(super) fn examine(config: &Config, running: Option<&Running>) -> Vec<Finding
         )
     }));
     findings
+}
+
+/// By then whoever is there was heard.
+const SETTLED_SECONDS: u64 = 3;
+const UNHEARD: &str = "see `systemctl status edgelb` there, whether the same key is in membership.key_files on \
+                       both (sha256sum), and whether UDP 9751 passes between them";
+
+/// Why this node itself may not own a VIP; that it is drained is told beside the daemon.
+fn this_node(peer: &Peer) -> Vec<Finding> {
+    let told = peer.reasons.iter().filter_map(|reason| {
+        let level = match reason.reason {
+            Reason::NodeUnknown => Level::Problem,
+            Reason::NotSelected | Reason::ExcludedByLabel | Reason::NodeDeleting => Level::Info,
+            _ => return None,
+        };
+        let message = format!("this node may not announce: {}", reason.text);
+        Some(finding(level, message, of_a_node(&reason.reason)))
+    });
+    told.collect()
+}
+
+/// Whether a node is to run a daemon that announces.
+fn is_meant(peer: &Peer) -> bool {
+    let left_out = |reason: &Reason| {
+        matches!(
+            reason,
+            Reason::NotSelected | Reason::ExcludedByLabel | Reason::NodeDeleting
+        )
+    };
+    !peer.reasons.iter().any(|reason| left_out(&reason.reason))
+}
+
+/// Nodes that were never heard, in one line: where edgelb runs on some Nodes only, they are many.
+fn unheard(others: &[&Peer]) -> Option<Finding> {
+    let unheard: Vec<&str> = (others.iter())
+        .filter(|peer| peer.presence.is_none() && is_meant(peer))
+        .map(|peer| peer.name.as_str())
+        .collect();
+    let remedy = format!(
+        "{UNHEARD}; where edgelb is to run on some Nodes only, let announce.node_selector say which"
+    );
+    match unheard.as_slice() {
+        [] => None,
+        [one] => {
+            let message = format!("{one} was never heard since this daemon started");
+            Some(finding(Level::Warning, message, &remedy))
+        }
+        [first, second, ..] => {
+            let message = format!(
+                "{} nodes were never heard since this daemon started",
+                unheard.len()
+            );
+            let told = finding(Level::Warning, message, &remedy);
+            Some(told.seen(format!("{first}, {second}…")))
+        }
+    }
 }
 
 /// What is wrong with one other node.
@@ -90,12 +155,7 @@ fn judge(peer: &Peer, port: u16) -> Vec<Finding> {
 }
 
 fn finding(level: Level, message: String, remedy: &str) -> Finding {
-    Finding {
-        section: Section::Membership,
-        level,
-        message,
-        remedy: Some(remedy.to_owned()),
-    }
+    Finding::new(Section::Membership, level, message).mend(remedy)
 }
 
 #[cfg(test)]
@@ -116,6 +176,27 @@ mod tests {
             draining: false,
             same_configuration: Some(same),
         }
+    }
+
+    #[test]
+    fn nodes_that_were_never_heard_are_one_line() {
+        let mut silent = peer(Presence::Alive, true, true);
+        (silent.presence, silent.heard, silent.same_configuration) = (None, None, None);
+        let heard = peer(Presence::Alive, true, true);
+        let told = |others: &[&Peer]| unheard(others).map(|it| it.message);
+        assert_eq!(told(&[&heard]), None);
+        let one = told(&[&heard, &silent]);
+        assert_eq!(
+            one.as_deref(),
+            Some("edge-b was never heard since this daemon started")
+        );
+        let two = told(&[&silent, &silent]);
+        assert_eq!(
+            two.as_deref(),
+            Some("2 nodes were never heard since this daemon started")
+        );
+        silent.reasons = vec![(&Reason::NotSelected).into()];
+        assert_eq!(told(&[&silent]), None);
     }
 
     #[test]

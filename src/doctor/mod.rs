@@ -1,113 +1,222 @@
-//! What keeps this node from working, and how to mend it: sections of findings, a line each. Looks
-//! and asks; changes nothing.
+//! What keeps this node from working, or a Service from being reached, and how to mend it: findings, a
+//! line each, the cause first. Looks and asks, for a bounded time; changes nothing.
 //!
-//! A section is a file with one function that gives its findings; `examine` is the list of them.
+//! A section is a file with a function that gives its findings; [`examine`] is the list of them. What
+//! people look for, and where it is:
+//!
+//! | question | file | how it is seen |
+//! | --- | --- | --- |
+//! | the selector matches nothing; endpoints not ready; ports misnamed | `service/endpoints` | slices |
+//! | the target port does not listen; pods not reached from here | `service/probe` | TCP, 500 ms |
+//! | no address, and why; node port or frontend taken; wrong forwarding method | `service/reasons` | plan |
+//! | another node owns it and is gone; a Local policy without endpoints; source ranges | `service/reach` | views |
+//! | uneven connections; affinity | `service/balance` | counters of IPVS, conntrack |
+//! | another host answers for a VIP | `lan`, `service/reach`, `membership` | ARP and ND probes |
+//! | no daemon, one that hangs, two of them, its failures, privileges, descriptors, ports | `daemon` | socket, /proc |
+//! | modules, IPVS missing | `kernel` | modules.dep, kallsyms |
+//! | sysctls, strictARP | `settings`, `fence` | /proc/sys against what was recorded |
+//! | conntrack and neighbour tables, disk, key files, clock | `limits` | /proc, statvfs |
+//! | firewalls, NOTRACK, flushed tables, membership port blocked | `firewall`, `obstacles` | `nf_tables` |
+//! | VIP on an interface, no subnet, overlaps, IPv6 off, `rp_filter`, MTU, ageing, lost routes | `network` | rtnetlink |
+//! | bridges, bonds | `obstacles` | rtnetlink, /proc |
+//! | kube-proxy, foreign virtual servers, `MetalLB`, kube-vip, systemd-networkd | `conflicts` | processes, IPVS |
+//! | processes on node ports | `node_ports` | /proc/net |
+//! | peers: dead, blocked, configured otherwise | `membership` | views |
+//! | the API server and rights | `api_access` | reviews |
 
 mod api_access;
+mod cluster;
 mod conflicts;
+mod daemon;
 mod fence;
+mod finding;
 mod firewall;
+mod handover;
 mod kernel;
+mod lan;
+mod limits;
+mod machine;
 mod membership;
+mod network;
 mod node_ports;
+mod obstacles;
 mod passing;
+mod processes;
 mod running;
+mod service;
 mod settings;
 mod sockets;
 
+use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 
-use serde::Serialize;
+use ipnet::IpNet;
 
+pub use self::finding::{Finding, Level, Section};
+use self::lan::Lan;
+use self::machine::{Link, Machine};
+use self::network::Facts;
+use self::running::Running;
+use self::service::Scene;
 use crate::apply::nftables::others;
-use crate::config::Config;
+use crate::config::{Config, SourceKind};
+use crate::model::cluster::ClusterState;
+use crate::model::host::Host;
+use crate::model::service::ServiceKey;
+use crate::source::host;
 
-/// What a finding is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Section {
-    /// Whether the API server answers, and what this node may do there.
-    ApiAccess,
-    /// Whether the kernel has what `proxy.datapath` needs, and its settings are as they should be.
-    Kernel,
-    /// Whether chains of others drop what goes to Services.
-    Firewall,
-    /// Whether processes listen where Services are.
-    NodePorts,
-    /// Who else translates Services.
-    Conflicts,
-    /// Whether the other nodes are heard, and nobody else uses the VIPs.
-    Membership,
-}
-
-impl Section {
-    /// As it is shown.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::ApiAccess => "api-access",
-            Self::Kernel => "kernel",
-            Self::Firewall => "firewall",
-            Self::NodePorts => "node-ports",
-            Self::Conflicts => "conflicts",
-            Self::Membership => "membership",
+/// Looks at everything there is to look at with this configuration, at one Service closely where one is
+/// asked for. The cause stands first.
+pub async fn examine(config: &Config, asked: Option<&ServiceKey>) -> Vec<Finding> {
+    // The API server is asked while the rest is looked at.
+    let (mut findings, looked) = tokio::join!(api_access::examine(config), look(config, asked));
+    findings.extend(looked);
+    if config.source.kind == SourceKind::Manifests {
+        let directory = config.source.manifests.dir.display();
+        for remedy in findings.iter_mut().filter_map(|it| it.remedy.as_mut()) {
+            if remedy.contains("kubectl ") {
+                *remedy = format!("{remedy} (here that is in the files of {directory})");
+            }
         }
     }
+    finding::sort(&mut findings);
+    findings
 }
 
-/// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Level {
-    /// As it should be.
-    Fine,
-    /// Worth knowing, and nothing to mend.
-    Info,
-    /// Works, but not as it should.
-    Warning,
-    /// Something does not work.
-    Problem,
-}
-
-impl Level {
-    /// As it is shown.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Fine => "fine",
-            Self::Info => "info",
-            Self::Warning => "warning",
-            Self::Problem => "problem",
-        }
-    }
-}
-
-/// One thing that was looked at.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    pub section: Section,
-    pub level: Level,
-    /// One line.
-    pub message: String,
-    /// What to do about it, one line; never `None` with a problem.
-    pub remedy: Option<String>,
-}
-
-/// Looks at everything there is to look at with this configuration.
-pub async fn examine(config: &Config) -> Vec<Finding> {
-    let mut findings = api_access::examine(config).await;
-    let running = running::running(config);
+async fn look(config: &Config, asked: Option<&ServiceKey>) -> Vec<Finding> {
+    let answer = running::running(config);
+    let running = answer.as_ref();
     let others = others::others();
+    let processes = processes::here();
+    let sockets = sockets::waiting();
+    let listening = sockets.as_deref().unwrap_or_default();
+    let cluster = cluster::read(config);
+    let cluster = cluster.as_ref();
+
+    let mut findings = daemon::examine(config, running, &processes, listening);
     findings.extend(kernel::examine(config));
     findings.extend(settings::examine(config, running.is_ok()));
     findings.extend(fence::examine(config, running.is_ok()));
-    let (running, others) = (running.as_ref(), others.as_ref().ok());
-    findings.extend(firewall::examine(config, running.ok(), others));
-    findings.extend(membership::examine(config, running.ok()));
-    findings.extend(node_ports::examine(config, running));
-    findings.extend(conflicts::examine(config, others));
+    findings.extend(handover::examine(config));
+    findings.extend(limits::examine(config, &processes));
+    let (firewalls, answering) = (others.as_ref().ok(), running.ok());
+    findings.extend(firewall::examine(config, answering, firewalls));
+    if let Some(others) = firewalls {
+        findings.extend(obstacles::examine(config, others, answering, cluster));
+    }
+    findings.extend(membership::examine(config, answering));
+    findings.extend(node_ports::examine(config, running, &sockets));
+    findings.extend(conflicts::examine(config, firewalls, &processes, listening));
+    match (Machine::look(), host::list()) {
+        (Ok(machine), Ok(host)) => {
+            let network = Network {
+                machine,
+                host,
+                config,
+                running: answering,
+                cluster,
+            };
+            findings.extend(network.examine(asked).await);
+        }
+        (machine, host) => {
+            let error = machine.err().map(|error| error.to_string());
+            let error = error.or_else(|| host.err().map(|error| error.to_string()));
+            let message = "the links and addresses of this node cannot be read";
+            let told = Finding::new(Section::Network, Level::Warning, message);
+            findings.push(
+                told.seen(error.unwrap_or_default())
+                    .mend("sudo edgelb doctor"),
+            );
+        }
+    }
     findings
+}
+
+/// What is looked at by way of the links of this node.
+struct Network<'n> {
+    machine: Machine,
+    host: Host,
+    config: &'n Config,
+    running: Option<&'n Running>,
+    cluster: Option<&'n ClusterState>,
+}
+
+impl Network<'_> {
+    async fn examine(mut self, asked: Option<&ServiceKey>) -> Vec<Finding> {
+        let links: BTreeMap<u32, Link> = self.machine.links.clone();
+        let neighbours = self.machine.neighbours();
+        let subnets: Vec<IpNet> = (self.host.interfaces.values())
+            .filter(|interface| !interface.loopback)
+            .flat_map(|interface| interface.addresses.iter().copied())
+            .collect();
+        let scene = Scene {
+            config: self.config,
+            running: self.running,
+            cluster: self.cluster,
+            subnets: &subnets,
+            links: &links,
+        };
+        let mut findings = match asked {
+            Some(key) => {
+                let mut lan = Lan {
+                    config: self.config,
+                    host: &self.host,
+                    neighbours: Box::new(|| {
+                        Machine::look().map_or_else(|_| Vec::new(), |mut it| it.neighbours())
+                    }),
+                };
+                let machine = &mut self.machine;
+                service::examine_one(&scene, key, &mut lan, &mut |to| machine.way(to)).await
+            }
+            None => service::examine_all(&scene).await,
+        };
+        let facts = Facts::new(
+            self.config,
+            &self.host,
+            &mut self.machine,
+            (&links, &neighbours),
+            self.cluster,
+            self.running,
+            &sysctl,
+        );
+        findings.extend(network::judge(&facts));
+        let pods: Vec<IpNet> = (self.cluster.into_iter())
+            .flat_map(|it| it.nodes.values())
+            .flat_map(|node| node.pod_cidrs.iter().copied())
+            .chain(self.config.proxy.cluster_cidrs.iter().copied())
+            .collect();
+        let has_pods = |link: &Link| {
+            let interface = self.host.interfaces.get(&link.index);
+            let mut addresses = interface.into_iter().flat_map(|it| &it.addresses);
+            addresses.any(|it| pods.iter().any(|range| range.contains(&it.addr())))
+        };
+        findings.extend(obstacles::links(links.values(), &has_pods));
+        let addresses = fs::read_to_string("/proc/self/net/if_inet6").unwrap_or_default();
+        findings.extend(obstacles::duplicates(&addresses));
+        findings
+    }
+}
+
+/// A setting below `/proc/sys`.
+fn sysctl(path: &str) -> Option<String> {
+    fs::read_to_string(Path::new("/proc/sys").join(path)).ok()
 }
 
 /// Whether IPVS is there now; the file shows it in each network namespace.
 fn has_ipvs() -> bool {
     Path::new("/proc/self/net/ip_vs").exists()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sections_are_shown_as_they_are_written() {
+        for section in [Section::ApiAccess, Section::NodePorts, Section::Daemon] {
+            let written = serde_json::to_value(section).unwrap_or_default();
+            assert_eq!(written, section.as_str());
+        }
+    }
 }

@@ -2,12 +2,13 @@
 //! process hears of none of them (NP-11). And what became of the health-check node ports.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
 use super::running::Running;
-use super::sockets::{Waiting, own_addresses, waiting};
+use super::sockets::{Waiting, own_addresses};
 use super::{Finding, Level, Section};
 use crate::admin::client::AskError;
 use crate::config::Config;
@@ -18,9 +19,13 @@ use crate::model::port_range::PortRange;
 const UNOPENED: &str = "health_check_port";
 
 /// The findings of this section.
-pub(super) fn examine(config: &Config, running: Result<&Running, &AskError>) -> Vec<Finding> {
-    let sockets = match waiting() {
-        Ok(sockets) => sockets,
+pub(super) fn examine(
+    config: &Config,
+    running: Result<&Running, &AskError>,
+    sockets: &io::Result<Vec<Waiting>>,
+) -> Vec<Finding> {
+    let sockets = match sockets {
+        Ok(sockets) => sockets.as_slice(),
         Err(error) => {
             let message = format!("cannot see which ports processes listen on: {error}");
             let remedy = Some("mount /proc".to_owned());
@@ -32,8 +37,8 @@ pub(super) fn examine(config: &Config, running: Result<&Running, &AskError>) -> 
         own: &own_addresses(),
     };
     let mut findings = match running {
-        Ok(running) => shadowed(&node, &open(running), &sockets),
-        Err(_) => in_range(config.proxy.node_port_range, &node, &sockets),
+        Ok(running) => shadowed(&node, &open(running), sockets),
+        Err(_) => in_range(config.proxy.node_port_range, &node, sockets),
     };
     findings.extend(running.into_iter().flat_map(unopened));
     if findings.is_empty() {
@@ -43,20 +48,13 @@ pub(super) fn examine(config: &Config, running: Result<&Running, &AskError>) -> 
         };
         findings.push(finding(Level::Fine, message.to_owned(), None));
     }
-    if let Err(error) = running {
-        let message = "the Services were not asked for: no answer of a daemon on this node";
-        let remedy = error.to_string();
-        findings.push(finding(Level::Info, message.to_owned(), Some(remedy)));
-    }
     findings
 }
 
 fn finding(level: Level, message: String, remedy: Option<String>) -> Finding {
     Finding {
-        section: Section::NodePorts,
-        level,
-        message,
         remedy,
+        ..Finding::new(Section::NodePorts, level, message)
     }
 }
 

@@ -40,12 +40,7 @@ pub(super) fn examine(config: &Config, running: bool) -> Vec<Finding> {
 }
 
 fn finding(level: Level, message: String, remedy: String) -> Finding {
-    Finding {
-        section: Section::Kernel,
-        level,
-        message,
-        remedy: Some(remedy),
-    }
+    Finding::new(Section::Kernel, level, message).mend(remedy)
 }
 
 fn same(one: &str, other: &str) -> bool {
@@ -93,7 +88,10 @@ fn held(records: &SysctlRecords) -> Vec<Finding> {
             findings.push(finding(
                 Level::Problem,
                 format!("something else holds {name} at {value}, edgelb needs {wanted}"),
-                format!("find who writes it (sysctl files, other network programs), and set {name} = {wanted} there"),
+                format!(
+                    "sysctl -w {name}={}, and find who writes it (sysctl.d, other network programs)",
+                    record.ours.first().map_or("", String::as_str)
+                ),
             ));
         }
     }

@@ -13,6 +13,7 @@ pub mod frontend;
 pub mod host;
 pub mod interface_pattern;
 pub mod node_state;
+pub mod observation;
 pub mod peer;
 pub mod pool;
 pub mod port_range;

@@ -45,7 +45,7 @@ pub(super) const START_TOGETHER: Duration = Duration::from_secs(1);
 /// How long until an address is asked for again for which another node answered.
 pub(super) const ASK_PEER_AGAIN: Duration = Duration::from_millis(500);
 /// How long an address in use by another host is left alone before it is asked for again.
-pub(super) const ASK_AGAIN: Duration = Duration::from_secs(5);
+pub(super) const ASK_AGAIN: Duration = Duration::from_secs(2);
 
 /// What is so now, as far as this node knows.
 pub struct World<'a> {
@@ -117,6 +117,8 @@ pub struct Engine {
     connected: bool,
     /// Until when a node that had none waits to hear the others.
     pub(super) cut_off_until: Option<Instant>,
+    /// Until when the others certainly wait for this node, which said that it restarts.
+    resumes_until: Option<Instant>,
 }
 
 impl Engine {
@@ -136,7 +138,14 @@ impl Engine {
             company: None,
             connected: true,
             cut_off_until: None,
+            resumes_until: None,
         }
+    }
+
+    /// The others were told that this node restarts, and wait for it until then: what it claimed is its
+    /// own, also before it heard them.
+    pub fn resume(&mut self, until: Instant) {
+        self.resumes_until = Some(until);
     }
 
     /// What this node owns, with the numbers of its claims.
@@ -196,6 +205,7 @@ impl Engine {
             host: world.host,
             ready: world.ready,
             draining: world.draining,
+            exceptions: &world.table.exceptions,
         };
         let field = Field::new(world.config, &world.table.nodes, own, world.peers);
         let mut turn = Turn::new(self, world, field, now);
@@ -234,6 +244,11 @@ impl Engine {
             // Alone from now on: those who go on together are right.
             self.claims = alone(&self.claims);
         }
+    }
+
+    /// Until when the others wait for this node, whether it heard them or not.
+    pub(super) fn awaited(&self, now: Instant) -> Option<Instant> {
+        self.resumes_until.filter(|until| *until > now)
     }
 
     /// Whether another node is there.

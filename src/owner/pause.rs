@@ -25,7 +25,8 @@ impl PauseWatch {
     }
 }
 
-fn boot_time() -> Duration {
+/// The time since the boot, sleep included.
+pub fn boot_time() -> Duration {
     // The clock is there since Linux 2.6.39; without it no pause is noticed.
     clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
 }

@@ -2,7 +2,7 @@
 //! in force, in this order: what is given up falls silent, what is claimed may speak, then it is
 //! announced, then the others are told.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -11,29 +11,25 @@ use imbl::OrdSet;
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
+use super::asking::Probed;
 use super::engine::{Engine, Outcome, World};
 use super::guard::Guard;
+use super::handover::{HandingOver, Scene};
 use super::pause::PauseWatch;
-use super::{announcing, digest};
+use super::{announcing, asking, digest};
 use crate::apply::monitor::ForeignEdits;
-use crate::apply::prober::once::ProbeOnce;
 use crate::config::Config;
 use crate::membership::transport::lan::LanInterface;
 use crate::model::allocation::Allocations;
 use crate::model::announcement::{AnnouncedInterface, AnnouncedSet};
-use crate::model::foreign::{ForeignHosts, MacAddress, Wanted, WantedInterface};
+use crate::model::foreign::ForeignHosts;
 use crate::model::host::Host;
-use crate::model::peer::{Claims, MemberState, Owners, Peers, Publication};
+use crate::model::peer::{Claims, MOST_EXCEPTIONS, MemberState, Owners, Peers, Publication};
 use crate::plan::announcement::relevant;
 use crate::plan::ownership::table::VipTable;
 
-/// How often this node renews its permission to announce (AN-3).
-pub const LEASE_INTERVAL: Duration = Duration::from_millis(100);
-/// How long a permission lasts. Whoever was stopped for longer must hear the others first.
-pub const LEASE: Duration = Duration::from_millis(300);
-/// How long a node that was stopped is silent by itself: by then membership knows of the stop as well and
-/// is unsettled until the others were heard.
-const HEAR_PATIENCE: Duration = Duration::from_millis(150);
+/// How often this node renews its permission to announce at least.
+const RENEW_EVERY: Duration = Duration::from_millis(100);
 
 /// Moves of one step that are logged one by one: writing them holds up this thread.
 const MOST_LOGGED: usize = 10;
@@ -65,18 +61,35 @@ pub struct Mouths {
     pub foreign: watch::Sender<Arc<ForeignHosts>>,
 }
 
-/// Addresses that were asked for, which hosts answered, and for which ones other nodes did.
-type Probed = (Vec<IpAddr>, BTreeMap<IpAddr, MacAddress>, BTreeSet<IpAddr>);
+/// What an earlier run of this node left.
+#[derive(Debug, Clone, Copy)]
+pub struct Beginning<'a> {
+    /// What it claimed.
+    pub claims: &'a Claims,
+    /// Until when the others certainly wait for this node, because it told them that it restarts.
+    pub awaited: Option<Instant>,
+}
 
 /// The task.
 pub struct OwnerTask {
     ears: Ears,
     mouths: Mouths,
     engine: Engine,
+    /// Stands for the first table where this node is awaited: the kernel still holds what an earlier run
+    /// put there.
+    claimed: Option<Arc<VipTable>>,
     guard: Guard,
-    /// Foreign edits of the fence so far.
+    handover: HandingOver,
+    /// Foreign edits of the fence and of the handover so far.
     fences: u64,
     pause: PauseWatch,
+    /// How long the permission to announce lasts. Whoever was stopped for longer must hear the others
+    /// first.
+    lease: Duration,
+    /// How long a node that was stopped is silent by itself: by then membership knows of the stop as well
+    /// and is unsettled until the others were heard.
+    hear_patience: Duration,
+    renew_every: Duration,
     /// Until when nothing is announced because this node was stopped for a while.
     suspended: Option<Instant>,
     stage: BTreeMap<u32, AnnouncedInterface>,
@@ -94,15 +107,37 @@ pub struct OwnerTask {
 
 impl OwnerTask {
     /// Starts with what an earlier run of this node claimed.
-    pub fn new(ears: Ears, mouths: Mouths, claims: &Claims, guard: Guard) -> Self {
-        let node = ears.config.borrow().node.name.clone();
+    pub fn new(
+        ears: Ears,
+        mouths: Mouths,
+        start: Beginning<'_>,
+        guard: Guard,
+        handover: HandingOver,
+    ) -> Self {
+        let (node, membership) = {
+            let config = ears.config.borrow();
+            (config.node.name.clone(), config.membership.clone())
+        };
+        // These keys take effect after a restart only.
+        let probe_interval = membership.probe_interval;
+        let mut engine = Engine::new(node, start.claims);
+        let mut claimed = None;
+        if let Some(until) = start.awaited {
+            engine.resume(until);
+            claimed = Some(Arc::new(VipTable::of_claims(start.claims)));
+        }
         Self {
-            engine: Engine::new(node, claims),
+            handover,
+            engine,
+            claimed,
             ears,
             mouths,
             guard,
             fences: 0,
             pause: PauseWatch::start(),
+            lease: membership.lease(),
+            hear_patience: probe_interval * 3 / 2,
+            renew_every: (probe_interval / 4).min(RENEW_EVERY),
             suspended: None,
             stage: BTreeMap::new(),
             fenced: BTreeMap::new(),
@@ -116,7 +151,7 @@ impl OwnerTask {
 
     /// Decides until `stopped`; returns whether this node owns something that it keeps while it restarts.
     pub async fn run(mut self, mut stopped: watch::Receiver<bool>) -> bool {
-        let mut lease = tokio::time::interval(LEASE_INTERVAL);
+        let mut lease = tokio::time::interval(self.renew_every);
         lease.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.step();
         loop {
@@ -139,10 +174,10 @@ impl OwnerTask {
                     let fences = self.ears.foreign_edits.borrow_and_update().fences;
                     if std::mem::replace(&mut self.fences, fences) != fences {
                         self.guard.distrust();
-                        self.guard.repair();
                     }
                     continue;
                 }
+                () = self.guard.changed() => {}
                 Some((asked, used, peers)) = self.probed.1.recv() => {
                     self.engine.probed(&asked, &used, &peers, Instant::now());
                 }
@@ -150,28 +185,34 @@ impl OwnerTask {
             }
             self.step();
         }
-        // A drained node owns nothing, and nobody waits for it.
-        !self.engine.claims().is_empty()
+        // Nobody waits for a drained node, also where nobody took what it owns, unless it still has
+        // connections.
+        (!self.engine.claims().is_empty() && !*self.ears.draining.borrow())
+            || self.handover.is_passed_to()
     }
 
     /// Renews the permission to announce, unless this node was stopped for longer than that lasts: then
     /// another may have taken over, and nothing is said before the others were heard. False where the
     /// engine has to look again.
     fn hold_lease(&mut self) -> bool {
-        if self.pause.was_longer_than(LEASE) {
+        if self.pause.was_longer_than(self.lease) {
             self.suspend();
             return false;
         }
         if self.suspended.is_none() && !self.engine.announced().is_empty() {
             self.guard.renew();
         }
-        self.guard.repair();
-        self.suspended.is_none()
+        self.suspended.is_none() && !self.handover.is_due()
     }
 
     fn suspend(&mut self) {
-        tracing::warn!("this process was stopped for a while, it asks who owns what");
-        let until = Instant::now() + HEAR_PATIENCE;
+        if self.engine.announced().is_empty() {
+            // Nobody noticed; what is known of the others is of before all the same.
+            tracing::debug!("this process was stopped for a while");
+        } else {
+            tracing::warn!("this process was stopped for a while, it asks who owns what");
+        }
+        let until = Instant::now() + self.hear_patience;
         self.suspended = Some(until);
         self.wake = Some(until);
     }
@@ -182,30 +223,37 @@ impl OwnerTask {
             self.suspended = None;
         }
         let config = Arc::clone(&self.ears.config.borrow_and_update());
-        let table = Arc::clone(&self.ears.table.borrow_and_update());
+        let peers = Arc::clone(&self.ears.peers.borrow_and_update());
+        let mut table = Arc::clone(&self.ears.table.borrow_and_update());
+        if table.generation > 0 {
+            self.claimed = None;
+        } else if let Some(claimed) = self.claimed.as_ref().filter(|_| peers.enabled) {
+            table = Arc::clone(claimed);
+        }
         // A pod that comes or goes changes nothing here.
         let host = relevant(&config, &self.ears.host.borrow_and_update());
-        let peers = Arc::clone(&self.ears.peers.borrow_and_update());
         let draining = *self.ears.draining.borrow_and_update();
         let world = World {
             config: &config,
             table: &table,
             peers: &peers,
             host: &host,
-            ready: table.generation > 0,
+            ready: table.generation > 0 && !self.guard.is_slow(),
             draining,
             suspended: self.suspended.is_some(),
             unix_ms: unix_ms(),
         };
         let before = self.engine.announced().clone();
         let Outcome { ask, wake } = self.engine.step(now, &world);
-        self.wake = [wake, self.suspended].into_iter().flatten().min();
         self.restage(&config, &table, &host);
-        self.put_in_force(table.generation, &host, &peers);
-        self.tell(&config, &table, &host, draining);
+        self.hand_over(table.generation, &host, &peers);
+        let may_speak = self.put_in_force(table.generation, &host, &peers);
+        self.tell(&world, &may_speak);
+        let wakes = [wake, self.suspended, self.guard.slow_at()];
+        self.wake = wakes.into_iter().flatten().min();
         self.log_moves(&before);
         if !ask.is_empty() {
-            self.ask(ask, &host, &peers);
+            asking::ask(ask, &self.stage, &host, &peers, self.probed.0.clone());
         }
         // Responders read the set at each frame: what was withdrawn is not answered any more.
         self.mouths.in_force.send_replace(table.generation);
@@ -249,21 +297,37 @@ impl OwnerTask {
         }
     }
 
-    fn put_in_force(&mut self, generation: u64, host: &Host, peers: &Peers) {
+    /// Before anything is announced: the first packets may belong to the node that had it before.
+    fn hand_over(&mut self, generation: u64, host: &Host, peers: &Arc<Peers>) {
+        if generation > 0 {
+            self.handover.settle(&Scene {
+                owners: self.engine.owners(),
+                peers,
+                host,
+                stage: &self.stage,
+                vips: &self.vips,
+            });
+        }
+    }
+
+    /// Announces what the fence lets pass; returns that.
+    fn put_in_force(&mut self, generation: u64, host: &Host, peers: &Peers) -> OrdSet<IpAddr> {
         let owned = self.engine.announced();
-        let interfaces = announcing::announce(&self.stage, owned);
-        let macs = hardware_addresses(peers);
         // What an earlier run held back stays so until it is known what there is.
         if generation > 0 {
-            (self.guard).allow(&self.fenced, &self.vips, owned, host);
+            let handed = self.handover.wanted();
+            (self.guard).allow(&self.fenced, &self.vips, owned, host, handed);
         }
-        if self.pause.was_longer_than(LEASE) {
-            // The kernel kept this thread waiting: what is owned may be another's by now.
-            self.suspend();
-        } else if !owned.is_empty() && self.suspended.is_none() {
-            // The first frames must not wait for the next turn.
-            self.guard.renew();
-        }
+        let may_speak = self.guard.allowed(owned);
+        let interfaces = if self.suspended.is_some() && !self.guard.silences() {
+            // Nothing else silences this node.
+            announcing::announce(&self.stage, &OrdSet::new())
+        } else {
+            announcing::announce(&self.stage, &may_speak)
+        };
+        // The first frames must not wait for the next turn.
+        self.hold_lease();
+        let macs = asking::hardware_addresses(peers);
         self.mouths.announced.send_if_modified(|current| {
             if current.interfaces == interfaces && current.peers == macs {
                 return false;
@@ -275,9 +339,18 @@ impl OwnerTask {
             });
             true
         });
+        may_speak
     }
 
-    fn tell(&self, config: &Config, table: &VipTable, host: &Host, draining: bool) {
+    /// Tells everybody else. Other nodes hear of a claim when this node may speak for the VIP: its owner
+    /// until then goes on for so long.
+    fn tell(&self, world: &World<'_>, may_speak: &OrdSet<IpAddr>) {
+        let World {
+            config,
+            table,
+            host,
+            ..
+        } = *world;
         let owners = self.engine.owners();
         (self.mouths.owners).send_if_modified(|told| {
             let other = told != owners;
@@ -311,17 +384,26 @@ impl OwnerTask {
             }
             other
         });
+        let told = Arc::clone(&self.mouths.publication.borrow());
+        let mut claims = claims.clone();
+        let waiting = (self.engine.announced().iter())
+            .filter(|vip| !may_speak.contains(*vip) && !told.claims.contains_key(*vip));
+        for vip in waiting {
+            claims.remove(vip);
+        }
         let publication = Publication {
             state: MemberState {
-                ready: table.generation > 0 && self.suspended.is_none(),
-                draining,
+                ready: world.ready && self.suspended.is_none(),
+                draining: world.draining,
                 restarting: false,
                 interfaces,
-                exceptions: table.exceptions.clone(),
+                exceptions: (table.exceptions.iter().copied())
+                    .take(MOST_EXCEPTIONS)
+                    .collect(),
                 configuration_digest: self.digests.0,
                 snapshot_digest: self.digests.1,
             },
-            claims: claims.clone(),
+            claims,
             allocations: (**self.ears.allocations.borrow()).clone(),
         };
         (self.mouths.publication).send_if_modified(|told| {
@@ -332,50 +414,6 @@ impl OwnerTask {
             other
         });
     }
-}
-
-impl OwnerTask {
-    /// Asks the LAN who has these addresses; the answer comes back to the task.
-    fn ask(&self, vips: Vec<IpAddr>, host: &Host, peers: &Peers) {
-        let mut wanted = Wanted {
-            interfaces: BTreeMap::new(),
-            own: (host.interfaces.values())
-                .filter_map(|interface| interface.mac)
-                .map(MacAddress)
-                .collect(),
-        };
-        for (index, interface) in &self.stage {
-            let here = vips.iter().filter(|vip| interface.watched.contains(*vip));
-            let asked = WantedInterface {
-                name: interface.name.clone(),
-                mac: MacAddress(interface.mac),
-                addresses: here.copied().collect(),
-            };
-            if !asked.addresses.is_empty() {
-                wanted.interfaces.insert(*index, asked);
-            }
-        }
-        let (probed, macs) = (self.probed.0.clone(), hardware_addresses(peers));
-        tokio::spawn(async move {
-            let answers = ProbeOnce::SHORT.ask(&wanted, &macs).await;
-            for (interface, error) in &answers.unasked {
-                tracing::warn!(interface, error, "could not ask who uses an address");
-            }
-            let used = answers.foreign.iter().collect();
-            let peers = answers.peers.iter().map(|(vip, _)| vip).collect();
-            // The task ends only with this runtime.
-            let _ = probed.send((vips, used, peers)).await;
-        });
-    }
-}
-
-/// The hardware addresses of all other nodes.
-fn hardware_addresses(peers: &Peers) -> OrdSet<MacAddress> {
-    let interfaces = peers
-        .members
-        .values()
-        .flat_map(|peer| &peer.state.interfaces);
-    interfaces.map(|interface| interface.mac).collect()
 }
 
 fn unix_ms() -> u64 {

@@ -4,16 +4,20 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tokio::sync::watch;
 
 use super::engine::alone;
 use super::guard::Guard;
-use super::task::{Ears, Mouths, OwnerTask};
+use super::handover::HandingOver;
+use super::pause::boot_time;
+use super::task::{Beginning, Ears, Mouths, OwnerTask};
 use crate::apply::fence::Fence;
+use crate::apply::handover::Handover;
 use crate::apply::monitor::ForeignEdits;
+use crate::apply::state_directory::StateDirectory;
 use crate::config::Config;
 use crate::membership::{Inputs, Membership, MembershipView, Settings};
 use crate::model::allocation::Allocations;
@@ -37,9 +41,14 @@ pub struct Start {
     pub allocations: watch::Receiver<Arc<Allocations>>,
     pub foreign_edits: watch::Receiver<ForeignEdits>,
     pub fence: Fence,
+    pub handover: Handover,
     pub announced: watch::Sender<Arc<AnnouncedSet>>,
     /// What an earlier run of this node claimed.
     pub claims: Claims,
+    /// Until when the others certainly wait for this node, because it told them that it restarts.
+    pub awaited: Option<Instant>,
+    /// Where it is noted that the others were told so again.
+    pub state: Arc<StateDirectory>,
 }
 
 /// The way to the thread, and what it tells.
@@ -88,6 +97,9 @@ pub fn start(
         node_addresses: start.node_addresses,
         interfaces: interfaces_receiver,
     };
+    let mut handover = start.handover;
+    let handing = HandingOver::new(settings.node.clone(), &mut handover);
+    let (guard, fencing) = Guard::start(start.fence, handover)?;
     let task = on_thread("membership", move || async move {
         let (membership, view) = match Membership::open(settings, inputs) {
             Ok(opened) => opened,
@@ -99,6 +111,10 @@ pub fn start(
         // Whoever started the thread waits for this.
         let _ = opened.send(Ok(view.clone()));
         let (stop_membership, membership_stopped) = watch::channel(false);
+        let beginning = Beginning {
+            claims: &start.claims,
+            awaited: start.awaited,
+        };
         let ears = Ears {
             config: start.config,
             table,
@@ -117,11 +133,15 @@ pub fn start(
             in_force,
             foreign,
         };
-        let owner = OwnerTask::new(ears, mouths, &start.claims, Guard::new(start.fence));
+        let owner = OwnerTask::new(ears, mouths, beginning, guard, handing);
         let owning = async move {
             let restarts = owner.run(stopped).await;
-            if restarts {
-                view.announce_restart(FAREWELL).await;
+            if restarts && view.announce_restart(FAREWELL).await {
+                // Only a run that finds it speaks at once.
+                if let Err(error) = start.state.write_farewell(boot_time()) {
+                    let error = anyhow::Error::from(error);
+                    tracing::warn!(%error, "the restart could not be noted, the next run waits for the others");
+                }
             }
             let _ = stop_membership.send(true);
         };
@@ -141,5 +161,7 @@ pub fn start(
         membership,
         foreign: foreign_receiver,
     };
-    Ok((ownership, task))
+    // The thread of the fence ends after the other one, which gives it orders.
+    let both = async move { tokio::try_join!(task, fencing).map(|_| ()) };
+    Ok((ownership, both))
 }

@@ -99,7 +99,13 @@ impl<'a, 'w> Turn<'a, 'w> {
     /// This node has it: go on as long as it may, or as nobody follows.
     fn keep(&mut self, lowest: IpAddr, group: &VipGroup, whole: bool) {
         if !self.sure() {
-            self.show(group, None);
+            match self.engine.awaited(self.now) {
+                Some(until) => {
+                    self.wake(until);
+                    self.show_here(group);
+                }
+                None => self.show(group, None),
+            }
             return;
         }
         let node = self.engine.node.clone();
@@ -117,6 +123,8 @@ impl<'a, 'w> Turn<'a, 'w> {
             // before there is another goes on until somebody takes it, and loses nothing.
             Reason::NotReady | Reason::Draining => true,
             Reason::NoInterface => false,
+            // As good as anybody's, where nobody serves it whole.
+            Reason::NotServedThere if !followed => true,
             _ => followed && self.within(lowest, Waiting::Relief, LINGER),
         };
         if goes_on {
@@ -170,7 +178,10 @@ impl<'a, 'w> Turn<'a, 'w> {
 
     /// Claims the group when it is this node's turn.
     fn stand_by(&mut self, lowest: IpAddr, group: &VipGroup, waiting: Waiting, after: Duration) {
-        let ranking = self.field.ranking(group);
+        let mut ranking = self.field.ranking(group);
+        if ranking.is_empty() && waiting == Waiting::Ownerless {
+            ranking = self.field.last_resort(group);
+        }
         let place = (ranking.iter()).position(|name| *name == self.engine.node);
         let Some(place) = place.and_then(|place| u32::try_from(place).ok()) else {
             self.engine.waiting.remove(&lowest);

@@ -75,7 +75,8 @@ impl<'a> Topology<'a> {
         }
     }
 
-    fn is_dead(&self, node: &str) -> bool {
+    /// Whether what runs on a node is given up, because the node is gone or silent.
+    pub fn is_dead(&self, node: &str) -> bool {
         match self.nodes.get(node) {
             Some(known) => known.silent && self.silence_tells,
             None => self.nodes_complete,
@@ -102,28 +103,7 @@ pub fn select(
     family: Family,
     topology: &Topology<'_>,
 ) -> Endpoints {
-    let mut candidates: BTreeMap<RealServer, Candidate<'_>> = BTreeMap::new();
-    for slice in cluster
-        .slices_of(service)
-        .filter(|slice| slice.family == family)
-    {
-        let numbers = slice
-            .ports
-            .iter()
-            // EP-5: same name and same protocol; EP-6: each slice brings its own number.
-            .filter(|slice_port| {
-                slice_port.name == port.name && slice_port.protocol == port.protocol
-            });
-        for slice_port in numbers {
-            for endpoint in &slice.endpoints {
-                let real_server = RealServer {
-                    address: endpoint.address,
-                    port: slice_port.port,
-                };
-                merge(&mut candidates, real_server, endpoint);
-            }
-        }
-    }
+    let candidates = candidates(cluster, service, port, family);
     let this_node = topology.node;
     let local =
         |candidate: &Candidate<'_>| candidate.node() == Some(this_node) && !this_node.is_empty();
@@ -150,6 +130,52 @@ pub fn select(
         }),
         dead: all(&|candidate| candidate.node().is_some_and(|node| topology.is_dead(node))),
     }
+}
+
+/// The endpoints that slices name for `port` in `family`, each once.
+fn candidates<'a>(
+    cluster: &'a ClusterState,
+    service: &ServiceKey,
+    port: &ServicePort,
+    family: Family,
+) -> BTreeMap<RealServer, Candidate<'a>> {
+    let mut candidates: BTreeMap<RealServer, Candidate<'a>> = BTreeMap::new();
+    for slice in cluster
+        .slices_of(service)
+        .filter(|slice| slice.family == family)
+    {
+        let numbers = slice
+            .ports
+            .iter()
+            // EP-5: same name and same protocol; EP-6: each slice brings its own number.
+            .filter(|slice_port| {
+                slice_port.name == port.name && slice_port.protocol == port.protocol
+            });
+        for slice_port in numbers {
+            for endpoint in &slice.endpoints {
+                let real_server = RealServer {
+                    address: endpoint.address,
+                    port: slice_port.port,
+                };
+                merge(&mut candidates, real_server, endpoint);
+            }
+        }
+    }
+    candidates
+}
+
+/// Each endpoint that slices name for `port` in `family`, as it was judged, by address and port: for
+/// those who are to be told why one is not used.
+pub fn judged<'a>(
+    cluster: &'a ClusterState,
+    service: &ServiceKey,
+    port: &ServicePort,
+    family: Family,
+) -> impl Iterator<Item = (RealServer, &'a Endpoint)> {
+    let candidates = candidates(cluster, service, port, family);
+    candidates
+        .into_iter()
+        .map(|(real_server, candidate)| (real_server, candidate.endpoint))
 }
 
 /// The names in a kind of hint.

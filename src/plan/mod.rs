@@ -21,7 +21,7 @@ pub mod status;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -224,14 +224,7 @@ pub fn replan(config: &Config, inputs: &Inputs, previous: &Plan, scope: &Scope) 
     let dirty = managed.dirty;
 
     let state = node::state(config, inputs);
-    let pods_known: Vec<Family> = Family::BOTH
-        .into_iter()
-        .filter(|family| {
-            let mut ranges = state.pod_ranges.iter();
-            !state.pod_interfaces.is_empty()
-                || ranges.any(|range| Family::of(range.addr()) == *family)
-        })
-        .collect();
+    let pods_known = pods_known(&state);
     let node_addresses = state.preferred_source.clone();
     if matches!(scope, Scope::Everything) {
         plan.state = state;
@@ -262,6 +255,42 @@ pub fn replan(config: &Config, inputs: &Inputs, previous: &Plan, scope: &Scope) 
     };
     ownership::own::own(config, inputs, &touched, &mut plan);
     plan
+}
+
+/// What another node plans for one Service of a plan that was made from these inputs, as far as this
+/// one can know: its interfaces are not known here.
+pub fn service_on(
+    config: &Config,
+    inputs: &Inputs,
+    plan: &Plan,
+    node: &str,
+    key: &ServiceKey,
+) -> Option<ServicePlan> {
+    let service = inputs.cluster.services.get(key)?;
+    let there = Inputs {
+        node: node.to_owned(),
+        host: Host::default(),
+        ..inputs.clone()
+    };
+    let forwarding = Forwarding {
+        config,
+        inputs: &there,
+        book: &AddressBook::new(&there.cluster, &there.host),
+        allocations: &plan.addresses.allocations,
+        pods_known: &pods_known(&plan.state),
+        node_addresses: &BTreeMap::new(),
+        topology: endpoints::Topology::new(&there),
+    };
+    Some(forwarding.service(service))
+}
+
+/// The families in which pods can be told from others (MASQ-4).
+fn pods_known(state: &NodeState) -> Vec<Family> {
+    let known = |family: &Family| {
+        let mut ranges = state.pod_ranges.iter();
+        !state.pod_interfaces.is_empty() || ranges.any(|range| Family::of(range.addr()) == *family)
+    };
+    Family::BOTH.into_iter().filter(known).collect()
 }
 
 /// Whether a Service is of a type that gets a VIP.

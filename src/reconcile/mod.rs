@@ -6,7 +6,7 @@ mod agreement;
 mod agreement_tests;
 mod intake;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -34,6 +34,8 @@ const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// Failures of one pass that are logged one by one.
 const MOST_LOGGED: usize = 10;
+/// VIPs that are not served whole and are told to whoever decides about owners.
+const MOST_UNSERVED: usize = 256;
 /// How often draining real servers are looked at.
 const DRAIN_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -66,6 +68,8 @@ pub struct Reconciler {
     complete: bool,
     /// The allocations that are on the disk.
     saved: Allocations,
+    /// Addresses that the kernel does not serve whole, although they are planned.
+    unserved: BTreeSet<IpAddr>,
     trust: Trust,
     /// The kernel is as an earlier run left it.
     adopted: Option<Standing>,
@@ -119,6 +123,7 @@ impl Reconciler {
             allocator: None,
             complete: false,
             saved,
+            unserved: BTreeSet::new(),
             trust: Trust::Look,
             adopted: None,
             moved_on: false,
@@ -267,7 +272,16 @@ impl Reconciler {
         failures.append(&mut report.failures);
         if report.forwards {
             let nodes = Arc::clone(&plan.nodes);
-            (self.publisher).publish(plan.groups.clone(), nodes, plan.exceptions());
+            // What an earlier pass could not do stays undone until a comparison.
+            if repair {
+                self.unserved.clear();
+            }
+            self.unserved.append(&mut report.unserved);
+            let mut exceptions: BTreeSet<IpAddr> = plan.exceptions().into_iter().collect();
+            // NodePorts and ClusterIPs have no owner.
+            let vips = (self.unserved.iter()).filter(|vip| plan.ownership.contains_key(*vip));
+            exceptions.extend(vips.take(MOST_UNSERVED));
+            (self.publisher).publish(plan.groups.clone(), nodes, exceptions.into_iter().collect());
         }
         self.plan = plan;
         self.trust = if report.forwards && !report.uncertain {

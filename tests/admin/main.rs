@@ -13,6 +13,7 @@
 
 mod cli;
 mod drain;
+mod explain;
 mod health;
 mod metrics;
 mod node_port;

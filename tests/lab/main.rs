@@ -16,6 +16,7 @@ mod conformance;
 mod demo;
 mod doctor;
 mod draining;
+mod explain;
 mod failover;
 mod fence;
 mod foreign;

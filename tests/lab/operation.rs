@@ -5,6 +5,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use edgelb::apply::fence::{Fence, Fenced};
+use edgelb::apply::handover::{Arrival, HandedOver, Handover};
 use edgelb::lab::client::{Protocol, open_stream};
 use edgelb::lab::daemon::Daemon;
 use edgelb::lab::{Namespace, tool};
@@ -342,14 +343,22 @@ fn cleanup_leaves_the_kernel_as_it_was() {
     let output = cleanup(&rig);
     assert!(!output.status.success());
     rig.daemons[0].kill().unwrap();
-    // The tables of the fence too, whoever of us made them.
+    // The tables of the fence and of the handover too, whoever of us made them.
     let fence = || Fence::open().unwrap().set(&Fenced::default());
     rig.node(0).run(fence).unwrap().unwrap();
-    let fenced = |line: &String| line.contains("netdev edgelb") || line.contains("arp edgelb");
-    assert_eq!(
-        kernel(rig.node(0)).iter().filter(|it| fenced(it)).count(),
-        2
-    );
+    let to = ["192.0.2.250", "fd00:2::250"].map(|address| {
+        let vip = address.parse().unwrap();
+        (Arrival { vip, interface: 2 }, vip)
+    });
+    let handed_over = HandedOver {
+        to: to.into(),
+        ..HandedOver::default()
+    };
+    let handover = || Handover::open().unwrap().set(&handed_over);
+    rig.node(0).run(handover).unwrap().unwrap();
+    let families = ["netdev edgelb", "arp edgelb", "ip edgelb", "ip6 edgelb"];
+    let ours = |line: &String| families.iter().any(|family| line.contains(family));
+    assert_eq!(kernel(rig.node(0)).iter().filter(|it| ours(it)).count(), 4);
     let output = cleanup(&rig);
     assert!(
         output.status.success(),

@@ -2,9 +2,7 @@
 
 use std::net::IpAddr;
 
-use edgelb::apply::fence::Fence;
-
-use crate::lan::{Lan, VIP4, VIP6, run, tagged};
+use crate::lan::{Held, Lan, VIP4, VIP6, run, tagged};
 
 const VIPS: [IpAddr; 2] = [IpAddr::V4(VIP4), IpAddr::V6(VIP6)];
 
@@ -33,7 +31,7 @@ fn vlans_and_bonds_are_fenced_and_share_the_lease() {
     let frames: Vec<Vec<u8>> = (VIPS.iter())
         .flat_map(|vip| node.announcements(*vip))
         .collect();
-    let leave = |fence: &mut Fence, interface: &str, expected: bool| {
+    let leave = |fence: &mut Held, interface: &str, expected: bool| {
         for frame in &frames {
             for frame in [frame.clone(), tagged(frame, 0)] {
                 let left = node.sends_leased(fence, interface, &frame);

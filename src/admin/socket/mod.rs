@@ -26,13 +26,13 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, error, info, warn};
 
 use super::protocol::{
-    Asked, Command, LARGEST_REQUEST, Order, Request, RequestError, data_line, denied_line,
-    error_line, parse_request,
+    Arguments, Asked, Command, LARGEST_REQUEST, Order, Request, RequestError, data_line,
+    denied_line, error_line, parse_request,
 };
 use super::record::Record;
 use super::snapshot::Snapshot;
 use super::stopped;
-use super::view::{Drained, View};
+use super::view::{Drained, View, explain};
 use crate::drain_flag::DrainFlag;
 
 /// Clients that are served at once; more wait in the socket's queue.
@@ -46,6 +46,9 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The time that a client has to take its answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Requests that read the kernel at once.
+static EXPLAINING: Semaphore = Semaphore::const_new(2);
 
 /// The pause after an accept that failed, for instance because no file descriptor was left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
@@ -112,27 +115,22 @@ async fn serve_client(
         Err(_elapsed) => Err(RequestError::TimedOut),
     };
     log(&stream, &request);
-    let request = match request {
-        Ok(Request {
-            asked: Asked::Watch,
-            arguments,
-        }) => {
-            watch_client::serve(stream, snapshots, &arguments, &watchers).await;
-            return;
-        }
-        other => other,
-    };
-    let answer = match request.map(|request| request.asked) {
-        // Served above.
-        Ok(Asked::Watch) => return,
-        Ok(Asked::See(command)) => {
-            let snapshot = Arc::clone(&snapshots.borrow());
-            answer(command, snapshot).await
-        }
-        Ok(Asked::Do(order)) => {
-            let snapshot = Arc::clone(&snapshots.borrow());
-            carry_out(order, &stream, snapshot, drain).await
-        }
+    let answer = match request {
+        Ok(Request { asked, arguments }) => match asked {
+            Asked::See(command) => {
+                let snapshot = Arc::clone(&snapshots.borrow());
+                answer(command, snapshot).await
+            }
+            Asked::Do(order) => {
+                let snapshot = Arc::clone(&snapshots.borrow());
+                carry_out(order, &stream, snapshot, drain).await
+            }
+            Asked::Explain => explained(arguments, snapshots).await,
+            Asked::Watch => {
+                watch_client::serve(stream, snapshots, &arguments, &watchers).await;
+                return;
+            }
+        },
         Err(refusal) => error_line(&refusal),
     };
     let line = match answer {
@@ -164,6 +162,28 @@ async fn answer(command: Command, snapshot: Arc<Snapshot>) -> Result<Vec<u8>, se
         Err(error) => {
             error!(%error, "admin request failed");
             error_line(&"the daemon could not write the answer; its log says why")
+        }
+    }
+}
+
+/// Reads the kernel, a few of these requests at a time: each opens sockets and may take some time.
+async fn explained(
+    arguments: Arguments,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+) -> Result<Vec<u8>, serde_json::Error> {
+    let turn = EXPLAINING.acquire().await;
+    let written =
+        tokio::task::spawn_blocking(move || match explain::answer(&arguments, &snapshots) {
+            Ok(explanation) => data_line(&explanation),
+            Err(error) => error_line(&error),
+        });
+    let written = written.await;
+    drop(turn);
+    match written {
+        Ok(line) => line,
+        Err(error) => {
+            error!(%error, "admin request failed");
+            error_line(&"the daemon could not explain it; its log says why")
         }
     }
 }

@@ -3,6 +3,7 @@
 //! `tests/schemas/` describes each object; fields are only ever added.
 
 mod drained;
+pub mod explain;
 mod passing;
 mod peers;
 mod pools;

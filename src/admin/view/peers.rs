@@ -106,6 +106,7 @@ impl<'a> Standing<'a> {
             host: &inputs.host,
             ready: snapshot.ready,
             draining: inputs.draining,
+            exceptions: &[],
         };
         let (nodes, peers) = (&*snapshot.plan.nodes, &*inputs.peers);
         Self {

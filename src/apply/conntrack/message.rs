@@ -47,8 +47,18 @@ const DESTINATION_PORT: u16 = 3;
 const DESTINATION_NAT: u32 = 1 << 5;
 /// `CTA_FILTER_ORIG_FLAGS`
 const FILTER_ORIGINAL_FLAGS: u16 = 1;
-/// `CTA_FILTER_F_CTA_PROTO_NUM`
+/// `CTA_FILTER_F_CTA_IP_DST`, `_PROTO_NUM` and `_PROTO_DST_PORT`
+const FILTER_DESTINATION: u32 = 1 << 1;
 const FILTER_PROTOCOL_NUMBER: u32 = 1 << 3;
+const FILTER_DESTINATION_PORT: u32 = 1 << 5;
+/// `CTA_PROTOINFO`, in it `CTA_PROTOINFO_TCP`, in it `CTA_PROTOINFO_TCP_STATE`
+const PROTOCOL_STATE: u16 = 4;
+const OF_TCP: u16 = 1;
+const STATE_OF_TCP: u16 = 1;
+/// `TCP_CONNTRACK_ESTABLISHED`
+const ESTABLISHED: u8 = 3;
+/// The number of TCP.
+const TCP: u8 = 6;
 
 /// One entry of the connection tracking table, as far as it is judged.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,6 +122,70 @@ pub(super) fn dump(family: Family, protocol: Option<u8>) -> Vec<u8> {
         append(&mut request, FILTER | NESTED, &filter);
     }
     request
+}
+
+/// Asks for the entries whose first packet went to this address and port. Older kernels than Linux 5.8
+/// tell of every one of the family.
+pub(super) fn dump_to(
+    family: Family,
+    protocol: u8,
+    address: IpAddr,
+    destination_port: u16,
+) -> Vec<u8> {
+    let mut request = begin(GET, number(family));
+    let mut addresses = Vec::new();
+    match address {
+        IpAddr::V4(address) => append(&mut addresses, V4_DESTINATION, &address.octets()),
+        IpAddr::V6(address) => append(&mut addresses, V6_DESTINATION, &address.octets()),
+    }
+    let mut transport = Vec::new();
+    append(&mut transport, PROTOCOL_NUMBER, &[protocol]);
+    let port = destination_port.to_be_bytes();
+    append(&mut transport, DESTINATION_PORT, &port);
+    let mut tuple = Vec::new();
+    append(&mut tuple, TUPLE_ADDRESSES | NESTED, &addresses);
+    append(&mut tuple, TUPLE_PROTOCOL | NESTED, &transport);
+    append(&mut request, TUPLE_ORIGINAL | NESTED, &tuple);
+    let flags = FILTER_DESTINATION | FILTER_PROTOCOL_NUMBER | FILTER_DESTINATION_PORT;
+    let mut filter = Vec::new();
+    append(&mut filter, FILTER_ORIGINAL_FLAGS, &flags.to_ne_bytes());
+    append(&mut request, FILTER | NESTED, &filter);
+    request
+}
+
+/// An entry as far as it is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counted {
+    /// The IANA number.
+    pub protocol: u8,
+    /// Where the first packet was sent.
+    pub original_destination: (IpAddr, u16),
+    /// Where answers come from.
+    pub reply_source: (IpAddr, u16),
+    /// Whether packets get there by the NAT of netfilter.
+    pub destination_nat: bool,
+    /// Whether it is established; always so without a state that says otherwise.
+    pub active: bool,
+}
+
+/// Reads an entry for counting; `None` where [`flow`] gives none.
+pub(super) fn counted(payload: &[u8]) -> Option<Counted> {
+    let flow = flow(payload)?;
+    let within = |bytes, wanted| {
+        let mut found = attributes(bytes).filter(move |(kind, _)| *kind == wanted);
+        found.next().map(|(_, value)| value)
+    };
+    let state = within(payload.get(GENERIC_LENGTH..)?, PROTOCOL_STATE)
+        .and_then(|state| within(state, OF_TCP))
+        .and_then(|state| within(state, STATE_OF_TCP))
+        .and_then(|state| state.first().copied());
+    Some(Counted {
+        protocol: flow.protocol,
+        original_destination: flow.original_destination,
+        reply_source: flow.reply_source,
+        destination_nat: flow.destination_nat,
+        active: flow.protocol != TCP || state == Some(ESTABLISHED),
+    })
 }
 
 /// Asks for one entry to be deleted. A request without a tuple would delete them all: an

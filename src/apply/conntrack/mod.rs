@@ -4,6 +4,7 @@
 //! deletes exact entries by tuple and number. Which entries these are is decided in `stale`. Must
 //! never send a deletion without a tuple: that would empty the whole table.
 
+mod count;
 mod message;
 mod stale;
 #[cfg(test)]
@@ -23,7 +24,8 @@ use super::reach::{Operation, Reach};
 use crate::model::family::{Family, Protocol};
 use crate::model::node_state::NodeState;
 use crate::model::sysctl::{Rule, Sysctl};
-use message::{Flow, Identity};
+pub use message::Flow;
+use message::Identity;
 use stale::{Concern, Settled};
 
 /// How large the table must be able to get, by processors and at all.
@@ -78,6 +80,22 @@ pub fn sysctls() -> [(&'static str, Sysctl); 4] {
         ),
         ("net/netfilter/nf_conntrack_max", least),
     ]
+}
+
+/// Every entry that netfilter translates to another destination, for somebody who looks at how
+/// connections are spread. Changes nothing.
+pub fn translated() -> Result<Vec<Flow>, Error> {
+    let mut socket = NetlinkSocket::open(NETLINK_NETFILTER).map_err(Error::Open)?;
+    let mut flows = Vec::new();
+    for family in Family::BOTH {
+        let request = message::dump(family, None);
+        let found = socket.dump_into(&request, Vec::new, |flows, reply| {
+            let flow = message::flow(&reply.payload);
+            flows.extend(flow.filter(|flow| flow.destination_nat));
+        });
+        flows.extend(found.map_err(Error::Dump)?);
+    }
+    Ok(flows)
 }
 
 /// The connection tracking table of this network namespace.
@@ -173,15 +191,7 @@ impl Conntrack {
                 found.push(flow.identity);
             }
         });
-        found.map_err(|error| match &error {
-            // nfnetlink knows no such subsystem.
-            netlink::Error::Refused(refusal)
-                if refusal.errno == Errno::EINVAL as i32 && !is_loaded() =>
-            {
-                Error::NotAvailable
-            }
-            _ => Error::Dump(error),
-        })
+        found.map_err(unavailable)
     }
 
     fn delete(&mut self, stale: &[Identity]) -> Result<usize, Error> {
@@ -206,6 +216,19 @@ impl Conntrack {
             None => Ok(deleted),
             Some(source) => Err(Error::Refused { refused, source }),
         }
+    }
+}
+
+/// Why the table could not be read.
+fn unavailable(error: netlink::Error) -> Error {
+    match &error {
+        // nfnetlink knows no such subsystem.
+        netlink::Error::Refused(refusal)
+            if refusal.errno == Errno::EINVAL as i32 && !is_loaded() =>
+        {
+            Error::NotAvailable
+        }
+        _ => Error::Dump(error),
     }
 }
 

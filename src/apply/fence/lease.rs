@@ -6,15 +6,18 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{LinkAddr, bind};
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// What the fence waits for a renewal: below any time in which others find this node dead (AN-3).
-pub const TIMEOUT: Duration = Duration::from_millis(300);
+use super::FenceError;
+
+/// What the fence waits for a renewal where nobody says otherwise: below any time in which others find
+/// this node dead by default.
+pub const TIMEOUT: Duration = Duration::from_millis(220);
 /// The ethertype of the renewing frame: the second that IEEE 802 leaves to local experiments.
 pub const ETHERTYPE: u16 = 0x88b6;
 /// The index of `lo`, in every network namespace.
@@ -32,7 +35,7 @@ const FRAME: [u8; 60] = {
 /// What became of a renewal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Renewal {
-    /// The fence took it: what is owned may be spoken for until [`TIMEOUT`] is over.
+    /// The fence took it: what is owned may be spoken for until the lease is over.
     Taken,
     /// Nothing took it: somebody removed the fence, and [`super::Fence::repair`] is due.
     Passed,
@@ -40,31 +43,38 @@ pub enum Renewal {
     NotNeeded,
 }
 
-/// The socket, opened when needed and again after an error.
-#[derive(Debug, Default)]
-pub(super) struct Lease {
+/// The way to renew it: a socket, opened when needed and again after an error. No renewal waits for a
+/// transaction, of whomever.
+#[derive(Debug)]
+pub struct Lease {
+    /// Whether this kernel has a lease.
+    needed: bool,
     socket: Option<Socket>,
-    taken: Option<Instant>,
 }
 
 impl Lease {
-    /// Whether the last renewal is not over.
-    pub(super) fn is_alive(&self) -> bool {
-        self.taken.is_some_and(|taken| taken.elapsed() < TIMEOUT)
+    pub(super) const fn new(needed: bool) -> Self {
+        Self {
+            needed,
+            socket: None,
+        }
     }
 
-    /// Sends the frame. The kernel runs the egress chain within the call, and says that it dropped
-    /// the frame (`ENOBUFS`).
-    pub(super) fn renew(&mut self) -> io::Result<Renewal> {
+    /// Renews the lease: to be called several times as often as it lasts. The caller must not call
+    /// it where it does not know any more what this node owns.
+    ///
+    /// The kernel runs the egress chain within the call, and says that it dropped the frame
+    /// (`ENOBUFS`).
+    pub fn renew(&mut self) -> Result<Renewal, FenceError> {
+        if !self.needed {
+            return Ok(Renewal::NotNeeded);
+        }
         let renewal = match self.send() {
             // lo was down since; the socket tells it once.
             Err(error) if error.raw_os_error() == Some(Errno::ENETDOWN as i32) => self.send(),
             other => other,
-        }?;
-        if renewal == Renewal::Taken {
-            self.taken = Some(Instant::now());
-        }
-        Ok(renewal)
+        };
+        renewal.map_err(FenceError::Renew)
     }
 
     fn send(&mut self) -> io::Result<Renewal> {

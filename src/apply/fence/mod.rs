@@ -25,6 +25,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use imbl::OrdSet;
 use netlink_sys::protocols::NETLINK_NETFILTER;
@@ -35,8 +36,7 @@ use super::netlink::{self, NetlinkSocket, TransactionError};
 use super::nftables::encode::{Request, message};
 use super::nftables::{self, TABLE};
 use crate::model::host::Host;
-use lease::Lease;
-pub use lease::{ETHERTYPE, Renewal, TIMEOUT};
+pub use lease::{ETHERTYPE, Lease, Renewal, TIMEOUT};
 pub use rehearse::rehearse;
 use shape::{ARP, NETDEV, Table, Tables};
 pub use support::{FenceSupport, hold_strict_arp, stands, support};
@@ -121,7 +121,6 @@ pub struct Fence {
     /// Absent where the kernel has no nfnetlink.
     socket: Option<NetlinkSocket>,
     tables: Tables,
-    lease: Lease,
     /// What was asked for last.
     asked: Fenced,
     /// What the kernel holds; absent where that is not known.
@@ -133,8 +132,7 @@ impl Fence {
     pub fn open() -> Result<Self, FenceError> {
         let mut fence = Self {
             socket: None,
-            tables: Tables::default(),
-            lease: Lease::default(),
+            tables: Tables::NONE,
             asked: Fenced::default(),
             applied: None,
         };
@@ -160,9 +158,13 @@ impl Fence {
             }
             Err(error) => Err(FenceError::Apply(error)),
         };
-        let egress = can(&rules::egress(&BTreeMap::new()))?;
+        let egress = can(&rules::egress(&BTreeMap::new(), TIMEOUT))?;
         let arp = can(&rules::arp(egress, &BTreeMap::new()))?;
-        fence.tables = Tables { egress, arp };
+        fence.tables = Tables {
+            egress,
+            arp,
+            ..Tables::NONE
+        };
         fence.socket = Some(socket);
         Ok(fence)
     }
@@ -212,13 +214,37 @@ impl Fence {
         self.compare(&wanted)
     }
 
-    /// Renews the lease for [`TIMEOUT`]: to be called three times as often. The caller must not call
-    /// it where it does not know any more what this node owns.
-    pub fn renew(&mut self) -> Result<Renewal, FenceError> {
-        if !self.tables.egress {
-            return Ok(Renewal::NotNeeded);
-        }
-        self.lease.renew().map_err(FenceError::Renew)
+    /// What an earlier run was let speak for, and this one is as long as it asks for nothing else: the
+    /// kernel still holds that.
+    pub fn inherited(&mut self) -> Result<OrdSet<IpAddr>, FenceError> {
+        let Some(socket) = self.socket.as_mut().filter(|_| self.tables.egress) else {
+            return Ok(OrdSet::new());
+        };
+        let Some(contents) = observe::contents(socket, NETDEV)? else {
+            return Ok(OrdSet::new());
+        };
+        let owned = [rules::OWNED4, rules::OWNED6];
+        let sets = owned.iter().filter_map(|name| contents.sets.get(*name));
+        let keys = sets.flat_map(|(_, elements)| elements.iter());
+        Ok(keys.filter_map(|element| element.key.address()).collect())
+    }
+
+    /// The same with a lease that lasts so long, from the next change on.
+    #[must_use]
+    pub fn with_lease(mut self, lease: Duration) -> Self {
+        self.tables.lease = lease;
+        self
+    }
+
+    /// The way to renew the lease of this fence, for a thread that no transaction holds up.
+    pub fn lease(&self) -> Lease {
+        Lease::new(self.tables.egress)
+    }
+
+    /// Whether everything that was asked for last is held: not where an interface was not there.
+    pub fn is_whole(&self) -> bool {
+        let held = (self.applied.as_ref()).is_some_and(|it| it.interfaces == self.asked.interfaces);
+        held || self.socket.is_none()
     }
 
     /// Removes both tables, those of an earlier run too; returns how many there were.
@@ -240,7 +266,8 @@ impl Fence {
                     message::DELETE_TABLE,
                     0,
                 )],
-            )?;
+            )
+            .map_err(FenceError::Apply)?;
             removed += 1;
         }
         Ok(removed)
@@ -268,7 +295,8 @@ impl Fence {
         Ok(!right)
     }
 
-    /// Replaces the tables whole: the old ones hold until the new ones do.
+    /// Replaces the tables whole: the old ones hold until the new ones do. The new ones have no lease
+    /// yet: whoever has it renews it.
     fn rebuild(&mut self, wanted: &Fenced) -> Result<(), FenceError> {
         let Some(socket) = &mut self.socket else {
             return Ok(());
@@ -283,12 +311,8 @@ impl Fence {
         // What is held back comes before what passes, where one transaction cannot carry all.
         let edits = edits::between(&Fenced::default(), wanted, self.tables);
         requests.extend(edits.element_requests());
-        transact(socket, &requests)?;
+        transact(socket, &requests).map_err(FenceError::Apply)?;
         self.applied = Some(wanted.clone());
-        // The new table has no lease yet; who had one keeps it.
-        if self.lease.is_alive() && self.tables.egress {
-            self.lease.renew().map_err(FenceError::Renew)?;
-        }
         Ok(())
     }
 
@@ -304,11 +328,14 @@ impl Fence {
         if applied.interfaces != wanted.interfaces {
             // The kernel removes chains by itself when their interface goes.
             let chains = observe::chains(socket, NETDEV)?;
-            requests = requests::of_chains(&chains, &rules::egress(&wanted.interfaces));
+            requests = requests::of_chains(
+                &chains,
+                &rules::egress(&wanted.interfaces, self.tables.lease),
+            );
         }
         let edits = edits::between(applied, wanted, self.tables);
         requests.extend(edits.element_requests());
-        transact(socket, &requests)
+        transact(socket, &requests).map_err(FenceError::Apply)
     }
 }
 
@@ -333,7 +360,10 @@ fn trial(socket: &mut NetlinkSocket, table: &Table) -> Result<(), TransactionErr
 }
 
 /// Sends requests in as few transactions as the socket's buffer allows, in their order.
-fn transact(socket: &mut NetlinkSocket, requests: &[Request]) -> Result<(), FenceError> {
+pub(in crate::apply) fn transact(
+    socket: &mut NetlinkSocket,
+    requests: &[Request],
+) -> Result<(), TransactionError> {
     let room = socket.send_limit().saturating_sub(ROOM_FOR_MARKERS);
     let mut rest = requests;
     while !rest.is_empty() {
@@ -344,9 +374,7 @@ fn transact(socket: &mut NetlinkSocket, requests: &[Request]) -> Result<(), Fenc
         });
         // One that fits nowhere is refused by the socket, with its size.
         let (now, later) = rest.split_at(fitting.count().max(1));
-        socket
-            .transaction(Request::begin().as_ref(), now, Request::end().as_ref())
-            .map_err(FenceError::Apply)?;
+        socket.transaction(Request::begin().as_ref(), now, Request::end().as_ref())?;
         rest = later;
     }
     Ok(())

@@ -2,6 +2,7 @@
 //! the sets of owned VIPs, and the lease, are left out.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
@@ -11,20 +12,27 @@ use crate::apply::netlink::NetlinkSocket;
 use crate::apply::nftables::{self, TABLE};
 use crate::apply::reach::{Operation, Reach, Step};
 
-/// Notes what is different in the tables of the fence, where this kernel can hold as much.
-pub fn rehearse(fenced: &Fenced, support: FenceSupport, reach: &Reach) -> Result<(), FenceError> {
+/// Notes what is different in the tables of the fence, where this kernel can hold as much; the lease
+/// lasts so long.
+pub fn rehearse(
+    fenced: &Fenced,
+    (support, lease): (FenceSupport, Duration),
+    reach: &Reach,
+) -> Result<(), FenceError> {
     let mut socket =
         NetlinkSocket::open_for(NETLINK_NETFILTER, reach.access()).map_err(FenceError::Open)?;
     let tables = match support {
         FenceSupport::Active => Tables {
             egress: true,
             arp: true,
+            lease,
         },
         FenceSupport::NoEgressHook => Tables {
             egress: false,
             arp: true,
+            lease,
         },
-        FenceSupport::NoTables => Tables::default(),
+        FenceSupport::NoTables => Tables::NONE,
     };
     let wanted = if reach.looks() {
         fenced.present()

@@ -18,8 +18,9 @@
 //! VLAN are none of this LAN; their own interface has its own chain.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use super::lease::{ETHERTYPE, TIMEOUT};
+use super::lease::ETHERTYPE;
 use super::shape::{ARP, Chain, EVAL, Element, Hook, Key, MAP, NETDEV, Rule, Set, SetKind, Table};
 use crate::apply::nftables::encode::{Request, message};
 use crate::apply::nftables::expression::Verdict;
@@ -91,13 +92,13 @@ pub(super) fn chain_of(index: u32) -> String {
 }
 
 /// `netdev edgelb` for these interfaces, its sets of addresses empty.
-pub(super) fn egress(interfaces: &BTreeMap<u32, String>) -> Table {
+pub(super) fn egress(interfaces: &BTreeMap<u32, String>, timeout: Duration) -> Table {
     let mut sets = vec![
         addresses(VIPS4, 4),
         addresses(OWNED4, 4),
         addresses(VIPS6, 16),
         addresses(OWNED6, 16),
-        lease(),
+        lease(timeout),
     ];
     let mut chains = Vec::new();
     for (prefix, tag, frames, messages) in [
@@ -323,12 +324,12 @@ fn verdicts(name: &'static str, key_type: u32, elements: &[(&[u8], &str)]) -> Se
     set
 }
 
-fn lease() -> Set {
+fn lease(timeout: Duration) -> Set {
     let mut set = plain_set(LEASE, datatype::MARK, 4);
     set.kind = SetKind {
         flags: EVAL | WITH_TIMEOUT,
         size: LEASES,
-        timeout: u64::try_from(TIMEOUT.as_millis()).unwrap_or(u64::MAX),
+        timeout: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
         ..set.kind
     };
     set

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
+use super::lease::TIMEOUT;
 use super::{Fenced, rules};
 use crate::apply::nftables::TABLE;
 use crate::model::family::Family;
@@ -13,19 +15,30 @@ pub(super) const ARP: u8 = 3;
 pub(super) const NETDEV: u8 = 5;
 
 /// Which tables this kernel can hold.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tables {
     pub(super) egress: bool,
     pub(super) arp: bool,
+    /// How long the lease lasts.
+    pub(super) lease: Duration,
 }
 
 /// A set of one table: family and name.
 pub(super) type SetName = (u8, &'static str);
 
 impl Tables {
+    /// Before it is known.
+    pub(super) const NONE: Self = Self {
+        egress: false,
+        arp: false,
+        lease: TIMEOUT,
+    };
+
     /// The tables for this, with all that is in them.
     pub(super) fn of(self, fenced: &Fenced) -> Vec<Table> {
-        let egress = self.egress.then(|| rules::egress(&fenced.interfaces));
+        let egress = self
+            .egress
+            .then(|| rules::egress(&fenced.interfaces, self.lease));
         let arp = self
             .arp
             .then(|| rules::arp(self.egress, &fenced.interfaces));
@@ -97,6 +110,14 @@ impl Key {
                 length: 16,
             },
         }
+    }
+
+    /// The address that it is, where it is one.
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        let slice = self.as_slice();
+        let four = <[u8; 4]>::try_from(slice).map(IpAddr::from);
+        four.or_else(|_| <[u8; 16]>::try_from(slice).map(IpAddr::from))
+            .ok()
     }
 
     pub(super) fn as_slice(&self) -> &[u8] {

@@ -13,16 +13,18 @@ use std::net::IpAddr;
 use super::edits::between;
 use super::rules;
 use super::shape::{ARP, NETDEV, Tables};
-use super::{Fenced, requests};
+use super::{Fenced, TIMEOUT, requests};
 use crate::apply::nftables::encode::message;
 
 const BOTH: Tables = Tables {
     egress: true,
     arp: true,
+    ..Tables::NONE
 };
 const ARP_ALONE: Tables = Tables {
     egress: false,
     arp: true,
+    ..Tables::NONE
 };
 
 fn fenced(vips: &[&str], owned: &[&str]) -> Fenced {
@@ -71,7 +73,7 @@ fn each_family_stands_where_it_is_judged() {
     assert_eq!(kinds(&none, &six, ARP_ALONE), []);
     let four = fenced(&["192.0.2.1"], &["192.0.2.1"]);
     assert_eq!(kinds(&none, &four, ARP_ALONE), [(add, ARP); 2]);
-    assert_eq!(kinds(&none, &four, Tables::default()), []);
+    assert_eq!(kinds(&none, &four, Tables::NONE), []);
 }
 
 #[test]
@@ -97,7 +99,7 @@ fn the_tables_hold_what_the_kernel_can() {
     );
     assert_eq!(contents.sets["owned4"].1.len(), 1);
     assert_eq!(contents.sets["interfaces"].1.len(), 1);
-    assert!(Tables::default().of(&all).is_empty());
+    assert!(Tables::NONE.of(&all).is_empty());
 }
 
 #[test]
@@ -106,7 +108,7 @@ fn chains_follow_interfaces_by_index_and_name() {
         let named = interfaces
             .iter()
             .map(|(index, name)| (*index, (*name).to_owned()));
-        rules::egress(&named.collect())
+        rules::egress(&named.collect(), TIMEOUT)
     };
     let observed = table(&[(7, "eth0"), (8, "eth1")])
         .clone()

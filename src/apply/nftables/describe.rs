@@ -39,6 +39,13 @@ pub fn describe_chains(layout: Layout) -> String {
     chains(layout).iter().map(chain).collect()
 }
 
+/// One element as nft names it: the set, then what is in it.
+pub(super) fn element_words(key: &ElementKey, value: &Value) -> String {
+    let words = content_words(key, value);
+    let set = key.table.name(key.family);
+    format!("element inet {TABLE} {set} {{ {words} }}")
+}
+
 fn of(
     elements: &Elements,
     table: Table,
@@ -51,12 +58,12 @@ fn of(
 
 fn singles(elements: &Elements, table: Table, family: Family) -> Vec<String> {
     of(elements, table, family)
-        .map(|(key, value)| element_words(key, value))
+        .map(|(key, value)| content_words(key, value))
         .collect()
 }
 
-/// One element of a set whose keys stand for themselves.
-pub(super) fn element_words(key: &ElementKey, value: &Value) -> String {
+/// What is in a set whose keys stand for themselves, without the set.
+pub(super) fn content_words(key: &ElementKey, value: &Value) -> String {
     let (shape, family) = (key.table.shape(), key.family);
     let key = parts(&key.key, shape.key, family);
     match value {

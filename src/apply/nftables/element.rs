@@ -105,6 +105,12 @@ pub(super) trait Collection: Default + Extend<(ElementKey, Value)> {
     fn join(&mut self, other: Self);
 }
 
+impl Collection for Elements {
+    fn join(&mut self, mut other: Self) {
+        self.append(&mut other);
+    }
+}
+
 impl Collection for List {
     fn join(&mut self, mut other: Self) {
         self.append(&mut other);

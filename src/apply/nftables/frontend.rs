@@ -1,6 +1,7 @@
 //! The elements that one frontend needs, whichever part of the kernel forwards for it. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use super::element::{Data, ElementKey, Key, Value};
 use super::expression::{Choice, Verdict};
@@ -9,8 +10,9 @@ use super::rules::{
 };
 use super::sets::Table;
 use crate::apply::forwarder::{Forwarder, forwarder};
+use crate::model::family::Family;
 use crate::model::frontend::{
-    Frontend, FrontendAddress, FrontendPort, SourceClass, Verdict as Decision,
+    Affinity, Frontend, FrontendAddress, FrontendPort, RealServer, SourceClass, Verdict as Decision,
 };
 use crate::model::scheduler::Scheduler;
 
@@ -188,6 +190,33 @@ fn number_of(endpoint: &Data) -> u32 {
     bytes.fold(0x811c_9dc5_u32, |hash, byte| {
         (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
     })
+}
+
+/// The key under which a client is remembered for a frontend, and its endpoints by what each is
+/// remembered by, as the map holds it.
+pub(super) fn affinity_of(
+    frontend: &Frontend,
+    affinity: Affinity,
+    client: IpAddr,
+) -> (ElementKey, BTreeMap<[u8; 4], RealServer>) {
+    let key = ElementKey {
+        table: Table::Affinity,
+        family: Family::of(client),
+        key: Key::empty()
+            .address(client)
+            .push(&affinity.scope.to_be_bytes()),
+        end: false,
+    };
+    let mut numbers = BTreeMap::new();
+    let lists = SourceClass::ALL.map(|class| frontend.real_servers(class));
+    for real_server in lists.into_iter().flatten() {
+        let endpoint = Data::empty()
+            .address(real_server.address)
+            .port(real_server.port);
+        let number = number_of(&endpoint).to_ne_bytes();
+        numbers.entry(number).or_insert(*real_server);
+    }
+    (key, numbers)
 }
 
 /// What comes nearest to a scheduler of IPVS. nftables knows nothing of connections and weights:

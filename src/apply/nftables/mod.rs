@@ -12,11 +12,13 @@ mod frontend;
 mod handover;
 #[cfg(test)]
 mod handover_tests;
+pub mod inspect;
 mod layout;
 pub(in crate::apply) mod observe;
 pub mod others;
 mod rehearse;
 pub(in crate::apply) mod requests;
+pub mod restriction;
 mod rules;
 pub(in crate::apply) mod schema;
 mod sets;

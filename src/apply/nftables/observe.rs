@@ -152,7 +152,8 @@ fn dump(socket: &mut NetlinkSocket, kind: u16) -> Result<Vec<Vec<u8>>, Error> {
     Ok(replies.into_iter().map(|reply| reply.payload).collect())
 }
 
-fn set_elements<T: Collection>(
+/// The elements of one set.
+pub(super) fn set_elements<T: Collection>(
     socket: &mut NetlinkSocket,
     table: Table,
     family: Family,
@@ -164,7 +165,7 @@ fn set_elements<T: Collection>(
     let begin = || Ok((T::default(), Texts::default()));
     let list = socket.dump_into(request.as_ref(), begin, |list, reply| {
         if let Ok((into, chains)) = list
-            && let Err(error) = message_elements(table, family, &reply, into, chains)
+            && let Err(error) = take_elements(table, family, &reply.payload, into, chains)
         {
             *list = Err(error);
         }
@@ -174,14 +175,23 @@ fn set_elements<T: Collection>(
 }
 
 /// The elements in one message.
-fn message_elements(
+pub(super) fn message_elements(
     table: Table,
     family: Family,
-    reply: &netlink::Reply,
-    into: &mut impl Collection,
+    payload: &[u8],
+    into: &mut impl Extend<(ElementKey, Value)>,
+) -> Result<(), Error> {
+    take_elements(table, family, payload, into, &mut Texts::default())
+}
+
+fn take_elements(
+    table: Table,
+    family: Family,
+    payload: &[u8],
+    into: &mut impl Extend<(ElementKey, Value)>,
     chains: &mut Texts,
 ) -> Result<(), Error> {
-    let attributes = Attributes::of(&reply.payload)?;
+    let attributes = Attributes::of(payload)?;
     for (_, element) in attributes.nested(3).iter().flat_map(Attributes::iter) {
         let element = Attributes(element);
         let key = element

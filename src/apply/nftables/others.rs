@@ -11,6 +11,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::encode::{Request, message};
 use super::observe::Attributes;
+use super::restriction::{Reader, Restriction};
 use super::{Error, TABLE};
 use crate::apply::netlink::{self, NetlinkSocket};
 
@@ -51,10 +52,21 @@ impl Hook {
 /// A chain by its place.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ChainName {
-    /// `ip`, `ip6` or `inet`.
+    /// `ip`, `ip6`, `inet`, `arp` or `netdev`.
     pub family: &'static str,
     pub table: String,
     pub chain: String,
+}
+
+impl ChainName {
+    fn is_ours(&self) -> bool {
+        self.table == TABLE
+    }
+
+    /// Whether packets that are routed go through it.
+    pub fn is_routed(&self) -> bool {
+        matches!(self.family, "inet" | "ip" | "ip6")
+    }
 }
 
 /// A base chain that drops what none of its rules lets through.
@@ -71,14 +83,34 @@ pub struct Dropping {
     pub lets_some: bool,
 }
 
+/// A rule of somebody else, in whatever chain, that takes packets away.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Taking {
+    pub name: ChainName,
+    /// Which.
+    pub what: Restriction,
+}
+
 /// What others have in `nf_tables`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Others {
     /// Chains in the way.
     pub dropping: Vec<Dropping>,
-    /// Every chain of every other table.
+    /// Chains on other hooks (prerouting, output, those of ARP and of single interfaces) that drop what
+    /// none of their rules lets through.
+    pub dropping_elsewhere: BTreeSet<ChainName>,
+    /// Every chain of every other table that has routed packets.
     pub chains: BTreeSet<ChainName>,
+    /// Rules that drop some ports or some destinations.
+    pub refusing: Vec<Taking>,
+    /// Rules that keep packets from connection tracking.
+    pub untracking: Vec<Taking>,
+    /// Whether our own table is there.
+    pub has_ours: bool,
 }
+
+/// The most rules of a kind that are kept: enough to tell that there are such.
+const MOST_RULES: usize = 256;
 
 /// Reads the tables of all others.
 pub fn others() -> Result<Others, Error> {
@@ -89,40 +121,71 @@ pub fn others() -> Result<Others, Error> {
         let Some((name, attributes)) = chain(&payload, 3)? else {
             continue;
         };
-        if let Some(base) = base(&attributes) {
+        if name.is_ours() {
+            found.has_ours |= name.family == "inet";
+            continue;
+        }
+        if let Some(mut base) = base(&attributes) {
+            // The hooks of ARP and of interfaces have other numbers.
+            base.hook = base.hook.filter(|_| name.is_routed());
             bases.insert(name.clone(), base);
         }
-        found.chains.insert(name);
+        if name.is_routed() {
+            found.chains.insert(name);
+        }
     }
     let request = Request::of_family(message::GET_RULE, 0, ANY);
     // Taken apart as it comes: others may have very many rules.
-    let begin = || Ok(bases.clone());
-    let bases = socket.dump_into(request.as_ref(), begin, |bases, reply| {
-        if let Ok(known) = bases
+    let begin = || {
+        Ok(Read {
+            bases: bases.clone(),
+            ..Read::default()
+        })
+    };
+    let read = socket.dump_into(request.as_ref(), begin, |read, reply| {
+        if let Ok(known) = read
             && let Err(error) = take_rule(known, &reply.payload)
         {
-            *bases = Err(error);
+            *read = Err(error);
         }
     });
-    for (name, base) in bases.map_err(Error::Observe)?? {
+    let read = read.map_err(Error::Observe)??;
+    for (name, base) in read.bases {
         let by_policy = base.policy_drops;
-        if by_policy || base.rules.end_with_drop {
-            found.dropping.push(Dropping {
+        if !by_policy && !base.rules.end_with_drop {
+            continue;
+        }
+        match base.hook {
+            Some(hook) => found.dropping.push(Dropping {
                 name,
-                hook: base.hook,
+                hook,
                 priority: base.priority,
                 by_policy,
                 lets_translated: base.rules.let_translated,
                 lets_some: base.rules.let_some,
-            });
+            }),
+            None => {
+                found.dropping_elsewhere.insert(name);
+            }
         }
     }
+    found.refusing = read.refusing;
+    found.untracking = read.untracking;
     Ok(found)
+}
+
+/// What was read of the rules so far.
+#[derive(Debug, Default)]
+struct Read {
+    bases: BTreeMap<ChainName, Base>,
+    refusing: Vec<Taking>,
+    untracking: Vec<Taking>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Base {
-    hook: Hook,
+    /// None on another hook than those.
+    hook: Option<Hook>,
     priority: i32,
     policy_drops: bool,
     rules: Rules,
@@ -146,21 +209,20 @@ fn dump(socket: &mut NetlinkSocket, kind: u16) -> Result<Vec<Vec<u8>>, Error> {
 }
 
 /// The chain that a message is about, by the attribute with its name, and its attributes; none where
-/// it is ours or of a family that has no routed packets.
+/// it is of a family that nothing here goes through.
 fn chain(payload: &[u8], name: u16) -> Result<Option<(ChainName, Attributes<'_>)>, Error> {
     let family = match payload.first() {
         Some(1) => "inet",
         Some(2) => "ip",
         Some(10) => "ip6",
+        Some(3) => "arp",
+        Some(5) => "netdev",
         _ => return Ok(None),
     };
     let attributes = Attributes::of(payload)?;
     let (Some(table), Some(chain)) = (attributes.string(1)?, attributes.string(name)?) else {
         return Err(Error::Malformed("a chain without a name"));
     };
-    if family == "inet" && table == TABLE {
-        return Ok(None);
-    }
     let name = ChainName {
         family,
         table: table.to_owned(),
@@ -172,8 +234,9 @@ fn chain(payload: &[u8], name: u16) -> Result<Option<(ChainName, Attributes<'_>)
 /// `NFTA_CHAIN_HOOK` 4, `NFTA_CHAIN_POLICY` 5, `NFTA_CHAIN_TYPE` 7
 fn base(chain: &Attributes<'_>) -> Option<Base> {
     let hook = chain.nested(4)?;
+    let routed = Hook::from_number(hook.number(1)?);
     Some(Base {
-        hook: Hook::from_number(hook.number(1)?)?,
+        hook: routed,
         priority: hook.number(2)?.cast_signed(),
         policy_drops: chain.number(5) == Some(0),
         rules: Rules::default(),
@@ -182,14 +245,29 @@ fn base(chain: &Attributes<'_>) -> Option<Base> {
 }
 
 /// `NFTA_RULE_CHAIN` 2, `NFTA_RULE_EXPRESSIONS` 4. Rules come in their order.
-fn take_rule(bases: &mut BTreeMap<ChainName, Base>, payload: &[u8]) -> Result<(), Error> {
+fn take_rule(read: &mut Read, payload: &[u8]) -> Result<(), Error> {
     let Some((name, attributes)) = chain(payload, 2)? else {
         return Ok(());
     };
-    let Some(base) = bases.get_mut(&name) else {
+    if name.is_ours() {
+        return Ok(());
+    }
+    let rule = Rule::of(&attributes)?;
+    let what = &rule.what;
+    let taking = || Taking {
+        name: name.clone(),
+        what: what.clone(),
+    };
+    if rule.untracks && read.untracking.len() < MOST_RULES {
+        read.untracking.push(taking());
+    }
+    let named = what.ports.is_some() || what.destination.is_some();
+    if rule.verdict == Some(Verdict::Drop) && named && read.refusing.len() < MOST_RULES {
+        read.refusing.push(taking());
+    }
+    let Some(base) = read.bases.get_mut(&name) else {
         return Ok(());
     };
-    let rule = Rule::of(&attributes)?;
     let rules = &mut base.rules;
     rules.end_with_drop = rule.verdict == Some(Verdict::Drop) && rule.unconditional;
     if rule.verdict == Some(Verdict::Let) {
@@ -213,19 +291,26 @@ struct Rule {
     unconditional: bool,
     /// It asks whether the connection is translated, and nothing else.
     all_translated: bool,
+    /// It keeps packets from connection tracking.
+    untracks: bool,
+    /// What it asks.
+    what: Restriction,
 }
 
 impl Rule {
     fn of(attributes: &Attributes<'_>) -> Result<Self, Error> {
         let mut verdict = None;
         let mut questions = Vec::new();
+        let mut untracks = false;
+        let mut reader = Reader::new();
         for (_, expression) in attributes.nested(4).iter().flat_map(Attributes::iter) {
             let expression = Attributes::nest(expression);
             let name = expression.string(1)?.unwrap_or_default();
             let data = expression.nested(2);
             match name {
                 // They ask nothing.
-                "counter" | "log" | "notrack" | "last" | "quota" => {}
+                "counter" | "log" | "last" | "quota" => {}
+                "notrack" => untracks = true,
                 "immediate" => {
                     let code = data.and_then(|it| it.nested(2)?.nested(2)?.number(1));
                     verdict = code.map(|code| match code.cast_signed() {
@@ -236,16 +321,30 @@ impl Rule {
                 "reject" => verdict = Some(Verdict::Drop),
                 "target" => {
                     // Of iptables; LOG and its like end nothing.
-                    let target = data.and_then(|it| it.string(1).ok().flatten().map(str::to_owned));
-                    if target.as_deref() == Some("REJECT") {
-                        verdict = Some(Verdict::Drop);
+                    let target = data
+                        .as_ref()
+                        .and_then(|it| it.string(1).ok().flatten().map(str::to_owned));
+                    match target.as_deref() {
+                        Some("REJECT") => verdict = Some(Verdict::Drop),
+                        Some("NOTRACK") => untracks = true,
+                        // XT_CT_NOTRACK is the first bit of `struct xt_ct_target_info`.
+                        Some("CT") => {
+                            let flags = data.as_ref().and_then(|it| it.get(3)?.first().copied());
+                            untracks |= flags.is_some_and(|flags| flags & 1 != 0);
+                        }
+                        _ => {}
                     }
                 }
-                _ => questions.push(question(name, data.as_ref())),
+                _ => {
+                    reader.take(name, data.as_ref())?;
+                    questions.push(question(name, data.as_ref()));
+                }
             }
         }
         Ok(Self {
             verdict,
+            untracks,
+            what: reader.found(),
             unconditional: questions.is_empty(),
             all_translated: matches!(
                 questions.as_slice(),

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::describe::{element_words, range_words, rule_words, set_words};
+use super::describe::{content_words, range_words, rule_words, set_words};
 use super::edits::{Edit, Edits};
 use super::element::{Elements, List, Value};
 use super::expression::Verdict;
@@ -218,7 +218,7 @@ impl Nftables {
         for (operation, value) in [(Operation::Remove, &edit.old), (Operation::Add, &edit.new)] {
             if let Some(value) = value {
                 self.reach.note_step(|| {
-                    let words = element_words(key, value);
+                    let words = content_words(key, value);
                     element(operation, key.table, key.family, &words)
                 });
             }

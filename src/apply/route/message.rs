@@ -10,9 +10,10 @@ use netlink_packet_core::{
     Emitable, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NetlinkHeader, NetlinkMessage,
     NetlinkPayload, Parseable,
 };
-use netlink_packet_route::link::{LinkFlags, LinkMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+    RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -185,11 +186,79 @@ pub(super) fn dump(family: Family) -> Vec<u8> {
     encode(RouteNetlinkMessage::GetRoute(message), 0)
 }
 
+/// What the kernel answers about one address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Answer {
+    /// Packets for it are this node's own.
+    pub local: bool,
+    pub protocol: u8,
+    pub interface: Option<u32>,
+    pub source: Option<IpAddr>,
+}
+
+/// `RTM_GETROUTE` of the route to one address, or of the entry that is found for it (`RTM_F_FIB_MATCH`).
+pub(super) fn get_route(to: IpAddr, entry: bool) -> Vec<u8> {
+    let mut message = RouteMessage::default();
+    message.header = RouteHeader {
+        address_family: address_family(Family::of(to)),
+        destination_prefix_length: crate::model::family::host_prefix(to).prefix_len(),
+        protocol: RouteProtocol::Unspec,
+        flags: if entry {
+            RouteFlags::FibMatch
+        } else {
+            RouteFlags::empty()
+        },
+        ..RouteHeader::default()
+    };
+    message
+        .attributes
+        .push(RouteAttribute::Destination(to.into()));
+    encode(RouteNetlinkMessage::GetRoute(message), 0)
+}
+
+/// Reads the answer to [`get_route`].
+pub(super) fn answer(payload: &[u8]) -> Option<Answer> {
+    let RouteMessage {
+        header, attributes, ..
+    } = RouteMessage::parse(payload).ok()?;
+    let (mut interface, mut source) = (None, None);
+    for attribute in attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => interface = Some(index),
+            RouteAttribute::PrefSource(address) => source = ip_address(&address),
+            _ => {}
+        }
+    }
+    Some(Answer {
+        local: header.kind == RouteType::Local,
+        protocol: u8::from(header.protocol),
+        interface,
+        source,
+    })
+}
+
 /// `RTM_GETLINK` of the loopback interface.
 pub(super) fn get_loopback() -> Vec<u8> {
+    get_link(LOOPBACK)
+}
+
+/// `RTM_GETLINK` of one interface.
+pub(super) fn get_link(index: u32) -> Vec<u8> {
     let mut message = LinkMessage::default();
-    message.header.index = LOOPBACK;
+    message.header.index = index;
     encode(RouteNetlinkMessage::GetLink(message), 0)
+}
+
+/// The name of the interface that a reply is about.
+pub(super) fn link_name(payload: &[u8]) -> Option<String> {
+    let message = LinkMessage::parse(payload).ok()?;
+    message
+        .attributes
+        .into_iter()
+        .find_map(|attribute| match attribute {
+            LinkAttribute::IfName(name) => Some(name),
+            _ => None,
+        })
 }
 
 /// Whether a reply says that an interface is up.

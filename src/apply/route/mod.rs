@@ -5,6 +5,7 @@
 //! node's address, not the VIP. A route with another protocol is somebody else's: it is never
 //! changed, and reported where it stands in the way.
 
+pub mod lookup;
 mod message;
 mod prune;
 #[cfg(test)]

@@ -16,6 +16,7 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -29,6 +30,7 @@ pub use journal::{Journal, VirtualServerName};
 
 const ALLOCATIONS: &str = "allocations.json";
 const CLAIMS: &str = "claims.json";
+const FAREWELL: &str = "farewell.json";
 const SYSCTLS: &str = "sysctls.json";
 const TIMEOUTS: &str = "ipvs-timeouts.json";
 const CLUSTER: &str = "cluster.json";
@@ -185,6 +187,22 @@ impl StateDirectory {
         self.write(CLAIMS, claims)
     }
 
+    /// When the last run told all others that it restarts, by `CLOCK_BOOTTIME`; `None` where it did not,
+    /// or before a reboot. It counts once: what this run does is not foretold by it.
+    pub fn take_farewell(&self) -> Result<(Option<Duration>, Option<Warning>), Error> {
+        let taken = self.read(FAREWELL)?;
+        atomic_file::remove(&self.path, FAREWELL).map_err(|source| Error::Write {
+            file: self.path.join(FAREWELL),
+            source,
+        })?;
+        Ok(taken)
+    }
+
+    /// Notes that all others were told that this node restarts.
+    pub fn write_farewell(&self, at: Duration) -> Result<(), Error> {
+        self.write(FAREWELL, at)
+    }
+
     /// What is known about the sysctls that we care for, by path below `/proc/sys`.
     pub fn read_sysctls(&self) -> Result<(SysctlRecords, Option<Warning>), Error> {
         self.read(SYSCTLS)
@@ -250,7 +268,7 @@ impl StateDirectory {
         }
         // The stamp comes last: killed in between, this is done again.
         let mut warnings = Vec::new();
-        for name in [journal::FILE, SYSCTLS, TIMEOUTS] {
+        for name in [journal::FILE, SYSCTLS, TIMEOUTS, FAREWELL] {
             let file = self.path.join(name);
             let removed = atomic_file::remove(&self.path, name).map_err(|source| Error::Write {
                 file: file.clone(),

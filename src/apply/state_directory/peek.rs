@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::journal::{self, VirtualServerName};
-use super::{BOOT, KERNEL_BOOT_ID, SYSCTLS, SysctlRecords, Versioned};
+use super::{BOOT, CLUSTER, KERNEL_BOOT_ID, SYSCTLS, SysctlRecords, Versioned};
+use crate::model::cluster::ClusterState;
 
 /// The records of sysctls of this boot, by path below `/proc/sys`.
 pub fn sysctls(state_dir: &Path) -> SysctlRecords {
@@ -15,6 +16,13 @@ pub fn sysctls(state_dir: &Path) -> SysctlRecords {
     text.and_then(|text| serde_json::from_str::<Versioned<SysctlRecords>>(&text).ok())
         .map(|versioned| versioned.content)
         .unwrap_or_default()
+}
+
+/// The cluster as the daemon recorded it last: at most some seconds old while it runs.
+pub fn cluster(state_dir: &Path) -> Option<ClusterState> {
+    let text = std::fs::read(state_dir.join(CLUSTER)).ok()?;
+    let versioned: Versioned<ClusterState> = serde_json::from_slice(&text).ok()?;
+    Some(versioned.content)
 }
 
 /// The virtual servers that are ours in this boot.

@@ -157,6 +157,17 @@ fn a_damaged_file_is_set_aside_and_told() {
 }
 
 #[test]
+fn a_farewell_counts_once() {
+    let temporary = Temporary::new("farewell");
+    let state = temporary.open();
+    assert_eq!(state.take_farewell().unwrap(), (None, None));
+    let at = Duration::from_millis(123_456);
+    state.write_farewell(at).unwrap();
+    assert_eq!(state.take_farewell().unwrap(), (Some(at), None));
+    assert_eq!(state.take_farewell().unwrap(), (None, None));
+}
+
+#[test]
 fn a_reboot_ends_the_records_about_the_kernel_but_not_the_allocations() {
     let temporary = Temporary::new("boot");
     let state = temporary.open();
@@ -170,6 +181,7 @@ fn a_reboot_ends_the_records_about_the_kernel_but_not_the_allocations() {
     let values = SysctlRecords::from([("a".to_owned(), SysctlRecord::default())]);
     state.write_sysctls(&values).unwrap();
     journal(&state).record(&[name("TCP 192.0.2.1:80")]).unwrap();
+    state.write_farewell(Duration::from_secs(7)).unwrap();
     drop(state);
 
     let state = temporary.open();
@@ -182,6 +194,7 @@ fn a_reboot_ends_the_records_about_the_kernel_but_not_the_allocations() {
     assert_eq!(state.read_allocations().unwrap(), (allocations, None));
     assert_eq!(state.read_sysctls().unwrap(), (BTreeMap::new(), None));
     assert!(journal(&state).is_empty());
+    assert_eq!(state.take_farewell().unwrap(), (None, None));
     journal(&state).record(&[name("TCP 192.0.2.1:80")]).unwrap();
     drop(state);
 

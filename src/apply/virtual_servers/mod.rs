@@ -7,6 +7,7 @@
 pub mod desired;
 mod drain;
 mod foreign;
+pub mod inspect;
 mod names;
 mod outcome;
 

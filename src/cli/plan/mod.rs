@@ -150,7 +150,8 @@ fn compare(
     let vips = plan.groups.values();
     let vips = vips.flat_map(|group| group.vips.iter().copied()).collect();
     let fenced = Fenced::new(announcing::fenced(config, host), &vips, OrdSet::new(), host);
-    fence::rehearse(&fenced, *fence, reach).context("cannot look at the fence")?;
+    fence::rehearse(&fenced, (*fence, config.membership.lease()), reach)
+        .context("cannot look at the fence")?;
     Ok(Report {
         node: inputs.node.clone(),
         datapath: kernel.datapath().to_owned(),

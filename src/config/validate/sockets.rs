@@ -50,8 +50,9 @@ impl Check<'_> {
                 &refusal.write("key_files = [\"/etc/edgelb/membership.key\"]"),
             );
         }
+        // The kernel counts a lease in ticks of up to ten milliseconds: it must not outlive detection.
         let probe =
-            |text: &str| values::duration(text, Duration::from_millis(10), Duration::from_secs(60));
+            |text: &str| values::duration(text, Duration::from_millis(20), Duration::from_secs(60));
         self.set(&mut membership.probe_interval, file.probe_interval, probe);
         let grace = |text: &str| values::duration(text, Duration::ZERO, Duration::from_secs(3600));
         self.set(&mut membership.restart_grace, file.restart_grace, grace);

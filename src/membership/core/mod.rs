@@ -28,6 +28,7 @@ use self::records::Records;
 use self::swim::{Identity, Rumour, Swim};
 use self::tables::{Own, Told};
 use super::datagram::{Body, Datagram, Versions};
+use crate::config::lease;
 use crate::model::allocation::Allocations;
 use crate::model::peer::Peers;
 use crate::model::text::Text;
@@ -48,9 +49,13 @@ pub struct Timing {
     pub doubt: Duration,
     /// Who was silent for so long is down when SWIM says so too.
     pub silence_agreed: Duration,
-    /// Who was silent for so long is down. Not below the timeout of the fence, so that a frozen owner
-    /// is silent on the LAN before another one answers.
+    /// Who was silent for so long is down. Above the timeout of the fence, so that a frozen owner is
+    /// silent on the LAN before another one answers.
     pub silence: Duration,
+    /// Who was held up for so long may be down for the others.
+    pub lease: Duration,
+    /// Who was held up for so long counts it not as silence of the others.
+    pub held_up: Duration,
 }
 
 impl Timing {
@@ -62,6 +67,8 @@ impl Timing {
             doubt: probe_interval,
             silence_agreed: probe_interval.mul_f32(2.75),
             silence: probe_interval * 3,
+            lease: lease(probe_interval),
+            held_up: probe_interval * 3 / 4,
         }
     }
 }

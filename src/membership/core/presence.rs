@@ -14,8 +14,6 @@ use crate::model::text::Text;
 const START: Duration = Duration::from_secs(1);
 /// ... unless somebody is there and its tables are on their way.
 const START_JOINING: Duration = Duration::from_secs(2);
-/// A machine that runs that much too late was held up: stopped, or starved.
-const HELD_UP: Duration = Duration::from_millis(75);
 
 /// Until when, and for what, the others are waited for.
 #[derive(Debug, Clone, Copy)]
@@ -39,7 +37,7 @@ impl Core {
     pub(super) fn awake(&mut self, now: Duration) {
         let late = now.saturating_sub(self.last_run.max(self.next_tick));
         self.last_run = now;
-        if late < HELD_UP {
+        if late < self.timing.held_up {
             return;
         }
         tracing::debug!(milliseconds = late.as_millis(), "membership was held up");
@@ -49,7 +47,7 @@ impl Core {
             let usual = &mut member.last_way.usual;
             *usual = usual.map(|usual| (usual + late).min(now));
         }
-        if late < self.timing.silence_agreed {
+        if late < self.timing.lease {
             return;
         }
         // The others went on without this node: what it knows of them is of before.

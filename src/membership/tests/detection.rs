@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{all_alive, ms, others, presence, start_all, together};
+use crate::membership::core::Timing;
 use crate::membership::simulation::{Network, name};
 use crate::model::peer::Presence;
 
@@ -15,7 +16,7 @@ fn times_until_down(network: &mut Network, node: usize) -> Vec<Duration> {
     let mut found: Vec<Option<Duration>> = vec![None; others.len()];
     while found.iter().any(Option::is_none) {
         assert!(
-            network.step(last + ms(2000)).is_some(),
+            network.step(last + ms(5000)).is_some(),
             "{node} is never found: {found:?}"
         );
         for (slot, other) in found.iter_mut().zip(&others) {
@@ -181,4 +182,38 @@ fn five_nodes_for_four_seconds_cost_little() {
         start.elapsed(),
         network.sent.0 - sent
     );
+}
+
+/// Whatever `membership.probe_interval` is: nobody is found silent before the lease of its fence is over,
+/// nor later than four intervals, and loss makes nobody flap.
+#[test]
+fn every_probe_interval_leaves_the_lease_its_time() {
+    for interval in [20, 50, 250, 1000].map(ms) {
+        let lease = crate::config::lease(interval);
+        let timing = Timing::new(interval);
+        // From the last renewal on, which comes after the last sign of life.
+        assert!(lease + interval / 2 <= timing.silence_agreed);
+        assert!(timing.held_up < timing.silence_agreed && lease >= interval * 2);
+        for seed in 0..20 {
+            let nodes = 2 + usize::try_from(seed).unwrap() % 4;
+            let mut network = Network::new(nodes, seed);
+            network.probe_interval = interval;
+            start_all(&mut network);
+            network.run_for(ms(2500) + interval * 10);
+            network.run_for(Duration::from_micros(seed * 1713));
+            assert!(all_alive(&network), "{interval:?}");
+            network.loss = 0.2;
+            let limit = network.now + interval * 100;
+            while network.step(limit).is_some() {
+                assert!(all_alive(&network), "{interval:?} with {nodes} nodes");
+            }
+            network.loss = 0.0;
+            network.run_for(interval * 5);
+            network.crash(0);
+            for time in times_until_down(&mut network, 0) {
+                assert!(time >= lease, "{time:?} of {interval:?}");
+                assert!(time <= interval * 4, "{time:?} of {interval:?}");
+            }
+        }
+    }
 }

@@ -69,6 +69,10 @@ fn start_all(network: &mut Network) {
         network.start(node, ready());
     }
     network.run_for(ms(600));
+    // Who misses a datagram of the join waits for the others for two seconds at most.
+    if !network.nodes.iter().all(|node| node.peers.settled) {
+        network.run_for(ms(1500));
+    }
     assert!(network.nodes.iter().all(|node| node.peers.settled));
     assert!(all_alive(network));
 }

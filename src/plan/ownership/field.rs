@@ -25,6 +25,8 @@ pub struct Own<'a> {
     pub ready: bool,
     /// It gives its VIPs up.
     pub draining: bool,
+    /// VIPs that it does not serve, or not whole.
+    pub exceptions: &'a [IpAddr],
 }
 
 /// A node that is there, or that comes back at once.
@@ -54,7 +56,7 @@ impl<'a> Field<'a> {
                 .filter(|interface| may_announce(config, interface))
                 .map(|interface| (interface.name.as_str(), interface.addresses.as_slice()))
                 .collect(),
-            exceptions: &[],
+            exceptions: own.exceptions,
         };
         let others = peers.members.iter().map(|(name, peer)| {
             let state = &peer.state;
@@ -102,13 +104,27 @@ impl<'a> Field<'a> {
     /// The nodes that may own the group, the best first: those that reach most of its VIPs, then those
     /// that the pool prefers, then by rendezvous weight, so that every node sees one order.
     pub fn ranking(&self, group: &VipGroup) -> Vec<&'a str> {
+        self.ranked(group, false)
+    }
+
+    /// The same with those that do not serve the group whole: to be asked where nobody does.
+    pub fn last_resort(&self, group: &VipGroup) -> Vec<&'a str> {
+        self.ranked(group, true)
+    }
+
+    fn ranked(&self, group: &VipGroup, with_exceptions: bool) -> Vec<&'a str> {
         let Some(lowest) = group.lowest() else {
             return Vec::new();
         };
         let pool = (self.config.pools.iter()).position(|pool| pool.contains(lowest));
         let mut ranked: Vec<_> = (self.members.iter())
             .filter_map(|member| {
-                let reached = self.judge(member, group).ok()?;
+                let reached = match self.judge(member, group) {
+                    Err(Reason::NotServedThere) if with_exceptions => {
+                        self.reached_by(member, group).ok()?
+                    }
+                    judged => judged.ok()?,
+                };
                 let preference = self.nodes.preference(member.name, pool);
                 let weight = weight(lowest, member.name);
                 Some((Reverse(reached), preference, Reverse(weight), member.name))
@@ -149,6 +165,10 @@ impl<'a> Field<'a> {
         if group.vips.iter().any(|vip| member.exceptions.contains(vip)) {
             return Err(Reason::NotServedThere);
         }
+        self.reached_by(member, group)
+    }
+
+    fn reached_by(&self, member: &Member<'_>, group: &VipGroup) -> Result<usize, Reason> {
         let reached = (group.vips.iter()).filter(|vip| self.reaches(member, **vip));
         match reached.count() {
             0 => Err(Reason::NoInterface),

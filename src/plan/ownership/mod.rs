@@ -99,6 +99,24 @@ impl<'a> Candidates<'a> {
     /// The owner of a VIP and of all that go with it, of which `vip` is the lowest and which
     /// `services` hold. With a Local policy the owner has a ready endpoint of each such Service.
     pub fn owner(&self, vip: IpAddr, services: &[&Service], inputs: &Inputs) -> Ownership {
+        let (ranking, excluded) = self.ranked(vip, services, inputs);
+        Ownership {
+            owner: ranking.first().map(|node| (*node).to_owned()),
+            excluded,
+        }
+    }
+
+    /// The nodes that may own what [`Self::owner`] names the owner of, the best first.
+    pub fn ranking(&self, vip: IpAddr, services: &[&Service], inputs: &Inputs) -> Vec<&'a str> {
+        self.ranked(vip, services, inputs).0
+    }
+
+    fn ranked(
+        &self,
+        vip: IpAddr,
+        services: &[&Service],
+        inputs: &Inputs,
+    ) -> (Vec<&'a str>, Vec<(String, Reason)>) {
         let mut excluded = self.excluded.clone();
         let local = |service: &&&Service| service.external_traffic_policy == TrafficPolicy::Local;
         let prefer = self
@@ -107,7 +125,7 @@ impl<'a> Candidates<'a> {
             .iter()
             .find(|pool| pool.contains(vip))
             .map_or(&[][..], |pool| pool.prefer.as_slice());
-        let mut best: Option<(Reverse<usize>, u64, &str)> = None;
+        let mut ranked: Vec<(usize, Reverse<u64>, Reverse<&str>)> = Vec::new();
         for node in &self.eligible {
             let mut needed = services.iter().filter(local);
             if !needed.all(|service| ready_on(&inputs.cluster, &service.key, node)) {
@@ -119,15 +137,11 @@ impl<'a> Candidates<'a> {
                 .iter()
                 .position(|selector| labels.is_some_and(|labels| selector.matches(labels)))
                 .unwrap_or(prefer.len());
-            let rank = (Reverse(preference), weight(vip, node), *node);
-            if best.is_none_or(|best| rank > best) {
-                best = Some(rank);
-            }
+            ranked.push((preference, Reverse(weight(vip, node)), Reverse(*node)));
         }
-        Ownership {
-            owner: best.map(|(_, _, node)| node.to_owned()),
-            excluded,
-        }
+        ranked.sort_unstable();
+        let ranking = ranked.into_iter().map(|(.., Reverse(node))| node);
+        (ranking.collect(), excluded)
     }
 }
 

@@ -65,6 +65,7 @@ pub(in crate::plan) fn own(
                 host: &inputs.host,
                 ready: true,
                 draining: inputs.draining,
+                exceptions: &[],
             };
             Field::new(config, &nodes, own, &inputs.peers)
         }),

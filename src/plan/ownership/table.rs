@@ -10,6 +10,7 @@ use imbl::OrdMap;
 use super::exclusion;
 use crate::config::Config;
 use crate::model::cluster::ClusterState;
+use crate::model::peer::Claims;
 use crate::plan::reason::Reason;
 
 /// VIPs that have a Service in common, and so one owner.
@@ -102,4 +103,21 @@ pub struct VipTable {
     pub nodes: Arc<NodeTable>,
     /// VIPs that Services hold and that are not served here; the lowest of them.
     pub exceptions: Vec<IpAddr>,
+}
+
+impl VipTable {
+    /// What a node claimed, as long as nothing else is known: every VIP by itself, of generation 0.
+    pub fn of_claims(claims: &Claims) -> Self {
+        let group = |vip: &IpAddr| {
+            let group = VipGroup {
+                vips: BTreeSet::from([*vip]),
+                ..VipGroup::default()
+            };
+            (*vip, Arc::new(group))
+        };
+        Self {
+            groups: claims.keys().map(group).collect(),
+            ..Self::default()
+        }
+    }
 }

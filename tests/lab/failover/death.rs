@@ -1,9 +1,13 @@
 //! A daemon, a node or a cable dies, or a daemon stands still; another node takes over.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::fmt::Write;
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
 
-use super::field::{Field, Setup, VIP, bound, longest_blackout};
+use edgelb::lab::tool;
+
+use super::field::{Field, Setup, VIP, bound, longest_blackout, service};
 
 /// Bars of every unplanned failover: what clients saw, on the LAN and behind the router, what a
 /// client saw that asked who has the VIP, and that no two nodes said so for long.
@@ -124,6 +128,57 @@ fn a_daemon_that_stumbles() {
     }
     load.end().assert_nothing_lost();
     field.keeps_owner(owner, bound(500));
+}
+
+/// Somebody loads sets of 100,000 elements into `nf_tables` of the owner, over and over, while VIPs come
+/// and go: whatever the owner wants of the same tables waits for so long, and nobody takes it for dead.
+#[test]
+fn large_transactions_of_somebody_else() {
+    let field = Field::new();
+    let owner = field.owner();
+    let file = field.lab.directory().join("large.nft");
+    std::fs::write(&file, large_ruleset()).unwrap();
+    let (namespace, file) = (field.node(owner), file.to_str().unwrap());
+    let workloads = field.workloads();
+    let load = field.load();
+    let longest = std::thread::scope(|scope| {
+        let loading = scope.spawn(|| {
+            let durations = (0..4).map(|_| {
+                let start = Instant::now();
+                tool(namespace, "nft", &["-f", file]).unwrap();
+                start.elapsed()
+            });
+            durations.max().unwrap()
+        });
+        let mut number = 0;
+        while !loading.is_finished() {
+            number = number % 20 + 1;
+            field.serve(&service(&format!("web-{number}"), number), &workloads);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        loading.join().unwrap()
+    });
+    eprintln!("the longest took {longest:?}");
+    load.end().assert_blackout_below(longest_blackout());
+    for daemon in field.daemons.iter().flatten() {
+        let log = daemon.log().unwrap();
+        assert!(!log.contains("a node is silent"), "{log}");
+    }
+    field.keeps_owner(owner, bound(500));
+}
+
+/// One transaction: five times 100,000 elements.
+fn large_ruleset() -> String {
+    let mut text = String::from("table inet large\ndelete table inet large\ntable inet large\n");
+    for set in 0..5_u32 {
+        let _ = writeln!(text, "add set inet large s{set} {{ type ipv4_addr ; }}");
+        let _ = write!(text, "add element inet large s{set} {{ ");
+        for number in 0..100_000 {
+            let _ = write!(text, "{}, ", Ipv4Addr::from_bits(0x0a00_0000 + number * 3));
+        }
+        text.push_str("}\n");
+    }
+    text
 }
 
 /// Case 49: the owner dies again and again.

@@ -506,19 +506,6 @@ impl Seen {
         }
     }
 
-    /// No client lost more than one request for each time that the VIP moved: a connection whose handshake
-    /// is under way in the millisecond of the move has its first packet at the one node and the next at
-    /// the other, which knows nothing of it.
-    #[track_caller]
-    pub fn assert_moved(&self, moves: usize) {
-        for (name, report) in &self.reports {
-            assert!(
-                report.failed.len() <= moves && report.answered > 0,
-                "{name}: {report:?}"
-            );
-        }
-    }
-
     /// Not one request was lost.
     #[track_caller]
     pub fn assert_nothing_lost(&self) {

@@ -1,8 +1,7 @@
-//! What somebody does on purpose: nothing is lost by it but a connection whose handshake is under way
-//! while the VIP moves.
+//! What somebody does on purpose: no new connection and no request is lost by it.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use edgelb::lab::client::open_stream;
 
@@ -26,7 +25,7 @@ fn drain_and_undrain_under_load() {
     field.wait_candidates(field.size());
     let seen = field.eye.sightings();
     let silence = field.longest_silence(&seen);
-    load.end().assert_moved(1);
+    load.end().assert_nothing_lost();
     field.assert_one_owner(&seen);
     assert!(silence < bound(200), "nobody answered for {silence:?}");
     // Taking part again is no reason to take a VIP back.
@@ -47,7 +46,7 @@ fn one_drain_after_another_until_one_node_is_left() {
         field.command(node, "undrain");
     }
     field.wait_candidates(field.size());
-    load.end().assert_moved(field.size() - 1);
+    load.end().assert_nothing_lost();
     field.assert_one_owner(&field.eye.sightings());
 }
 
@@ -66,17 +65,65 @@ fn a_restart_under_load() {
         stream.send("before").unwrap();
     }
     let load = field.load_from(&[field.client(), field.remote()]);
+    let start = Instant::now();
     field.daemon(owner).terminate(START).unwrap();
+    let ended = start.elapsed();
     field.start(owner);
     field.wait_ready(owner);
+    let ready = start.elapsed();
     field.wait_candidates(field.size());
     std::thread::sleep(Duration::from_millis(500));
     load.end().assert_nothing_lost();
-    field.assert_one_owner(&field.eye.sightings());
+    let seen = field.eye.sightings();
+    field.assert_one_owner(&seen);
+    let silence = field.longest_silence(&seen);
+    eprintln!("ended after {ended:?}, ready after {ready:?}, nobody answered for {silence:?}");
+    // What it owned it announces without waiting for the others, who wait for it, and before its first
+    // pass; a busy machine takes its time for both.
+    assert!(
+        silence < bound(250).max(ready),
+        "nobody answered for {silence:?}"
+    );
     assert_eq!(field.owner(), owner);
     for stream in &mut streams {
         assert_eq!(stream.send("after").unwrap().text, "after");
     }
+}
+
+/// The machine goes down: its VIPs move before the daemon ends, and nobody waits for it.
+#[test]
+fn a_node_that_is_switched_off() {
+    let mut field = Field::new();
+    let owner = field.owner();
+    let load = field.load_from(&[field.client(), field.remote()]);
+    let socket = field.daemon(owner).admin_socket();
+    std::fs::write(socket.with_file_name("leaving"), "").unwrap();
+    let start = Instant::now();
+    field.daemon(owner).terminate(START).unwrap();
+    let ended = start.elapsed();
+    let other = field.other_owner(owner);
+    load.wait_steady();
+    let seen = field.eye.sightings();
+    let silence = field.longest_silence(&seen);
+    eprintln!("ended after {ended:?}, nobody answered for {silence:?}");
+    load.end().assert_nothing_lost();
+    field.assert_one_owner(&seen);
+    assert!(ended < bound(2000), "{ended:?}");
+    assert!(silence < bound(200), "nobody answered for {silence:?}");
+    // It is no drain: after the next start it takes part as before.
+    field.start(owner);
+    field.wait_ready(owner);
+    field.wait_candidates(field.size());
+    field.keeps_owner(other, bound(500));
+    // Where nobody could follow, nobody is waited for.
+    for node in (0..field.size()).filter(|node| *node != owner) {
+        field.daemon(node).kill().unwrap();
+    }
+    assert_eq!(field.other_owner(other), owner);
+    std::fs::write(socket.with_file_name("leaving"), "").unwrap();
+    let start = Instant::now();
+    field.daemon(owner).terminate(START).unwrap();
+    assert!(start.elapsed() < bound(1000), "{:?}", start.elapsed());
 }
 
 /// A node that said it restarts and does not come back loses its VIPs when its time is over.
@@ -86,7 +133,7 @@ fn a_restart_that_never_ends() {
     let owner = field.owner();
     let load = field.load();
     field.daemon(owner).terminate(START).unwrap();
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     field.other_owner(owner);
     // The grace is 3 s by default.
     let after = start.elapsed();
@@ -112,7 +159,7 @@ fn the_label_that_excludes_a_node() {
     load.wait_steady();
     field.manifests.write_node(node).unwrap();
     field.wait_candidates(field.size());
-    load.end().assert_moved(1);
+    load.end().assert_nothing_lost();
     field.keeps_owner(other, bound(500));
 }
 
@@ -130,6 +177,6 @@ fn the_label_that_drains_a_node() {
     load.wait_steady();
     field.manifests.write_node(node).unwrap();
     field.wait_candidates(field.size());
-    load.end().assert_moved(1);
+    load.end().assert_nothing_lost();
     field.keeps_owner(other, bound(500));
 }

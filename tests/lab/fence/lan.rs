@@ -2,12 +2,13 @@
 
 use std::io::{self, BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::{Deref, DerefMut};
 use std::os::fd::AsRawFd;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use edgelb::apply::fence::{Fence, Fenced, Renewal, TIMEOUT};
+use edgelb::apply::fence::{Fence, FenceError, Fenced, Lease, Renewal, TIMEOUT};
 use edgelb::lab::{Namespace, tool};
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{LinkAddr, bind};
@@ -23,6 +24,32 @@ pub const PROTOCOLS: [u16; 6] = [0x0806, 3, 0, 0x0800, 0x86dd, 0x8100];
 /// Timeouts are counted in ticks of the kernel, ten milliseconds at most.
 pub const TICKS: Duration = Duration::from_millis(20);
 const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A fence with the lease that opens it.
+pub struct Held {
+    fence: Fence,
+    lease: Lease,
+}
+
+impl Held {
+    pub fn renew(&mut self) -> Result<Renewal, FenceError> {
+        self.lease.renew()
+    }
+}
+
+impl Deref for Held {
+    type Target = Fence;
+
+    fn deref(&self) -> &Fence {
+        &self.fence
+    }
+}
+
+impl DerefMut for Held {
+    fn deref_mut(&mut self) -> &mut Fence {
+        &mut self.fence
+    }
+}
 
 /// Runs `ip` or another program in a namespace, its arguments in one text.
 pub fn run(namespace: &Namespace, command: &str) -> String {
@@ -103,11 +130,12 @@ impl Node {
     }
 
     /// A fence that holds this.
-    pub fn fence(&self, fenced: &Fenced) -> Fence {
+    pub fn fence(&self, fenced: &Fenced) -> Held {
         self.within(|| {
             let mut fence = Fence::open().unwrap();
             fence.set(fenced).unwrap();
-            fence
+            let lease = fence.lease();
+            Held { fence, lease }
         })
     }
 
@@ -122,7 +150,7 @@ impl Node {
 
     /// The same right after a renewal; once more where this machine stood still for so long that the
     /// lease was over by right.
-    pub fn sends_leased(&self, fence: &mut Fence, interface: &str, frame: &[u8]) -> bool {
+    pub fn sends_leased(&self, fence: &mut Held, interface: &str, frame: &[u8]) -> bool {
         loop {
             let renewal = self.within(|| fence.renew()).unwrap();
             assert_eq!(renewal, Renewal::Taken);

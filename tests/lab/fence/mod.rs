@@ -7,10 +7,10 @@ mod upkeep;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
-use edgelb::apply::fence::{Fence, FenceSupport, Renewal, TIMEOUT};
+use edgelb::apply::fence::{FenceSupport, Renewal, TIMEOUT};
 use edgelb::lab::tool;
 
-use lan::{CLIENT, Lan, OTHER4, OTHER6, PROTOCOLS, TICKS, VIP4, VIP6, run, tagged};
+use lan::{CLIENT, Held, Lan, OTHER4, OTHER6, PROTOCOLS, TICKS, VIP4, VIP6, run, tagged};
 
 const MARK: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 250);
 const VIPS: [IpAddr; 2] = [IpAddr::V4(VIP4), IpAddr::V6(VIP6)];
@@ -192,7 +192,7 @@ fn bridges_macvlans_and_their_parents_share_the_lease() {
     }
     let mut fence = node.fence(&fenced);
     let frame = node.announcements(VIP4.into()).remove(0);
-    let left = |fence: &mut Fence, expected: bool| {
+    let left = |fence: &mut Held, expected: bool| {
         for interface in ["eth0", "mac0", "br0"] {
             let left = node.sends_leased(fence, interface, &frame);
             assert_eq!(left, expected, "{interface}");

@@ -2,7 +2,6 @@
 //! found, and mended by the remedy that is told.
 
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use edgelb::lab::client::{Protocol, RequestError, RequestOptions, request_with};
@@ -10,8 +9,8 @@ use edgelb::lab::server::{Listen, Server};
 use edgelb::lab::tool;
 use serde_json::Value;
 
-use super::health_checks;
-use super::rig::{PROGRAM, Rig, ipvs, socket, web};
+use super::super::health_checks;
+use super::super::rig::{PROGRAM, Rig, ipvs, socket, web};
 
 const TCP: Protocol = Protocol::Tcp;
 const HEALTH_CHECK_PORT: u16 = 31_570;
@@ -226,7 +225,7 @@ fn conflicts_and_foreign_settings_are_found() {
 /// Doctor has something to say where there is neither daemon nor state.
 #[test]
 fn a_node_without_a_daemon_is_looked_at() {
-    let rig = Rig::new(1, 1);
+    let mut rig = Rig::new(1, 1);
     let directory = rig.lab.directory().join("nothing");
     fs::create_dir_all(&directory).unwrap();
     let text = format!(
@@ -236,17 +235,17 @@ fn a_node_without_a_daemon_is_looked_at() {
     let file = directory.join("edgelb.toml");
     fs::write(&file, text).unwrap();
     let _server = Server::start(rig.node(0), "early", &[Listen::tcp(30_073)]).unwrap();
-    let say = |program: &Path| {
-        tool(
-            rig.node(0),
-            program.to_str().unwrap(),
-            &["doctor", "-c", file.to_str().unwrap()],
-        )
+    let say = |rig: &Rig| {
+        let arguments = ["doctor", "-c", file.to_str().unwrap()];
+        tool(rig.node(0), PROGRAM, &arguments).unwrap()
     };
-    let text = say(Path::new(PROGRAM)).unwrap();
-    assert!(text.contains("listens in proxy.node_port_range"), "{text}");
+    let text = say(&rig);
     assert!(
-        text.contains("no answer of a daemon on this node"),
+        text.contains("a daemon runs on this node, and not with this configuration"),
         "{text}"
     );
+    rig.daemons[0].kill().unwrap();
+    let text = say(&rig);
+    assert!(text.contains("listens in proxy.node_port_range"), "{text}");
+    assert!(text.contains("no daemon runs on this node"), "{text}");
 }

@@ -1,0 +1,70 @@
+//! Holds the tables of the handover, on the thread that may wait for the kernel. Whatever fails here is told
+//! once, tried again, and stops nothing: then a planned move breaks connections, as one that nobody
+//! planned does.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::apply::handover::{HandedOver, Handover, HandoverError};
+
+/// How long after a failure the tables are looked at again.
+const REPAIR_AGAIN: Duration = Duration::from_secs(1);
+
+/// The tables, and whether they are as they should be.
+#[derive(Debug)]
+pub(in crate::owner) struct Passing {
+    tables: Handover,
+    /// When they are to be looked at, because they could not be changed.
+    again: Option<Instant>,
+    /// What was logged of what does not work now.
+    problem: Option<String>,
+}
+
+impl Passing {
+    /// What an earlier run left stays so at first.
+    pub(in crate::owner) fn new(tables: Handover) -> Self {
+        Self {
+            tables,
+            again: None,
+            problem: None,
+        }
+    }
+
+    /// When [`Passing::pass`] is to be called without a new order.
+    pub(in crate::owner) fn again(&self) -> Option<Instant> {
+        self.again
+    }
+
+    /// Makes the tables say so; where somebody may have changed them, or they could not be changed,
+    /// compares them with what there is.
+    pub(in crate::owner) fn pass(&mut self, wanted: &Arc<HandedOver>, look: bool) {
+        let due = self.again.is_some_and(|again| again <= Instant::now());
+        let mut result = self.tables.set(wanted);
+        if result.is_ok() && (look || due) {
+            result = self.repair();
+        }
+        self.note(result);
+    }
+
+    fn repair(&mut self) -> Result<(), HandoverError> {
+        if self.tables.repair()? {
+            tracing::info!("the handover was not as it should be, it is repaired");
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, result: Result<(), HandoverError>) {
+        let Err(error) = result else {
+            self.again = None;
+            self.problem = None;
+            return;
+        };
+        // Looking costs a whole listing: not at every turn.
+        self.again = Some(Instant::now() + REPAIR_AGAIN);
+        let problem = format!("{:#}", anyhow::Error::from(error));
+        if self.problem.as_ref() != Some(&problem) {
+            tracing::warn!(error = problem, "the handover is not as it should be");
+            self.problem = Some(problem);
+        }
+    }
+}

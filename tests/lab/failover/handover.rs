@@ -1,0 +1,305 @@
+//! Connections that are open while their VIP moves on purpose: they go on for as long as the node lives
+//! that has them, over one more move.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsRawFd;
+
+use edgelb::lab::client::{RequestError, Stream, open_stream};
+use edgelb::lab::{MacAddress, Namespace, tool};
+use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::bind;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::field::{Field, Setup, VIP, bound};
+use crate::rig::{PATIENCE, START, eventually};
+
+/// Open connections, each with what it is called in a failure.
+struct Streams(Vec<(String, Stream)>);
+
+impl Streams {
+    /// Of the client on the LAN and of the one behind the router, to both VIPs.
+    fn open(field: &Field, name: &str) -> Self {
+        let mut streams = Vec::new();
+        for client in [field.client(), field.remote()] {
+            for address in VIP.both() {
+                let name = format!("{name}, from {} to {address}", client.name());
+                let stream = open_stream(client, SocketAddr::new(address, 80))
+                    .unwrap_or_else(|error| panic!("{name}: {error}"));
+                streams.push((name, stream));
+            }
+        }
+        let mut streams = Self(streams);
+        streams.go_on("opened");
+        streams
+    }
+
+    /// Each of them gets an answer.
+    #[track_caller]
+    fn go_on(&mut self, when: &str) {
+        for (name, stream) in &mut self.0 {
+            match stream.send(when) {
+                Ok(answer) => assert_eq!(answer.text, when, "{name}"),
+                Err(error) => panic!("{when}: {name}: {error}"),
+            }
+        }
+    }
+
+    /// Each of them goes on or is told at once that it is no more; none waits for nothing.
+    #[track_caller]
+    fn go_on_or_are_reset(&mut self, when: &str) {
+        for (name, stream) in &mut self.0 {
+            let result = stream.send(when);
+            assert!(
+                matches!(result, Ok(_) | Err(RequestError::Reset)),
+                "{when}: {name}: {result:?}"
+            );
+        }
+    }
+}
+
+/// Drains the owner; the node that has its VIPs then.
+#[track_caller]
+fn drain(field: &Field, owner: usize) -> usize {
+    field.command(owner, "drain");
+    field.other_owner(owner)
+}
+
+fn undrain(field: &Field, node: usize, candidates: usize) {
+    field.command(node, "undrain");
+    field.wait_candidates(candidates);
+}
+
+/// The tables of the handover in a node.
+fn tables(node: &Namespace) -> Vec<String> {
+    let all = tool(node, "nft", &["list", "tables"]).unwrap();
+    let ours = |line: &&str| ["table ip edgelb", "table ip6 edgelb"].contains(line);
+    all.lines().filter(ours).map(str::to_owned).collect()
+}
+
+const BOTH: [&str; 2] = ["table ip edgelb", "table ip6 edgelb"];
+
+/// Packets that a node passed on.
+fn passed(node: &Namespace, family: &str) -> u64 {
+    let chain = ["list", "chain", family, "edgelb", "pass"];
+    let text = tool(node, "nft", &chain).unwrap();
+    let mut words = text
+        .split_whitespace()
+        .skip_while(|word| *word != "packets");
+    words.nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn streams_survive_a_move_and_back() {
+    let field = Field::with(&Setup {
+        nodes: 2,
+        ..Setup::default()
+    });
+    let first = field.owner();
+    let mut of_first = Streams::open(&field, "opened at the first");
+    let load = field.load_from(&[field.client(), field.remote()]);
+
+    let second = drain(&field, first);
+    of_first.go_on("after the move");
+    let mut of_second = Streams::open(&field, "opened at the second");
+    load.wait_steady();
+    for node in [first, second] {
+        assert_eq!(tables(field.node(node)), BOTH);
+    }
+
+    undrain(&field, first, 2);
+    of_first.go_on("before the move back");
+    assert_eq!(drain(&field, second), first);
+    of_first.go_on("after the move back");
+    of_second.go_on("after the move back");
+    load.wait_steady();
+
+    undrain(&field, second, 2);
+    assert_eq!(drain(&field, first), second);
+    of_first.go_on("after the third move");
+    of_second.go_on("after the third move");
+    load.wait_steady();
+    load.end().assert_nothing_lost();
+    field.assert_one_owner(&field.eye.sightings());
+}
+
+/// What the first node has survives one move. The third one passes on to the second alone, which resets
+/// what it does not know either; clients of the first are told so, and do not wait.
+#[test]
+fn streams_over_moves_to_a_third_node() {
+    let field = Field::with(&Setup {
+        nodes: 3,
+        ..Setup::default()
+    });
+    let first = field.owner();
+    let mut of_first = Streams::open(&field, "opened at the first");
+    let load = field.load_from(&[field.client(), field.remote()]);
+    let second = drain(&field, first);
+    of_first.go_on("after the first move");
+    let mut of_second = Streams::open(&field, "opened at the second");
+    let third = drain(&field, second);
+    assert!(![first, second].contains(&third));
+    of_second.go_on("after the second move");
+    of_first.go_on_or_are_reset("after the second move");
+    load.wait_steady();
+    load.end().assert_nothing_lost();
+    field.assert_one_owner(&field.eye.sightings());
+}
+
+/// The daemons of both nodes may restart, and somebody may delete the tables.
+#[test]
+fn streams_survive_restarts_and_foreign_edits_after_the_move() {
+    let mut field = Field::with(&Setup {
+        nodes: 2,
+        ..Setup::default()
+    });
+    let first = field.owner();
+    let mut streams = Streams::open(&field, "opened at the first");
+    let second = drain(&field, first);
+    for node in [first, second] {
+        field.daemon(node).terminate(START).unwrap();
+        streams.go_on("while a daemon is away");
+        field.start(node);
+        field.wait_ready(node);
+        field.wait_candidates(1);
+        streams.go_on("after a restart");
+        assert_eq!(tables(field.node(node)), BOTH);
+    }
+    for family in ["ip", "ip6"] {
+        let node = field.node(second);
+        tool(node, "nft", &["delete", "table", family, "edgelb"]).unwrap();
+        eventually(PATIENCE, || (tables(node) == BOTH).then_some(()));
+        tool(node, "nft", &["flush", "chain", family, "edgelb", "pass"]).unwrap();
+        let chain = ["list", "chain", family, "edgelb", "pass"];
+        let whole = || tool(node, "nft", &chain).unwrap().contains("dup to");
+        eventually(PATIENCE, || whole().then_some(()));
+    }
+    streams.go_on("after the repairs");
+}
+
+#[test]
+fn nothing_is_left_when_the_old_owner_has_died() {
+    let mut field = Field::with(&Setup {
+        nodes: 2,
+        ..Setup::default()
+    });
+    let first = field.owner();
+    let mut streams = Streams::open(&field, "opened at the first");
+    let second = drain(&field, first);
+    streams.go_on("after the move");
+    let daemon = field.daemons[first].as_mut();
+    let failure = field.lab.power_off(first, daemon).unwrap();
+    let node = field.node(second);
+    eventually(PATIENCE, || tables(node).is_empty().then_some(()));
+    streams.go_on_or_are_reset("after the death");
+    // It may only have been silent: what nobody knows goes there again when it comes back, and is reset.
+    failure.restore().unwrap();
+    field.start(first);
+    field.wait_ready(first);
+    field.wait_candidates(1);
+    assert_eq!(tables(field.node(second)), BOTH);
+    Streams::open(&field, "opened after the return");
+}
+
+/// What nobody knows is passed on once, and never what another node passed on: no loops, no flood.
+#[test]
+fn a_packet_is_passed_on_once() {
+    let field = Field::with(&Setup {
+        nodes: 3,
+        ..Setup::default()
+    });
+    let first = field.owner();
+    let second = drain(&field, first);
+    let third = (0..field.size())
+        .find(|node| ![first, second].contains(node))
+        .unwrap();
+    let owner = field.node(second);
+    let to = field.stations()[second];
+    let before = passed(owner, "ip");
+    let count = || passed(owner, "ip") - before;
+    // In the middle of a connection that nobody has: as another node sends it, and as a stranger does.
+    let port = 1..=10;
+    for port in port.clone() {
+        inject(field.node(third), to, &tcp(port, ACK));
+    }
+    for port in port {
+        inject(field.client(), to, &tcp(100 + port, ACK));
+    }
+    // What ends a connection, and what a router says of one; not what begins one, nor what asks.
+    for packet in [tcp(200, FIN | ACK), tcp(201, RST), icmp(3, 202)] {
+        inject(field.client(), to, &packet);
+    }
+    for packet in [tcp(203, SYN), icmp(8, 204)] {
+        inject(field.client(), to, &packet);
+    }
+    eventually(PATIENCE, || (count() >= 13).then_some(()));
+    // Not one came back, and the node before passed none of them on.
+    std::thread::sleep(bound(100));
+    assert_eq!(count(), 13);
+    assert_eq!(passed(field.node(first), "ip"), 0);
+}
+
+const FIN: u8 = 1;
+const SYN: u8 = 2;
+const RST: u8 = 4;
+const ACK: u8 = 0x10;
+/// A neighbour that is not there, so that nobody answers what it is told.
+const STRANGER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 250);
+
+/// Sends a packet to this hardware address.
+fn inject(from: &Namespace, to: MacAddress, packet: &[u8]) {
+    let mac = from.mac_address("eth0").unwrap();
+    let frame = [&to.0[..], &mac.0, &[8, 0], packet].concat();
+    from.try_run(|| {
+        let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))?;
+        let mut links = getifaddrs()?.filter(|it| it.interface_name == "eth0");
+        let link = links.find_map(|it| it.address?.as_link_addr().copied());
+        bind(socket.as_raw_fd(), &link.expect("eth0 is there"))?;
+        socket.send(&frame)
+    })
+    .unwrap();
+}
+
+/// From the stranger's port to the IPv4 VIP's, port 80.
+fn tcp(port: u16, flags: u8) -> Vec<u8> {
+    let mut segment = [port.to_be_bytes(), 80_u16.to_be_bytes()].concat();
+    // Sequence numbers, five words of header, a window.
+    segment.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags, 0x10, 0, 0, 0, 0, 0]);
+    let header = ipv4(6, STRANGER, VIP.ipv4, segment.len());
+    let pseudo = [&header[12..20], &[0, 6, 0, 20], &segment].concat();
+    segment[16..18].copy_from_slice(&checksum(&pseudo).to_be_bytes());
+    [header, segment].concat()
+}
+
+/// To the IPv4 VIP; an error is about what the VIP sent to that port of the stranger's.
+fn icmp(kind: u8, port: u16) -> Vec<u8> {
+    let mut message = vec![kind, if kind == 3 { 4 } else { 0 }, 0, 0, 0, 0, 5, 0];
+    message.extend(ipv4(6, VIP.ipv4, STRANGER, 8));
+    message.extend([80_u16.to_be_bytes(), port.to_be_bytes()].concat());
+    message.extend([0, 0, 0, 1]);
+    let sum = checksum(&message);
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    [ipv4(1, STRANGER, VIP.ipv4, message.len()), message].concat()
+}
+
+fn ipv4(protocol: u8, source: Ipv4Addr, destination: Ipv4Addr, length: usize) -> Vec<u8> {
+    let mut header = vec![0x45, 0];
+    header.extend(u16::try_from(20 + length).unwrap().to_be_bytes());
+    header.extend([0, 0, 0x40, 0, 64, protocol, 0, 0]);
+    header.extend(source.octets());
+    header.extend(destination.octets());
+    let sum = checksum(&header);
+    header[10..12].copy_from_slice(&sum.to_be_bytes());
+    header
+}
+
+/// RFC 1071
+fn checksum(bytes: &[u8]) -> u16 {
+    let words = bytes
+        .chunks(2)
+        .map(|word| u32::from(word[0]) << 8 | u32::from(word[1]));
+    let mut sum: u32 = words.sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !u16::try_from(sum).unwrap()
+}
