@@ -28,8 +28,9 @@ use crate::model::peer::{Claims, Owners, Publication};
 use crate::plan::ownership::table::VipTable;
 use crate::tasks::on_thread;
 
-/// How long the others may take to be told that this node restarts.
-const FAREWELL: Duration = Duration::from_millis(50);
+/// How long the others may take to be told that this node restarts: less than a lease, for which it goes
+/// on answering.
+const FAREWELL: Duration = Duration::from_millis(150);
 
 /// What the thread starts from.
 pub struct Start {

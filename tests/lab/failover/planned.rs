@@ -79,9 +79,9 @@ fn a_restart_under_load() {
     let silence = field.longest_silence(&seen);
     eprintln!("ended after {ended:?}, ready after {ready:?}, nobody answered for {silence:?}");
     // What it owned it announces without waiting for the others, who wait for it, and before its first
-    // pass; a busy machine takes its time for both.
+    // pass; a busy machine takes its time for both, and its last answer may be a while before the end.
     assert!(
-        silence < bound(250).max(ready),
+        silence < bound(250).max(ready + bound(100)),
         "nobody answered for {silence:?}"
     );
     assert_eq!(field.owner(), owner);
