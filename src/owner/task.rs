@@ -99,6 +99,8 @@ pub struct OwnerTask {
     staged: Option<(u64, Host, Arc<Config>)>,
     /// All VIPs of the table.
     vips: OrdSet<IpAddr>,
+    /// Those of which conntrack sees both sides, so that their connections can be handed over.
+    translated: OrdSet<IpAddr>,
     /// Of the configuration and of the table.
     digests: (u64, u64),
     wake: Option<Instant>,
@@ -143,6 +145,7 @@ impl OwnerTask {
             fenced: BTreeMap::new(),
             staged: None,
             vips: OrdSet::new(),
+            translated: OrdSet::new(),
             digests: (0, 0),
             wake: None,
             probed: mpsc::channel(8),
@@ -292,6 +295,11 @@ impl OwnerTask {
             self.vips = groups
                 .flat_map(|group| group.vips.iter().copied())
                 .collect();
+            self.translated = self.vips.clone();
+            let directly = table.groups.values().flat_map(|it| &it.answered_directly);
+            for vip in directly {
+                self.translated.remove(vip);
+            }
             self.digests = (digest::configuration(config), digest::table(table));
             self.staged = Some((table.generation, host.clone(), Arc::clone(config)));
         }
@@ -306,6 +314,7 @@ impl OwnerTask {
                 host,
                 stage: &self.stage,
                 vips: &self.vips,
+                translated: &self.translated,
             });
         }
     }

@@ -34,6 +34,9 @@ pub struct Scene<'a> {
     pub stage: &'a BTreeMap<u32, AnnouncedInterface>,
     /// All VIPs; made anew whenever host or stage are others.
     pub vips: &'a OrdSet<IpAddr>,
+    /// Those of which conntrack sees both sides of a connection: of all others it knows none, so that
+    /// nothing of theirs can be told to be another node's. Made anew together with `vips`.
+    pub translated: &'a OrdSet<IpAddr>,
 }
 
 /// Knows what is to be passed on.
@@ -92,7 +95,8 @@ impl HandingOver {
             self.standing.clear();
         }
         take_over(&mut self.standing, &mut self.former, scene);
-        self.former.follow(scene.owners, scene.peers, scene.vips);
+        self.former
+            .follow(scene.owners, scene.peers, scene.translated);
         let mut to = self.standing.clone();
         to.extend(ways(&self.former, scene));
         let wanted = HandedOver {
@@ -130,7 +134,7 @@ fn take_over(standing: &mut BTreeMap<Arrival, IpAddr>, former: &mut Former, scen
         if let Some(name) = name {
             former.adopt(arrival.vip, name);
         }
-        name.is_none() && scene.vips.contains(&arrival.vip)
+        name.is_none() && scene.translated.contains(&arrival.vip)
     });
 }
 

@@ -34,6 +34,7 @@ struct Lan {
     host: Host,
     stage: BTreeMap<u32, AnnouncedInterface>,
     vips: OrdSet<IpAddr>,
+    translated: OrdSet<IpAddr>,
 }
 
 fn number(node: &str) -> u8 {
@@ -106,6 +107,7 @@ impl Lan {
                 infrastructure: Vec::new(),
             },
             stage: [(7, announced)].into(),
+            translated: vips.clone(),
             vips,
         }
     }
@@ -118,7 +120,8 @@ impl Lan {
     }
 
     fn follow(&mut self) {
-        self.former.follow(&self.owners, &self.peers, &self.vips);
+        self.former
+            .follow(&self.owners, &self.peers, &self.translated);
     }
 
     /// That node has all VIPs now, or nobody.
@@ -141,6 +144,7 @@ impl Lan {
             host: &self.host,
             stage: &self.stage,
             vips: &self.vips,
+            translated: &self.translated,
         }
     }
 
@@ -289,14 +293,36 @@ fn it_ends_with_the_vip() {
     lan.owned_by("b");
     let vip: IpAddr = VIP6.parse().unwrap();
     lan.vips.remove(&vip);
+    lan.translated.remove(&vip);
     lan.owners.remove(&vip);
     lan.follow();
     assert_eq!(lan.ways().len(), 1);
     // The same address for another Service begins anew.
     lan.vips.insert(vip);
+    lan.translated.insert(vip);
     lan.owners.insert(vip, "b".to_owned());
     lan.follow();
     assert_eq!(lan.ways().len(), 1);
+}
+
+/// Of direct routing conntrack sees half: every packet would count as another node's.
+#[test]
+fn what_endpoints_answer_themselves_is_nobodys_to_pass_on() {
+    let vip: IpAddr = VIP4.parse().unwrap();
+    for node in ["a", "b"] {
+        let mut lan = Lan::of(node);
+        lan.translated.remove(&vip);
+        lan.owned_by("a");
+        lan.owned_by("b");
+        let ways = lan.ways();
+        assert!(ways.keys().all(|arrival| arrival.vip != vip), "{ways:?}");
+        assert_eq!(ways.len(), 1);
+        // The Service thinks of it later.
+        lan.translated.clear();
+        lan.follow();
+        assert!(lan.ways().is_empty());
+        assert!(!lan.former.has_given_up());
+    }
 }
 
 #[test]
@@ -328,9 +354,9 @@ fn a_restart_waits_for_those_that_are_not_heard_yet() {
     assert_eq!(lan.takes_over(&standing), 2);
     // Not for what is no VIP any more.
     let vip: IpAddr = VIP6.parse().unwrap();
-    lan.vips.remove(&vip);
+    lan.translated.remove(&vip);
     assert_eq!(lan.takes_over(&standing), 1);
-    lan.vips.insert(vip);
+    lan.translated.insert(vip);
     lan.is("a", Presence::Alive);
     assert_eq!(lan.takes_over(&standing), 0);
     lan.follow();
