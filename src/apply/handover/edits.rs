@@ -110,7 +110,7 @@ fn element_requests(
 }
 
 fn set_request(table: &Table, set: &str, identifier: u32) -> Request {
-    let kind = kind(set, table.family);
+    let kind = kind(table.family);
     let mut request = Request::of_family(message::NEW_SET, CREATE_NEW, number(table.family));
     request.string(1, table.name);
     request.string(2, set);

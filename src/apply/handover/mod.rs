@@ -8,8 +8,8 @@
 //!                                     address in the map, and dropped here
 //! ```
 //!
-//! What another node passed on (`stations`) is never passed on again: one hop at most. There is no table
-//! where there is nothing to pass on. Decides nothing about who had a VIP: it does what [`HandedOver`]
+//! What another node passed on is never passed on again: it has too few hops left for that ([`rules`]).
+//! There is no table where there is nothing to pass on. Decides nothing about who had a VIP: it does what [`HandedOver`]
 //! says. Must not touch any other table.
 
 mod edits;
@@ -23,7 +23,6 @@ mod tests;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use imbl::OrdSet;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 
@@ -31,7 +30,6 @@ use super::fence::transact;
 use super::netlink::{self, NetlinkSocket, TransactionError};
 use super::nftables;
 use crate::model::family::Family;
-use crate::model::foreign::MacAddress;
 pub use support::{HandoverSupport, support};
 use table::Tables;
 
@@ -66,8 +64,6 @@ pub struct HandedOver {
     /// An address of the other node on the LAN of that interface, of the VIP's family; one of another
     /// family counts for nothing.
     pub to: BTreeMap<Arrival, IpAddr>,
-    /// The hardware addresses of the other nodes: what comes from one of them is not passed on again.
-    pub stations: OrdSet<MacAddress>,
 }
 
 /// Our tables in this network namespace.

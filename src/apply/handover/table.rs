@@ -10,8 +10,6 @@ use crate::model::family::Family;
 
 /// The map of what is passed on to whom.
 pub(super) const HANDOVER: &str = "handover";
-/// The set of the other nodes' hardware addresses.
-pub(super) const STATIONS: &str = "stations";
 
 /// `NFT_SET_MAP`
 const MAP: u32 = 8;
@@ -20,7 +18,6 @@ const MAP: u32 = 8;
 mod datatype {
     pub(super) const IPV4_ADDRESS: u32 = 7;
     pub(super) const IPV6_ADDRESS: u32 = 8;
-    pub(super) const ETHERNET_ADDRESS: u32 = 9;
     pub(super) const INTERFACE: u32 = 20;
     pub(super) const BITS: u32 = 6;
 }
@@ -118,11 +115,10 @@ impl Table {
                 to.insert(arrival.key(), octets(*other));
             }
         }
-        let stations = wanted.stations.iter().map(|mac| (mac.0.to_vec(), vec![]));
         Self {
             name: TABLE,
             family,
-            elements: [(HANDOVER, to), (STATIONS, stations.collect())].into(),
+            elements: [(HANDOVER, to)].into(),
         }
     }
 
@@ -137,7 +133,7 @@ impl Table {
     /// What the kernel must say of it.
     pub(super) fn contents(&self) -> Contents {
         let sets = self.elements.iter().map(|(name, elements)| {
-            let contents = (kind(name, self.family), elements.clone());
+            let contents = (kind(self.family), elements.clone());
             ((*name).to_owned(), contents)
         });
         let chains = self.chains().into_iter().map(|chain| {
@@ -162,7 +158,7 @@ impl Contents {
         let Some((found, elements)) = self.sets.get(HANDOVER) else {
             return BTreeMap::new();
         };
-        if *found != kind(HANDOVER, family) {
+        if *found != kind(family) {
             return BTreeMap::new();
         }
         let entries = elements
@@ -172,20 +168,12 @@ impl Contents {
     }
 }
 
-/// What our set of this name is.
-pub(super) fn kind(set: &str, family: Family) -> SetKind {
+/// What our map is.
+pub(super) fn kind(family: Family) -> SetKind {
     let address = match family {
         Family::V4 => datatype::IPV4_ADDRESS,
         Family::V6 => datatype::IPV6_ADDRESS,
     };
-    if set == STATIONS {
-        return SetKind {
-            flags: 0,
-            key_type: datatype::ETHERNET_ADDRESS,
-            key_length: 6,
-            data: None,
-        };
-    }
     SetKind {
         flags: MAP,
         key_type: address << datatype::BITS | datatype::INTERFACE,

@@ -99,10 +99,7 @@ impl HandingOver {
             .follow(scene.owners, scene.peers, scene.translated);
         let mut to = self.standing.clone();
         to.extend(ways(&self.former, scene));
-        let wanted = HandedOver {
-            to,
-            stations: stations(scene.peers),
-        };
+        let wanted = HandedOver { to };
         if self.wanted.as_deref() != Some(&wanted) {
             self.wanted = Some(Arc::new(wanted));
         }
@@ -150,12 +147,6 @@ fn whose(peers: &Peers, address: IpAddr) -> Option<&str> {
 fn addresses(peer: &Peer) -> impl Iterator<Item = IpAddr> {
     let interfaces = peer.state.interfaces.iter();
     interfaces.flat_map(|interface| interface.subnets.iter().map(ipnet::IpNet::addr))
-}
-
-fn stations(peers: &Peers) -> OrdSet<crate::model::foreign::MacAddress> {
-    let members = peers.members.values();
-    let interfaces = members.flat_map(|peer| &peer.state.interfaces);
-    interfaces.map(|interface| interface.mac).collect()
 }
 
 /// For each VIP, on each interface where it may be announced: an address of the other node there.

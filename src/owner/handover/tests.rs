@@ -14,7 +14,7 @@ use std::sync::Arc;
 use imbl::OrdSet;
 
 use super::former::Former;
-use super::{Scene, stations, take_over, ways, whose};
+use super::{Scene, take_over, ways, whose};
 use crate::apply::handover::Arrival;
 use crate::model::announcement::AnnouncedInterface;
 use crate::model::foreign::MacAddress;
@@ -406,5 +406,4 @@ fn a_vip_on_two_interfaces_has_two_ways() {
         .collect();
     let expected = [(7, "192.0.2.1"), (8, "10.0.0.1"), (7, "fd00:2::1")];
     assert_eq!(ways, expected.map(|(index, to)| (index, to.to_owned())));
-    assert_eq!(stations(&lan.peers).len(), 2);
 }

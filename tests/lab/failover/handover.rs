@@ -1,7 +1,7 @@
 //! Connections that are open while their VIP moves on purpose: they go on for as long as the node lives
 //! that has them, over one more move.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 
 use edgelb::lab::client::{RequestError, Stream, open_stream};
@@ -200,7 +200,8 @@ fn nothing_is_left_when_the_old_owner_has_died() {
     Streams::open(&field, "opened after the return");
 }
 
-/// What nobody knows is passed on once, and never what another node passed on: no loops, no flood.
+/// What nobody knows is passed on once, whoever sent it, although the node before would pass it back: no
+/// loops, no flood.
 #[test]
 fn a_packet_is_passed_on_once() {
     let field = Field::with(&Setup {
@@ -214,28 +215,42 @@ fn a_packet_is_passed_on_once() {
         .unwrap();
     let owner = field.node(second);
     let to = field.stations()[second];
-    let before = passed(owner, "ip");
-    let count = || passed(owner, "ip") - before;
-    // In the middle of a connection that nobody has: as another node sends it, and as a stranger does.
-    let port = 1..=10;
-    for port in port.clone() {
-        inject(field.node(third), to, &tcp(port, ACK));
-    }
-    for port in port {
-        inject(field.client(), to, &tcp(100 + port, ACK));
+    let count = || ["ip", "ip6"].map(|family| passed(owner, family));
+    let before = count();
+    // In the middle of a connection that nobody has: from an address that is no node's, and from a node's.
+    for from in [field.client(), field.node(third)] {
+        for port in 1..=10 {
+            inject(from, to, &tcp(port, ACK, LONG));
+            inject(from, to, &tcp6(port, ACK, LONG));
+        }
     }
     // What ends a connection, and what a router says of one; not what begins one, nor what asks.
-    for packet in [tcp(200, FIN | ACK), tcp(201, RST), icmp(3, 202)] {
+    for packet in [tcp(200, FIN | ACK, LONG), tcp(201, RST, LONG), icmp(3, 202)] {
         inject(field.client(), to, &packet);
     }
-    for packet in [tcp(203, SYN), icmp(8, 204)] {
+    for packet in [tcp(203, SYN, LONG), icmp(8, 204)] {
         inject(field.client(), to, &packet);
     }
-    eventually(PATIENCE, || (count() >= 13).then_some(()));
+    // What could have been passed on before, and what certainly was not.
+    for (hops, port) in [(1, 205), (2, 206), (15, 207), (16, 208), (17, 209)] {
+        inject(field.client(), to, &tcp(port, ACK, hops));
+        inject(field.client(), to, &tcp6(port, ACK, hops));
+    }
+    let expected = [before[0] + 24, before[1] + 21];
+    eventually(PATIENCE, || {
+        let reached = count().into_iter().zip(expected);
+        reached
+            .into_iter()
+            .all(|(is, wanted)| is >= wanted)
+            .then_some(())
+    });
     // Not one came back, and the node before passed none of them on.
     std::thread::sleep(bound(100));
-    assert_eq!(count(), 13);
-    assert_eq!(passed(field.node(first), "ip"), 0);
+    assert_eq!(count(), expected);
+    assert_eq!(tables(field.node(first)), BOTH);
+    for family in ["ip", "ip6"] {
+        assert_eq!(passed(field.node(first), family), 0, "{family}");
+    }
 }
 
 const FIN: u8 = 1;
@@ -244,11 +259,19 @@ const RST: u8 = 4;
 const ACK: u8 = 0x10;
 /// A neighbour that is not there, so that nobody answers what it is told.
 const STRANGER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 250);
+const STRANGER6: Ipv6Addr = Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 0x250);
+/// Hops that a packet may go over as clients send it.
+const LONG: u8 = 64;
 
 /// Sends a packet to this hardware address.
 fn inject(from: &Namespace, to: MacAddress, packet: &[u8]) {
     let mac = from.mac_address("eth0").unwrap();
-    let frame = [&to.0[..], &mac.0, &[8, 0], packet].concat();
+    let kind = if packet[0] >> 4 == 4 {
+        [8, 0]
+    } else {
+        [0x86, 0xdd]
+    };
+    let frame = [&to.0[..], &mac.0, &kind, packet].concat();
     from.try_run(|| {
         let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))?;
         let mut links = getifaddrs()?.filter(|it| it.interface_name == "eth0");
@@ -260,14 +283,32 @@ fn inject(from: &Namespace, to: MacAddress, packet: &[u8]) {
 }
 
 /// From the stranger's port to the IPv4 VIP's, port 80.
-fn tcp(port: u16, flags: u8) -> Vec<u8> {
+fn tcp(port: u16, flags: u8, hops: u8) -> Vec<u8> {
+    let addresses = [STRANGER.octets(), VIP.ipv4.octets()].concat();
+    let segment = segment(port, flags, &addresses);
+    let mut header = ipv4(6, STRANGER, VIP.ipv4, segment.len());
+    header[8] = hops;
+    header[10..12].fill(0);
+    let sum = checksum(&header);
+    header[10..12].copy_from_slice(&sum.to_be_bytes());
+    [header, segment].concat()
+}
+
+/// The same to the IPv6 VIP.
+fn tcp6(port: u16, flags: u8, hops: u8) -> Vec<u8> {
+    let addresses = [STRANGER6.octets(), VIP.ipv6.octets()].concat();
+    let segment = segment(port, flags, &addresses);
+    let header = [0x60, 0, 0, 0, 0, 20, 6, hops];
+    [&header[..], &addresses, &segment].concat()
+}
+
+fn segment(port: u16, flags: u8, addresses: &[u8]) -> Vec<u8> {
     let mut segment = [port.to_be_bytes(), 80_u16.to_be_bytes()].concat();
     // Sequence numbers, five words of header, a window.
     segment.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags, 0x10, 0, 0, 0, 0, 0]);
-    let header = ipv4(6, STRANGER, VIP.ipv4, segment.len());
-    let pseudo = [&header[12..20], &[0, 6, 0, 20], &segment].concat();
+    let pseudo = [addresses, &[0, 6, 0, 20], &segment].concat();
     segment[16..18].copy_from_slice(&checksum(&pseudo).to_be_bytes());
-    [header, segment].concat()
+    segment
 }
 
 /// To the IPv4 VIP; an error is about what the VIP sent to that port of the stranger's.
