@@ -2,6 +2,7 @@
 //! the namespace, for seconds where somebody loads a large ruleset: nothing that has to go on may stand
 //! behind one. Only the newest order counts; it decides nothing about owners and never renews the lease.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,6 +39,8 @@ pub(super) struct Progress {
     pub(super) owned: OrdSet<IpAddr>,
     /// Counts the times that tables were made anew, which have no lease yet.
     pub(super) repairs: u64,
+    /// When a packet was passed on to another node last, by VIP; that it changes is no news.
+    pub(super) passed: Arc<BTreeMap<IpAddr, Instant>>,
 }
 
 /// Carries out orders until nobody gives any more.
@@ -63,6 +66,10 @@ pub(super) async fn carry_out(
         // The first packets of a VIP that moves here may belong to the node that had it before.
         if let Some(handed) = &order.handed {
             passing.pass(handed, order.looks != looks);
+            progress.send_if_modified(|told| {
+                told.passed = passing.passed();
+                false
+            });
         }
         let Some(fenced) = order.fenced else {
             continue;

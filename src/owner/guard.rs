@@ -118,6 +118,11 @@ impl Guard {
         }
     }
 
+    /// When a packet was passed on to another node last, by VIP, as of the last minute.
+    pub fn passed(&self) -> Arc<BTreeMap<IpAddr, Instant>> {
+        Arc::clone(&self.progress.borrow().passed)
+    }
+
     /// What of this may be spoken for now: the rest waits for the kernel.
     pub fn allowed(&self, owned: &OrdSet<IpAddr>) -> OrdSet<IpAddr> {
         let progress = self.progress.borrow();

@@ -315,6 +315,7 @@ impl OwnerTask {
                 stage: &self.stage,
                 vips: &self.vips,
                 translated: &self.translated,
+                passed: &self.guard.passed(),
             });
         }
     }

@@ -110,7 +110,7 @@ fn element_requests(
 }
 
 fn set_request(table: &Table, set: &str, identifier: u32) -> Request {
-    let kind = kind(table.family);
+    let kind = kind(set, table.family);
     let mut request = Request::of_family(message::NEW_SET, CREATE_NEW, number(table.family));
     request.string(1, table.name);
     request.string(2, set);
@@ -121,7 +121,15 @@ fn set_request(table: &Table, set: &str, identifier: u32) -> Request {
         request.number(6, data_type);
         request.number(7, length);
     }
+    if kind.size > 0 {
+        let description = request.open(9);
+        request.number(1, kind.size);
+        request.close(description);
+    }
     request.number(10, identifier);
+    if kind.timeout > 0 {
+        request.bytes(11, &kind.timeout.to_be_bytes()); // NFTA_SET_TIMEOUT
+    }
     request
 }
 

@@ -22,6 +22,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
@@ -32,6 +33,10 @@ use super::nftables;
 use crate::model::family::Family;
 pub use support::{HandoverSupport, support};
 use table::Tables;
+
+/// How long it is remembered that a packet for a VIP was passed on: longer than an idle connection goes
+/// without a keep-alive (two hours at the least by default, RFC 9293, section 3.8.4).
+pub const REMEMBERED: Duration = Duration::from_hours(3);
 
 /// Why the handover is not as it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -128,6 +133,24 @@ impl Handover {
             }
         }
         Ok(standing)
+    }
+
+    /// The VIPs for which packets were passed on within [`REMEMBERED`], each with how long ago.
+    pub fn passed(&mut self) -> Result<BTreeMap<IpAddr, Duration>, HandoverError> {
+        let mut passed = BTreeMap::new();
+        let (Some(socket), Some(applied)) = (&mut self.socket, &self.applied) else {
+            return Ok(passed);
+        };
+        for family in Family::BOTH {
+            if applied.get(family).is_none() {
+                continue;
+            }
+            for (vip, ago) in observe::passed(socket, family)? {
+                let least = passed.entry(vip).or_insert(ago);
+                *least = ago.min(*least);
+            }
+        }
+        Ok(passed)
     }
 
     /// Makes the kernel pass on exactly this, by the difference to the last call; the first one takes

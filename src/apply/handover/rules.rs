@@ -12,11 +12,14 @@
 //! only so few: so the next node never passes it on again, whatever each of them believes of the other,
 //! and whichever of its interfaces it came from. What is unknown there too is refused there.
 //!
+//! No more than [`RATE`] a second are: anybody can send what belongs to no connection, and each such packet is
+//! another node's work too. What is more than that is refused here, as everything would be without this.
+//!
 //! A packet in the middle of a connection is `new` to conntrack, which would take it up
 //! (`nf_conntrack_tcp_loose`), or `invalid`: a FIN, a RST, and all of them without that setting. As it is
 //! dropped, nothing of it stays in conntrack. A pure SYN begins a connection here; nobody passes it on.
 
-use super::table::{HANDOVER, address_length};
+use super::table::{HANDOVER, PASSED, address_length};
 use crate::apply::nftables::encode::{Request, message};
 use crate::apply::nftables::expression::Verdict;
 use crate::apply::nftables::expression::primitive::{
@@ -47,6 +50,9 @@ const PROTOCOL: u32 = 16;
 /// away from the limit: systems send with 64, 128 or 255 (RFC 1700 and later practice), and the longest
 /// ways take some 30.
 const HOPS: u8 = 16;
+/// Packets a second of a family that are passed on, and those that may come at once after a pause.
+const RATE: u64 = 50_000;
+const BURST: u32 = 10_000;
 /// Where the hop count and its neighbour begin, each in a word of 16 bits: TTL and protocol (RFC 791), next
 /// header and hop limit (RFC 8200); the place of the header checksum.
 const TTL_AND_PROTOCOL: u32 = 8;
@@ -120,7 +126,7 @@ pub(super) fn chains(family: Family) -> Vec<Chain> {
     ]
 }
 
-/// `ip ttl > 16 ip ttl set 16 dup to ip daddr . iif map @handover device iif`: routed to that node by its
+/// `ip ttl > 16 limit rate 50000/second update @passed { ip daddr . iif } ip ttl set 16 dup to ip daddr . iif map @handover device iif`: routed to that node by its
 /// neighbour entry, its addresses as they are, past conntrack.
 fn pass(family: Family) -> Rule {
     let (offset, length) = match family {
@@ -134,6 +140,12 @@ fn pass(family: Family) -> Rule {
         payload(request, NETWORK_HEADER, offset, length, FIRST_REGISTER);
         meta(request, INPUT_INTERFACE, behind);
         lookup(request, HANDOVER, FIRST_REGISTER, Some(to), false);
+        limit(request);
+        expression(request, "dynset", |request| {
+            request.string(1, PASSED);
+            request.number(3, 1); // NFT_DYNSET_OP_UPDATE
+            request.number(4, FIRST_REGISTER);
+        });
         set_hops(request, family, HOPS);
         meta(request, INPUT_INTERFACE, behind);
         expression(request, "dup", |request| {
@@ -158,6 +170,17 @@ fn more_hops_than(request: &mut Request, family: Family, hops: u8) {
         let data = request.open(3);
         request.bytes(1, &[hops]);
         request.close(data);
+    });
+}
+
+/// Goes on with so many packets a second.
+fn limit(request: &mut Request) {
+    expression(request, "limit", |request| {
+        request.bytes(1, &RATE.to_be_bytes());
+        request.bytes(2, &1_u64.to_be_bytes()); // seconds
+        request.number(3, BURST);
+        request.number(4, 0); // NFT_LIMIT_PKTS
+        request.number(5, 0);
     });
 }
 

@@ -46,6 +46,7 @@ fn a_table_is_there_while_there_is_something_to_pass_on() {
         DELETE_TABLE,
         NEW_TABLE,
         NEW_SET,
+        NEW_SET,
         NEW_CHAIN,
         NEW_CHAIN,
         NEW_RULE,

@@ -10,11 +10,12 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use imbl::OrdSet;
 
 use super::former::Former;
-use super::{Scene, take_over, ways, whose};
+use super::{FORGET_AFTER, Scene, take_over, ways, whose};
 use crate::apply::handover::Arrival;
 use crate::model::announcement::AnnouncedInterface;
 use crate::model::foreign::MacAddress;
@@ -35,6 +36,8 @@ struct Lan {
     stage: BTreeMap<u32, AnnouncedInterface>,
     vips: OrdSet<IpAddr>,
     translated: OrdSet<IpAddr>,
+    passed: BTreeMap<IpAddr, Instant>,
+    now: Instant,
 }
 
 fn number(node: &str) -> u8 {
@@ -109,6 +112,8 @@ impl Lan {
             stage: [(7, announced)].into(),
             translated: vips.clone(),
             vips,
+            passed: BTreeMap::new(),
+            now: Instant::now(),
         }
     }
 
@@ -121,7 +126,7 @@ impl Lan {
 
     fn follow(&mut self) {
         self.former
-            .follow(&self.owners, &self.peers, &self.translated);
+            .follow(&self.owners, &self.peers, &self.translated, self.now);
     }
 
     /// That node has all VIPs now, or nobody.
@@ -145,6 +150,7 @@ impl Lan {
             stage: &self.stage,
             vips: &self.vips,
             translated: &self.translated,
+            passed: &self.passed,
         }
     }
 
@@ -153,7 +159,7 @@ impl Lan {
         let peers = Arc::new(self.peers.clone());
         let mut former = std::mem::replace(&mut self.former, Former::new(String::new()));
         let mut standing = standing.clone();
-        take_over(&mut standing, &mut former, &self.scene(&peers));
+        take_over(&mut standing, &mut former, &self.scene(&peers), self.now);
         self.former = former;
         standing.len()
     }
@@ -325,12 +331,50 @@ fn what_endpoints_answer_themselves_is_nobodys_to_pass_on() {
     }
 }
 
+/// On both sides; a connection with a keep-alive goes on for as long as it lives.
+#[test]
+fn what_moved_long_ago_is_forgotten_unless_packets_are_passed_on() {
+    let second = Duration::from_secs(1);
+    let [vip4, vip6]: [IpAddr; 2] = [VIP4.parse().unwrap(), VIP6.parse().unwrap()];
+    for node in ["a", "b"] {
+        let mut lan = Lan::of(node);
+        let start = lan.now;
+        let forget = |lan: &mut Lan, at| lan.former.forget(&lan.passed, at);
+        assert_eq!(forget(&mut lan, start), None);
+        lan.owned_by("a");
+        lan.now = start + second;
+        lan.owned_by("b");
+        let end = lan.now + FORGET_AFTER;
+        // Looking again makes it no younger.
+        lan.now = end - second;
+        lan.follow();
+        assert_eq!(forget(&mut lan, end - second), Some(end));
+        assert_eq!(lan.ways().len(), 2);
+        lan.passed = [(vip6, end - second), (vip4, start)].into();
+        assert_eq!(forget(&mut lan, end), Some(end - second + FORGET_AFTER));
+        let ways = lan.ways();
+        assert!(ways.keys().all(|arrival| arrival.vip == vip6), "{ways:?}");
+        assert_eq!(ways.len(), 1);
+        assert_eq!(forget(&mut lan, end + FORGET_AFTER), None);
+        assert!(lan.ways().is_empty());
+        assert!(!lan.former.has_given_up());
+        // It moves again.
+        lan.now = end + FORGET_AFTER;
+        lan.owned_by("a");
+        assert_eq!(lan.ways().len(), 2);
+        assert_eq!(
+            forget(&mut lan, end + FORGET_AFTER),
+            Some(lan.now + FORGET_AFTER)
+        );
+    }
+}
+
 #[test]
 fn a_restart_takes_over_what_stands() {
     for (owner, before, after) in [("b", "", "a"), ("a", "", "a"), ("c", "", "c")] {
         let mut lan = Lan::of("b");
-        lan.former.adopt(VIP4.parse().unwrap(), "a");
-        lan.former.adopt(VIP6.parse().unwrap(), "a");
+        lan.former.adopt(VIP4.parse().unwrap(), "a", lan.now);
+        lan.former.adopt(VIP6.parse().unwrap(), "a", lan.now);
         lan.follow();
         assert_eq!(lan.passes_to(), before);
         lan.owned_by(owner);

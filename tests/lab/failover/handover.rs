@@ -1,13 +1,17 @@
 //! Connections that are open while their VIP moves on purpose: they go on for as long as the node lives
 //! that has them, over one more move.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
+use edgelb::apply::handover::{HandedOver, Handover, REMEMBERED};
 use edgelb::lab::client::{RequestError, Stream, open_stream};
 use edgelb::lab::{MacAddress, Namespace, tool};
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::bind;
+use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::field::{Field, Setup, VIP, bound};
@@ -82,10 +86,8 @@ const BOTH: [&str; 2] = ["table ip edgelb", "table ip6 edgelb"];
 fn passed(node: &Namespace, family: &str) -> u64 {
     let chain = ["list", "chain", family, "edgelb", "pass"];
     let text = tool(node, "nft", &chain).unwrap();
-    let mut words = text
-        .split_whitespace()
-        .skip_while(|word| *word != "packets");
-    words.nth(1).unwrap().parse().unwrap()
+    let (_, counter) = text.split_once("counter packets ").unwrap();
+    counter.split_once(' ').unwrap().0.parse().unwrap()
 }
 
 #[test]
@@ -198,6 +200,86 @@ fn nothing_is_left_when_the_old_owner_has_died() {
     field.wait_candidates(1);
     assert_eq!(tables(field.node(second)), BOTH);
     Streams::open(&field, "opened after the return");
+}
+
+/// The addresses of which the kernel remembers that it passed on a packet, with how long it does.
+fn remembered(node: &Namespace) -> Vec<(IpAddr, u64)> {
+    let mut remembered = Vec::new();
+    for family in ["ip", "ip6"] {
+        let set = ["-j", "list", "set", family, "edgelb", "passed"];
+        let set: Value = serde_json::from_str(&tool(node, "nft", &set).unwrap()).unwrap();
+        let sets = set["nftables"].as_array().unwrap();
+        let elements = sets.iter().filter_map(|it| it["set"]["elem"].as_array());
+        for element in elements.flatten() {
+            let vip = element["elem"]["val"]["concat"][0].as_str().unwrap();
+            let rest = element["elem"]["expires"].as_u64().unwrap();
+            remembered.push((vip.parse().unwrap(), rest));
+        }
+    }
+    remembered
+}
+
+/// By that the nodes know when the connections of then are gone.
+#[test]
+fn it_is_remembered_what_is_passed_on() {
+    let field = Field::with(&Setup {
+        nodes: 2,
+        ..Setup::default()
+    });
+    let first = field.owner();
+    let mut streams = Streams::open(&field, "opened at the first");
+    let second = drain(&field, first);
+    streams.go_on("after the move");
+    let hours = REMEMBERED.as_secs();
+    let vips = VIP.both().into_iter().collect::<BTreeSet<_>>();
+    let seen = remembered(field.node(second));
+    assert_eq!(seen.iter().map(|it| it.0).collect::<BTreeSet<_>>(), vips);
+    let fresh = |(_, rest): &(IpAddr, u64)| (hours - 60..=hours).contains(rest);
+    assert!(seen.iter().all(fresh), "{seen:?}");
+    // Each packet counts, not only the first one.
+    std::thread::sleep(Duration::from_millis(2500));
+    let before = remembered(field.node(second));
+    streams.go_on("later");
+    let after = remembered(field.node(second));
+    for ((vip, before), (again, after)) in before.into_iter().zip(after) {
+        assert_eq!(vip, again);
+        assert!(after > before, "{vip}: {before} {after}");
+    }
+    // The daemon reads the same.
+    let ago = field.node(second).run(|| {
+        let mut handover = Handover::open().unwrap();
+        let to = handover.standing().unwrap();
+        handover.set(&HandedOver { to }).unwrap();
+        handover.passed().unwrap()
+    });
+    let ago = ago.unwrap();
+    assert_eq!(ago.keys().copied().collect::<BTreeSet<_>>(), vips);
+    let just = |ago: &Duration| *ago < Duration::from_mins(1);
+    assert!(ago.values().all(just), "{ago:?}");
+    // What the tables are was not touched by that.
+    assert_eq!(remembered(field.node(second)).len(), vips.len());
+    streams.go_on("at last");
+}
+
+/// As the nft program reads it from the kernel: what is passed on, how much of it, and how far.
+#[test]
+fn it_is_bounded_what_is_passed_on() {
+    let field = Field::with(&Setup {
+        nodes: 2,
+        ..Setup::default()
+    });
+    let first = field.owner();
+    let second = drain(&field, first);
+    for (family, hops) in [("ip", "ttl"), ("ip6", "hoplimit")] {
+        let chain = ["list", "chain", family, "edgelb", "pass"];
+        let text = tool(field.node(second), "nft", &chain).unwrap();
+        let rule = format!(
+            "{family} {hops} > 16 limit rate 50000/second burst 10000 packets \
+             update @passed {{ {family} daddr . iif }} {family} {hops} set 16 \
+             dup to {family} daddr . iif map @handover device iif counter packets "
+        );
+        assert!(text.contains(&rule), "{text}");
+    }
 }
 
 /// What nobody knows is passed on once, whoever sent it, although the node before would pass it back: no
