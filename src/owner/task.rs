@@ -40,6 +40,8 @@ pub struct Ears {
     pub table: watch::Receiver<Arc<VipTable>>,
     pub host: watch::Receiver<Host>,
     pub draining: watch::Receiver<bool>,
+    /// Whether the machine goes down: nobody waits for it, whoever has connections there.
+    pub leaves: watch::Receiver<bool>,
     pub peers: watch::Receiver<Arc<Peers>>,
     /// What somebody else changed in our tables.
     pub foreign_edits: watch::Receiver<ForeignEdits>,
@@ -191,7 +193,7 @@ impl OwnerTask {
         // Nobody waits for a drained node, also where nobody took what it owns, unless it still has
         // connections.
         (!self.engine.claims().is_empty() && !*self.ears.draining.borrow())
-            || self.handover.is_passed_to()
+            || (self.handover.is_passed_to() && !*self.ears.leaves.borrow())
     }
 
     /// Renews the permission to announce, unless this node was stopped for longer than that lasts: then

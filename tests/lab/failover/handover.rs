@@ -272,7 +272,7 @@ fn it_is_bounded_what_is_passed_on() {
     let second = drain(&field, first);
     for (family, hops) in [("ip", "ttl"), ("ip6", "hoplimit")] {
         let chain = ["list", "chain", family, "edgelb", "pass"];
-        let text = tool(field.node(second), "nft", &chain).unwrap();
+        let text = eventually(PATIENCE, || tool(field.node(second), "nft", &chain).ok());
         let rule = format!(
             "{family} {hops} > 16 limit rate 50000/second burst 10000 packets \
              update @passed {{ {family} daddr . iif }} {family} {hops} set 16 \
@@ -280,6 +280,26 @@ fn it_is_bounded_what_is_passed_on() {
         );
         assert!(text.contains(&rule), "{text}");
     }
+}
+
+/// A machine that goes down does not come back soon: nobody waits for it, although connections end with it.
+#[test]
+fn nothing_is_passed_to_a_machine_that_goes_down() {
+    let mut field = Field::with(&Setup {
+        nodes: 2,
+        configuration: "[membership]\nrestart_grace = \"60s\"\n",
+        ..Setup::default()
+    });
+    let first = field.owner();
+    let mut streams = Streams::open(&field, "opened at the first");
+    let second = drain(&field, first);
+    streams.go_on("after the move");
+    let socket = field.daemon(first).admin_socket();
+    std::fs::write(socket.with_file_name("leaving"), "").unwrap();
+    field.daemon(first).terminate(START).unwrap();
+    let node = field.node(second);
+    eventually(PATIENCE, || tables(node).is_empty().then_some(()));
+    streams.go_on_or_are_reset("after the end");
 }
 
 /// What nobody knows is passed on once, whoever sent it, although the node before would pass it back: no
