@@ -3,18 +3,15 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use edgelb::apply::handover::{HandedOver, Handover, REMEMBERED};
 use edgelb::lab::client::{RequestError, Stream, open_stream};
-use edgelb::lab::{MacAddress, Namespace, tool};
-use nix::ifaddrs::getifaddrs;
-use nix::sys::socket::bind;
+use edgelb::lab::{DualStack, Namespace, tool};
 use serde_json::Value;
-use socket2::{Domain, Protocol, Socket, Type};
 
 use super::field::{Field, Setup, VIP, bound};
+use crate::packets::{ACK, FIN, LONG, RST, SYN, Segment, Wire, icmp};
 use crate::rig::{PATIENCE, START, eventually};
 
 /// Open connections, each with what it is called in a failure.
@@ -320,23 +317,28 @@ fn a_packet_is_passed_on_once() {
     let count = || ["ip", "ip6"].map(|family| passed(owner, family));
     let before = count();
     // In the middle of a connection that nobody has: from an address that is no node's, and from a node's.
-    for from in [field.client(), field.node(third)] {
+    let client = Wire::open(field.client());
+    for from in [&client, &Wire::open(field.node(third))] {
         for port in 1..=10 {
-            inject(from, to, &tcp(port, ACK, LONG));
-            inject(from, to, &tcp6(port, ACK, LONG));
+            from.send(to, &tcp(port, ACK, LONG));
+            from.send(to, &tcp6(port, ACK, LONG));
         }
     }
     // What ends a connection, and what a router says of one; not what begins one, nor what asks.
-    for packet in [tcp(200, FIN | ACK, LONG), tcp(201, RST, LONG), icmp(3, 202)] {
-        inject(field.client(), to, &packet);
+    for packet in [
+        tcp(200, FIN | ACK, LONG),
+        tcp(201, RST, LONG),
+        icmp_of(3, 202),
+    ] {
+        client.send(to, &packet);
     }
-    for packet in [tcp(203, SYN, LONG), icmp(8, 204)] {
-        inject(field.client(), to, &packet);
+    for packet in [tcp(203, SYN, LONG), icmp_of(8, 204)] {
+        client.send(to, &packet);
     }
     // What could have been passed on before, and what certainly was not.
     for (hops, port) in [(1, 205), (2, 206), (15, 207), (16, 208), (17, 209)] {
-        inject(field.client(), to, &tcp(port, ACK, hops));
-        inject(field.client(), to, &tcp6(port, ACK, hops));
+        client.send(to, &tcp(port, ACK, hops));
+        client.send(to, &tcp6(port, ACK, hops));
     }
     let expected = [before[0] + 24, before[1] + 21];
     eventually(PATIENCE, || {
@@ -355,94 +357,33 @@ fn a_packet_is_passed_on_once() {
     }
 }
 
-const FIN: u8 = 1;
-const SYN: u8 = 2;
-const RST: u8 = 4;
-const ACK: u8 = 0x10;
 /// A neighbour that is not there, so that nobody answers what it is told.
-const STRANGER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 250);
-const STRANGER6: Ipv6Addr = Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 0x250);
-/// Hops that a packet may go over as clients send it.
-const LONG: u8 = 64;
-
-/// Sends a packet to this hardware address.
-fn inject(from: &Namespace, to: MacAddress, packet: &[u8]) {
-    let mac = from.mac_address("eth0").unwrap();
-    let kind = if packet[0] >> 4 == 4 {
-        [8, 0]
-    } else {
-        [0x86, 0xdd]
-    };
-    let frame = [&to.0[..], &mac.0, &kind, packet].concat();
-    from.try_run(|| {
-        let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))?;
-        let mut links = getifaddrs()?.filter(|it| it.interface_name == "eth0");
-        let link = links.find_map(|it| it.address?.as_link_addr().copied());
-        bind(socket.as_raw_fd(), &link.expect("eth0 is there"))?;
-        socket.send(&frame)
-    })
-    .unwrap();
-}
+const STRANGER: DualStack = DualStack {
+    ipv4: Ipv4Addr::new(192, 0, 2, 250),
+    ipv6: Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 0x250),
+};
 
 /// From the stranger's port to the IPv4 VIP's, port 80.
 fn tcp(port: u16, flags: u8, hops: u8) -> Vec<u8> {
-    let addresses = [STRANGER.octets(), VIP.ipv4.octets()].concat();
-    let segment = segment(port, flags, &addresses);
-    let mut header = ipv4(6, STRANGER, VIP.ipv4, segment.len());
-    header[8] = hops;
-    header[10..12].fill(0);
-    let sum = checksum(&header);
-    header[10..12].copy_from_slice(&sum.to_be_bytes());
-    [header, segment].concat()
+    segment(0, port, flags, hops)
 }
 
 /// The same to the IPv6 VIP.
 fn tcp6(port: u16, flags: u8, hops: u8) -> Vec<u8> {
-    let addresses = [STRANGER6.octets(), VIP.ipv6.octets()].concat();
-    let segment = segment(port, flags, &addresses);
-    let header = [0x60, 0, 0, 0, 0, 20, 6, hops];
-    [&header[..], &addresses, &segment].concat()
-}
-
-fn segment(port: u16, flags: u8, addresses: &[u8]) -> Vec<u8> {
-    let mut segment = [port.to_be_bytes(), 80_u16.to_be_bytes()].concat();
-    // Sequence numbers, five words of header, a window.
-    segment.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags, 0x10, 0, 0, 0, 0, 0]);
-    let pseudo = [addresses, &[0, 6, 0, 20], &segment].concat();
-    segment[16..18].copy_from_slice(&checksum(&pseudo).to_be_bytes());
-    segment
+    segment(1, port, flags, hops)
 }
 
 /// To the IPv4 VIP; an error is about what the VIP sent to that port of the stranger's.
-fn icmp(kind: u8, port: u16) -> Vec<u8> {
-    let mut message = vec![kind, if kind == 3 { 4 } else { 0 }, 0, 0, 0, 0, 5, 0];
-    message.extend(ipv4(6, VIP.ipv4, STRANGER, 8));
-    message.extend([80_u16.to_be_bytes(), port.to_be_bytes()].concat());
-    message.extend([0, 0, 0, 1]);
-    let sum = checksum(&message);
-    message[2..4].copy_from_slice(&sum.to_be_bytes());
-    [ipv4(1, STRANGER, VIP.ipv4, message.len()), message].concat()
+fn icmp_of(kind: u8, port: u16) -> Vec<u8> {
+    icmp(kind, STRANGER.ipv4, VIP.ipv4, port)
 }
 
-fn ipv4(protocol: u8, source: Ipv4Addr, destination: Ipv4Addr, length: usize) -> Vec<u8> {
-    let mut header = vec![0x45, 0];
-    header.extend(u16::try_from(20 + length).unwrap().to_be_bytes());
-    header.extend([0, 0, 0x40, 0, 64, protocol, 0, 0]);
-    header.extend(source.octets());
-    header.extend(destination.octets());
-    let sum = checksum(&header);
-    header[10..12].copy_from_slice(&sum.to_be_bytes());
-    header
-}
-
-/// RFC 1071
-fn checksum(bytes: &[u8]) -> u16 {
-    let words = bytes
-        .chunks(2)
-        .map(|word| u32::from(word[0]) << 8 | u32::from(word[1]));
-    let mut sum: u32 = words.sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !u16::try_from(sum).unwrap()
+fn segment(family: usize, port: u16, flags: u8, hops: u8) -> Vec<u8> {
+    let segment = Segment {
+        from: SocketAddr::new(STRANGER.both()[family], port),
+        to: SocketAddr::new(VIP.both()[family], 80),
+        flags,
+        hops,
+    };
+    segment.packet()
 }
