@@ -36,7 +36,7 @@ use table::Tables;
 
 /// How long it is remembered that a packet for a VIP was passed on: longer than an idle connection goes
 /// without a keep-alive (two hours at the least by default, RFC 9293, section 3.8.4).
-pub const REMEMBERED: Duration = Duration::from_hours(3);
+pub const REMEMBERED: Duration = Duration::from_secs(3 * 60 * 60);
 
 /// Why the handover is not as it was asked for.
 #[derive(Debug, thiserror::Error)]

@@ -25,7 +25,7 @@ use former::Former;
 const HEAR_OTHERS: Duration = Duration::from_secs(10);
 
 /// How often it is looked whether packets are passed on.
-const COUNT_EVERY: Duration = Duration::from_mins(1);
+const COUNT_EVERY: Duration = Duration::from_secs(60);
 /// How long after its move, and after the last packet that was passed on, a VIP is nobody else's any more:
 /// that packet was counted by then.
 const FORGET_AFTER: Duration = REMEMBERED.saturating_add(COUNT_EVERY.saturating_mul(2));

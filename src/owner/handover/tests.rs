@@ -346,12 +346,13 @@ fn what_moved_long_ago_is_forgotten_unless_packets_are_passed_on() {
         lan.owned_by("b");
         let end = lan.now + FORGET_AFTER;
         // Looking again makes it no younger.
-        lan.now = end - second;
+        let just = start + FORGET_AFTER;
+        lan.now = just;
         lan.follow();
-        assert_eq!(forget(&mut lan, end - second), Some(end));
+        assert_eq!(forget(&mut lan, just), Some(end));
         assert_eq!(lan.ways().len(), 2);
-        lan.passed = [(vip6, end - second), (vip4, start)].into();
-        assert_eq!(forget(&mut lan, end), Some(end - second + FORGET_AFTER));
+        lan.passed = [(vip6, just), (vip4, start)].into();
+        assert_eq!(forget(&mut lan, end), Some(just + FORGET_AFTER));
         let ways = lan.ways();
         assert!(ways.keys().all(|arrival| arrival.vip == vip6), "{ways:?}");
         assert_eq!(ways.len(), 1);
