@@ -19,7 +19,8 @@
 //! | firewalls, NOTRACK, flushed tables, membership port blocked | `firewall`, `obstacles` | `nf_tables` |
 //! | VIP on an interface, no subnet, overlaps, IPv6 off, `rp_filter`, MTU, ageing, lost routes | `network` | rtnetlink |
 //! | bridges, bonds | `obstacles` | rtnetlink, /proc |
-//! | kube-proxy, foreign virtual servers, `MetalLB`, kube-vip, systemd-networkd | `conflicts` | processes, IPVS |
+//! | kube-proxy, Cilium, kube-router; nobody who serves `ClusterIP`s | `translators` | processes, links, `nf_tables` |
+//! | foreign virtual servers, `MetalLB`, kube-vip, keepalived, systemd-networkd | `conflicts` | processes, IPVS |
 //! | processes on node ports | `node_ports` | /proc/net |
 //! | peers: dead, blocked, configured otherwise | `membership` | views |
 //! | the API server and rights | `api_access` | reviews |
@@ -46,6 +47,7 @@ mod running;
 mod service;
 mod settings;
 mod sockets;
+mod translators;
 
 use std::collections::BTreeMap;
 use std::fs;
