@@ -118,8 +118,9 @@ fn speakers(
                 finding(Level::Warning, message, Some(remedy.to_owned()))
             }
             None => {
-                let message =
-                    format!("{name} runs on this node too, with no address of a pool as far as is seen");
+                let message = format!(
+                    "{name} runs on this node too, with no address of a pool as far as is seen"
+                );
                 finding(Level::Info, message, None)
             }
         };
@@ -141,7 +142,9 @@ fn keepalived(pools: &[Pool], process: &Process, read: &ReadOf<'_>) -> Option<St
         .or_else(|| after("--use-file"))
         .unwrap_or_else(|| KEEPALIVED_FILE.to_owned());
     let text = read(process, &format!("root{file}"))?;
-    let lines = text.lines().map(|line| line.split(['#', '!']).next().unwrap_or_default());
+    let lines = text
+        .lines()
+        .map(|line| line.split(['#', '!']).next().unwrap_or_default());
     let address = in_pools(pools, lines.flat_map(str::split_whitespace))?;
     Some(format!("{address} is in {file}"))
 }
@@ -153,7 +156,8 @@ fn kube_vip(pools: &[Pool], process: &Process, read: &ReadOf<'_>) -> Option<Stri
         let mut all = environment.split('\0').filter_map(|it| it.split_once('='));
         all.find_map(|(name, value)| (name == key).then_some(value))
     };
-    if value("svc_enable") == Some("true") || process.arguments.iter().any(|it| it == "--services") {
+    if value("svc_enable") == Some("true") || process.arguments.iter().any(|it| it == "--services")
+    {
         return Some("svc_enable=true".to_owned());
     }
     let address = in_pools(pools, value("address").into_iter())?;
@@ -274,7 +278,9 @@ mod tests {
         let nothing = |_: &Process, _: &str| None;
         let of = |processes: &[Process], sockets: &[Waiting], read: &ReadOf<'_>| {
             let found = speakers(&pools, processes, sockets, read);
-            found.first().map(|it| (it.level, it.evidence.clone().unwrap_or_default()))
+            found
+                .first()
+                .map(|it| (it.level, it.evidence.clone().unwrap_or_default()))
         };
         assert_eq!(of(&[process("nginx")], &[], &nothing), None);
         let memberlist = |name: &str, number| Waiting {
@@ -286,7 +292,8 @@ mod tests {
         // Docker's swarm has the same port.
         let docker = memberlist("dockerd", 9);
         assert_eq!(of(&[process("dockerd")], &[docker], &nothing), None);
-        let (level, seen) = of(&[process("speaker")], &[memberlist("speaker", 7)], &nothing).unwrap();
+        let (level, seen) =
+            of(&[process("speaker")], &[memberlist("speaker", 7)], &nothing).unwrap();
         assert_eq!(level, Level::Warning);
         assert_eq!(seen, "process 7, memberlist on port 7946");
 
@@ -297,9 +304,18 @@ mod tests {
         assert_eq!(level("keepalived", &text(apart)), Level::Info);
         let shared = "virtual_ipaddress {\n  192.0.2.201/24 dev eth0\n}\n";
         assert_eq!(level("keepalived", &text(shared)), Level::Warning);
-        assert_eq!(level("kube-vip", &text("cp_enable=true\0address=192.0.2.5\0")), Level::Info);
-        assert_eq!(level("kube-vip", &text("address=192.0.2.200\0")), Level::Warning);
-        assert_eq!(level("kube-vip", &text("A=b\0svc_enable=true\0")), Level::Warning);
+        assert_eq!(
+            level("kube-vip", &text("cp_enable=true\0address=192.0.2.5\0")),
+            Level::Info
+        );
+        assert_eq!(
+            level("kube-vip", &text("address=192.0.2.200\0")),
+            Level::Warning
+        );
+        assert_eq!(
+            level("kube-vip", &text("A=b\0svc_enable=true\0")),
+            Level::Warning
+        );
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! | uneven connections; affinity | `service/balance` | counters of IPVS, conntrack |
 //! | another host answers for a VIP | `lan`, `service/reach`, `membership` | ARP and ND probes |
 //! | no daemon, one that hangs, two of them, its failures, privileges, descriptors, ports | `daemon` | socket, /proc |
+//! | a configuration that is not loaded, broken manifests, a source that is not heard | `source` | digest, files |
 //! | modules, IPVS missing | `kernel` | modules.dep, kallsyms |
 //! | sysctls, strictARP | `settings`, `fence` | /proc/sys against what was recorded |
 //! | conntrack and neighbour tables, disk, key files, clock | `limits` | /proc, statvfs |
@@ -47,6 +48,7 @@ mod running;
 mod service;
 mod settings;
 mod sockets;
+mod source;
 mod translators;
 
 use std::collections::BTreeMap;
@@ -55,6 +57,7 @@ use std::path::Path;
 
 use ipnet::IpNet;
 
+use self::cluster::Sources;
 pub use self::finding::{Finding, Level, Section};
 use self::lan::Lan;
 use self::machine::{Link, Machine};
@@ -63,7 +66,6 @@ use self::running::Running;
 use self::service::Scene;
 use crate::apply::nftables::others;
 use crate::config::{Config, SourceKind};
-use crate::model::cluster::ClusterState;
 use crate::model::host::Host;
 use crate::model::service::ServiceKey;
 use crate::source::host;
@@ -93,10 +95,11 @@ async fn look(config: &Config, asked: Option<&ServiceKey>) -> Vec<Finding> {
     let processes = processes::here();
     let sockets = sockets::waiting();
     let listening = sockets.as_deref().unwrap_or_default();
-    let cluster = cluster::read(config);
-    let cluster = cluster.as_ref();
+    let sources = Sources::read(config, running.ok());
+    let cluster = sources.cluster.as_ref();
 
     let mut findings = daemon::examine(config, running, &processes, listening);
+    findings.extend(source::examine(config, running.ok(), &sources.problems));
     findings.extend(kernel::examine(config));
     findings.extend(settings::examine(config, running.is_ok()));
     findings.extend(fence::examine(config, running.is_ok()));
@@ -117,7 +120,7 @@ async fn look(config: &Config, asked: Option<&ServiceKey>) -> Vec<Finding> {
                 host,
                 config,
                 running: answering,
-                cluster,
+                sources: &sources,
             };
             findings.extend(network.examine(asked).await);
         }
@@ -141,7 +144,7 @@ struct Network<'n> {
     host: Host,
     config: &'n Config,
     running: Option<&'n Running>,
-    cluster: Option<&'n ClusterState>,
+    sources: &'n Sources,
 }
 
 impl Network<'_> {
@@ -152,10 +155,12 @@ impl Network<'_> {
             .filter(|interface| !interface.loopback)
             .flat_map(|interface| interface.addresses.iter().copied())
             .collect();
+        let cluster = self.sources.cluster.as_ref();
         let scene = Scene {
             config: self.config,
             running: self.running,
-            cluster: self.cluster,
+            cluster,
+            sources: self.sources,
             subnets: &subnets,
             links: &links,
         };
@@ -178,12 +183,12 @@ impl Network<'_> {
             &self.host,
             &mut self.machine,
             (&links, &neighbours),
-            self.cluster,
+            cluster,
             self.running,
             &sysctl,
         );
         findings.extend(network::judge(&facts));
-        let pods: Vec<IpNet> = (self.cluster.into_iter())
+        let pods: Vec<IpNet> = (cluster.into_iter())
             .flat_map(|it| it.nodes.values())
             .flat_map(|node| node.pod_cidrs.iter().copied())
             .chain(self.config.proxy.cluster_cidrs.iter().copied())

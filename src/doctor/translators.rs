@@ -103,13 +103,12 @@ impl Traces {
             .map(|family| format!("nft delete table {family} kube-proxy"))
             .collect();
         if !self.chains.is_empty() {
-            commands.extend(["iptables", "ip6tables"].map(|program| {
-                format!("{program}-save | grep -v KUBE- | {program}-restore")
-            }));
+            commands.extend(
+                ["iptables", "ip6tables"]
+                    .map(|program| format!("{program}-save | grep -v KUBE- | {program}-restore")),
+            );
         }
-        commands.extend(
-            (self.interfaces.iter()).map(|name| format!("ip link delete {name}")),
-        );
+        commands.extend((self.interfaces.iter()).map(|name| format!("ip link delete {name}")));
         if !self.interfaces.is_empty() {
             commands.push(
                 "ipvsadm -D for each virtual server that is told not to be edgelb's".to_owned(),
@@ -132,7 +131,10 @@ fn replaces(process: &Process) -> Option<bool> {
         let path = format!("/proc/{}/root{directory}/{KEY}", process.number);
         fs::read_to_string(path).ok()
     })?;
-    Some(!matches!(value.trim(), "false" | "disabled" | "probe" | "partial"))
+    Some(!matches!(
+        value.trim(),
+        "false" | "disabled" | "probe" | "partial"
+    ))
 }
 
 fn finding(level: Level, message: String, remedy: Option<String>) -> Finding {
@@ -281,15 +283,25 @@ mod tests {
             let remedy = found[0].remedy.as_ref().unwrap();
             assert!(remedy.contains(command), "{remedy}");
             // It would take edgelb's virtual servers away as well.
-            assert!(!remedy.replace("not kube-proxy --cleanup", "").contains("--cleanup"));
+            assert!(
+                !remedy
+                    .replace("not kube-proxy --cleanup", "")
+                    .contains("--cleanup")
+            );
         }
         config.proxy.scope = ProxyScope::External;
         assert_eq!(levels(&config, &iptables), [Level::Info]);
         assert_eq!(levels(&config, &by_ipvs), [Level::Problem]);
         // Somebody has to serve ClusterIPs.
         assert_eq!(levels(&config, &Traces::default()), [Level::Warning]);
-        assert_eq!(levels(&config, &of(&[process("kube-proxy", &[])])), [Level::Info]);
-        assert_eq!(levels(&config, &of(&[process("calico-node", &[])])), [Level::Info]);
+        assert_eq!(
+            levels(&config, &of(&[process("kube-proxy", &[])])),
+            [Level::Info]
+        );
+        assert_eq!(
+            levels(&config, &of(&[process("calico-node", &[])])),
+            [Level::Info]
+        );
     }
 
     #[test]
@@ -303,7 +315,10 @@ mod tests {
         assert_eq!(level("kube-router", &["--run-service-proxy=false"]), None);
         let replaces = "--kube-proxy-replacement=true";
         assert_eq!(level("cilium-agent", &[replaces]), Some(Level::Problem));
-        assert_eq!(level("cilium-agent", &["--kube-proxy-replacement=false"]), None);
+        assert_eq!(
+            level("cilium-agent", &["--kube-proxy-replacement=false"]),
+            None
+        );
         assert_eq!(level("cilium-agent", &[]), None);
     }
 }

@@ -1,6 +1,7 @@
 //! Whether the interfaces, addresses and routes of this node can carry the pools: a subnet for each, no
 //! address of a host in it, answers that leave where questions come in. Judges what [`Facts`] holds.
 
+mod pods;
 mod pools;
 #[cfg(test)]
 mod tests;
@@ -10,6 +11,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use self::pods::Stranger;
 use super::finding::{Depth, Finding, Level, Section};
 use super::machine::{Link, Machine, Neighbour, Way};
 use super::running::Running;
@@ -44,6 +46,8 @@ pub(super) struct Facts<'f> {
     /// Address, whether this node announces it, and the way to it; none without a daemon.
     pub(super) vips: Vec<(IpAddr, bool, Option<Way>)>,
     pub(super) has_daemon: bool,
+    /// Pods in no known range.
+    strangers: Vec<Stranger>,
     /// Reads below `/proc/sys`.
     pub(super) sysctl: &'f dyn Fn(&str) -> Option<String>,
 }
@@ -64,7 +68,18 @@ impl<'f> Facts<'f> {
             .filter(|vip| vip.held)
             .map(|vip| (vip.address, vip.owned_here, machine.way(vip.address)))
             .collect();
+        let own = |address: IpAddr| {
+            let mut own = host.interfaces.values().flat_map(|it| &it.addresses);
+            own.any(|it| it.addr() == address)
+        };
+        let mut strangers = cluster.map_or_else(Vec::new, |it| pods::strangers(config, it, &own));
+        for stranger in &mut strangers {
+            let link = machine.way(stranger.address).and_then(|way| way.link);
+            let link = link.and_then(|link| kernel.0.get(&link));
+            stranger.interface = link.map(|link| link.name.clone());
+        }
         Self {
+            strangers,
             config,
             host,
             links: kernel.0,
@@ -106,6 +121,8 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
             .flat_map(|pool| pools::subnets(facts, pool)),
     );
     findings.extend(pools::overlaps(facts));
+    findings.extend(pods::unknown(facts));
+    findings.extend(pods::interfaces(facts));
     findings.extend(no_ipv6(facts));
     findings.extend(closed_node_ports(facts));
     findings.extend(pools::foreign_hosts(facts));

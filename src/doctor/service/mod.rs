@@ -20,6 +20,7 @@ use self::endpoints::Slices;
 use self::probe::{Seen, Target};
 pub(super) use self::reasons::of_a_node;
 pub(super) use self::short::examine_all;
+use super::cluster::Sources;
 use super::finding::{Depth, Finding, Level, Section};
 use super::lan::Lan;
 use super::machine::{Link, Way};
@@ -42,6 +43,7 @@ pub(super) struct Scene<'s> {
     pub(super) running: Option<&'s Running>,
     /// None where the sources cannot be read.
     pub(super) cluster: Option<&'s ClusterState>,
+    pub(super) sources: &'s Sources,
     /// The networks that this node is in.
     pub(super) subnets: &'s [IpNet],
     pub(super) links: &'s BTreeMap<u32, Link>,
@@ -154,7 +156,40 @@ fn view<'r>(running: &'r Running, key: &ServiceKey) -> Option<&'r ServiceView> {
     services.find(|it| it.namespace == *key.namespace && it.name == *key.name)
 }
 
+/// A Service that the sources have and nobody serves: a headless one, an `ExternalName`, one that is
+/// given to another proxy, or one that cannot be read.
+fn left_out(scene: &Scene<'_>, key: &ServiceKey) -> Option<Finding> {
+    if let Some(reason) = scene.sources.why_ignored(key) {
+        let told = of(
+            key,
+            Level::Info,
+            format!("edgelb has nothing to do with it: {reason}"),
+        );
+        return Some(told.mend(
+            "nothing, if it is meant so; a VIP gets what is created anew with type LoadBalancer and \
+             without clusterIP: None",
+        ));
+    }
+    let file = format!("Service {key}");
+    let of_daemon = (scene.running.into_iter())
+        .flat_map(|it| &it.status.source.problems)
+        .map(|it| (&it.file, &it.message));
+    let own = (scene.sources.problems.iter()).map(|it| (&it.file, &it.message));
+    let (_, message) = (of_daemon.chain(own))
+        .find(|(place, message)| **place == file || message.contains(&format!("{file}:")))?;
+    let told = of(
+        key,
+        Level::Problem,
+        "it cannot be read, so it is not served".to_owned(),
+    );
+    let remedy = format!("kubectl -n {} edit service {}", key.namespace, key.name);
+    Some(told.seen(message.clone()).mend(remedy))
+}
+
 fn unknown(scene: &Scene<'_>, key: &ServiceKey) -> Finding {
+    if let Some(told) = left_out(scene, key) {
+        return told;
+    }
     let from_daemon = (scene.running.into_iter())
         .flat_map(|it| &it.services.services)
         .map(|it| format!("{}/{}", it.namespace, it.name));
