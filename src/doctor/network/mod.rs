@@ -52,6 +52,15 @@ pub(super) struct Facts<'f> {
     pub(super) sysctl: &'f dyn Fn(&str) -> Option<String>,
 }
 
+/// That address of a family.
+pub(super) fn outside(family: Family) -> IpAddr {
+    let [v4, v6] = OUTSIDE;
+    match family {
+        Family::V4 => v4,
+        Family::V6 => v6,
+    }
+}
+
 impl<'f> Facts<'f> {
     /// Asks the kernel for the ways.
     pub(super) fn new(
@@ -153,9 +162,10 @@ fn lost_routes(facts: &Facts) -> Option<Finding> {
     );
     Some(
         finding(Level::Problem, message)
-            .seen(format!("`ip route get {first}` is not local; it should be of protocol 225"))
+            .seen(format!("`ip route get {first}` is not local; it should be of protocol 225, and `ip rule` should ask the table \
+                 local first"))
             .mend(
-                "keep others from flushing routes (ManageForeignRoutes=no in /etc/systemd/networkd.conf), \
+                "look at ip rule and ip route show table local; keep others from flushing routes (ManageForeignRoutes=no in /etc/systemd/networkd.conf), \
                  then systemctl restart edgelb",
             ),
     )

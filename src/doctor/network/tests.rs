@@ -52,7 +52,7 @@ impl World {
             name: it.name.clone(),
             running: true,
             mtu: 1500,
-            kind: None,
+            ..Link::default()
         };
         let off = ["all", "eth0", "eth1"];
         Self {
@@ -106,6 +106,15 @@ fn stranger(address: &str, interface: &str) -> Stranger {
 type Case = (fn(&mut World), Level, &'static str);
 
 const CASES: &[Case] = &[
+    (
+        |it| {
+            let mut lo = interface(1, "lo", &["127.0.0.1/8", "192.0.2.205/32"]);
+            lo.loopback = true;
+            it.host.interfaces.insert(1, lo);
+        },
+        Level::Problem,
+        "lo of this node has 192.0.2.205",
+    ),
     (
         |it| it.strangers.push(stranger("10.9.0.7", "eth0")),
         Level::Warning,

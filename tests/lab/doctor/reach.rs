@@ -112,7 +112,7 @@ fn peers_that_cannot_be_heard_are_told_with_the_rule() {
                 }; add rule inet theirs in udp dport 9751 drop'";
     run(&rig, 0, rule);
     let words = [
-        "chain inet theirs in drops what goes udp port 9751",
+        "chain inet theirs in drops what goes to udp port 9751",
         "membership",
         "nft delete rule",
     ];
@@ -148,8 +148,31 @@ fn peers_with_another_key_are_told() {
     for daemon in &mut rig.daemons {
         daemon.wait_ready(START).unwrap();
     }
-    let words = ["edge-b was never heard", "membership.key_files"];
-    names(&rig, None, "warning", &words);
+    let words = [
+        "with a membership key that this node does not have",
+        "sha256sum",
+    ];
+    names(&rig, None, "problem", &words);
+    let found = super::findings(&rig, 0, None);
+    let unheard = |it: &&serde_json::Value| it["message"].as_str().unwrap().contains("never heard");
+    assert!(found.iter().any(|it| unheard(&it)), "{found:#?}");
+}
+
+#[test]
+fn two_nodes_of_one_name_are_told() {
+    let mut rig = healthy::with_membership();
+    rig.daemons.remove(1);
+    let membership = Membership::among(&rig.lab, 2, MembershipNetwork::Lan).unwrap();
+    let name: toml::Table = "[node]\nname = \"edge-a\"\n".parse().unwrap();
+    let options = DaemonOptions {
+        membership: Some(membership),
+        ..rig.options(name)
+    };
+    let mut second = Daemon::start(&rig.lab, 1, &options).unwrap();
+    second.wait_ready(START).unwrap();
+    rig.daemons.push(second);
+    let words = ["another node speaks under this node's name", "node.name"];
+    names(&rig, None, "problem", &words);
 }
 
 #[test]
