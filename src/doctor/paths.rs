@@ -16,8 +16,8 @@ use crate::model::cluster::ClusterState;
 use crate::model::family::{Family, Protocol};
 use crate::model::host::Host;
 
-/// Packets that are sent through the chains at most.
-const MOST_PATHS: usize = 3000;
+/// Packets of Services, and of endpoints, that are taken through the chains at most, or a few more.
+const MOST_PATHS: usize = 1500;
 /// Endpoints of a Service that are asked for.
 const MOST_ENDPOINTS: usize = 2;
 /// `NF_IP_PRI_CONNTRACK`, `NF_IP_PRI_NAT_DST`, and where IPVS takes a packet at input.
@@ -99,13 +99,14 @@ struct Front {
 impl Roads<'_> {
     /// All of them.
     pub(super) fn all(mut self) -> Vec<Path> {
+        // What has a name is told rather than what has none.
+        self.services();
+        self.endpoints();
         for family in Family::BOTH {
             self.own_ports(family);
             self.generic(family);
         }
         self.arp();
-        self.services();
-        self.endpoints();
         self.found
     }
 
@@ -116,16 +117,14 @@ impl Roads<'_> {
             let link = self.machine.as_ref().and_then(|it| it.links.get(index));
             link.is_some_and(|link| link.kind.as_deref() == Some("bridge"))
         });
-        if self.found.len() < MOST_PATHS {
-            self.found.push(Path {
-                hook,
-                above,
-                below,
-                packet,
-                purpose,
-                label: label.to_owned(),
-            });
-        }
+        self.found.push(Path {
+            hook,
+            above,
+            below,
+            packet,
+            purpose,
+            label: label.to_owned(),
+        });
     }
 
     /// The interface by which clients' packets for an address come: that with its subnet, or the way out.
@@ -326,6 +325,9 @@ impl Roads<'_> {
             .into_iter()
             .flat_map(|it| &it.services.services);
         for service in services {
+            if self.found.len() >= MOST_PATHS {
+                return;
+            }
             let name = format!("{}/{}", service.namespace, service.name);
             for port in &service.ports {
                 let protocol = port.protocol;
@@ -361,6 +363,9 @@ impl Roads<'_> {
         let Some(cluster) = self.cluster else { return };
         let own: BTreeSet<IpAddr> = own_addresses().into_iter().collect();
         for slice in cluster.slices.values() {
+            if self.found.len() >= 2 * MOST_PATHS {
+                return;
+            }
             let name = &slice.service;
             let ready = slice.endpoints.iter().filter(|it| it.conditions.ready);
             for endpoint in ready.take(MOST_ENDPOINTS) {

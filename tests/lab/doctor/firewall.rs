@@ -23,7 +23,7 @@ fn rules_of_others_are_told_with_their_place() {
     names(
         &rig,
         web,
-        "warning",
+        "problem",
         &["chain ip filter FORWARD", "drops", "iptables -I"],
     );
     nft("delete table ip filter");

@@ -128,7 +128,7 @@ fn a_pod_without_a_route_is_told_from_one_that_is_silent() {
     // Another host of the LAN, which does not know the way either.
     let gateway = rig.client_address();
     let command =
-        format!("ip route add default via {gateway}; ip route add {pod}/32 via {gateway}");
+        format!("ip route add default via {gateway}; ip route replace {pod}/32 via {gateway}");
     super::run(&rig, 0, &command);
     let words = ["no route of its own", "default route", "pod network"];
     names(&rig, Some("default/web"), "warning", &words);

@@ -30,7 +30,7 @@ pub(super) fn of(rule: &Rule) -> String {
                     _ => "",
                 };
                 // Which family it is, its addresses say.
-                if !matches!(loaded, Some(Load::Meta(15))) {
+                if !matches!(loaded, Some(Load::Meta(1 | 15))) {
                     words.push(format!(
                         "{} {sign}{}",
                         name(loaded),
