@@ -106,23 +106,20 @@ fn speakers(
                 Some(String::new())
             }
         };
-        let told = match shared {
-            Some(shared) => {
-                if !shared.is_empty() {
-                    seen = format!("{seen}, {shared}");
-                }
-                let message = format!(
-                    "{name} runs on this node too: where both have an address, both answer for it and \
-                     clients reach now the one, now the other"
-                );
-                finding(Level::Warning, message, Some(remedy.to_owned()))
+        let told = if let Some(shared) = shared {
+            if !shared.is_empty() {
+                seen = format!("{seen}, {shared}");
             }
-            None => {
-                let message = format!(
-                    "{name} runs on this node too, with no address of a pool as far as is seen"
-                );
-                finding(Level::Info, message, None)
-            }
+            let message = format!(
+                "{name} runs on this node too: where both have an address, both answer for it and clients \
+                 reach now the one, now the other"
+            );
+            finding(Level::Warning, message, Some(remedy.to_owned()))
+        } else {
+            let message = format!(
+                "{name} runs on this node too, with no address of a pool as far as is seen"
+            );
+            finding(Level::Info, message, None)
         };
         findings.push(told.seen(seen));
     }

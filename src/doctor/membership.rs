@@ -219,10 +219,10 @@ mod tests {
     fn datagrams_without_effect_are_told_by_their_cause() {
         let told = |reason: &str| {
             let found = unopened(&BTreeMap::from([(reason.to_owned(), 3)]));
-            found
-                .first()
-                .map(|it| (it.level, it.message.clone()))
-                .unwrap_or_else(|| (Level::Fine, String::new()))
+            found.first().map_or_else(
+                || (Level::Fine, String::new()),
+                |it| (it.level, it.message.clone()),
+            )
         };
         for (reason, level, word) in [
             ("unknown_key", Level::Problem, "membership key"),

@@ -202,22 +202,19 @@ impl Network<'_> {
             subnets: &subnets,
             links: &links,
         };
-        let mut findings = match asked {
-            Some(key) => {
-                let mut lan = Lan {
-                    config: self.config,
-                    host: &self.host,
-                    neighbours: Box::new(|| {
-                        Machine::look().map_or_else(|_| Vec::new(), |mut it| it.neighbours())
-                    }),
-                };
-                let machine = &mut self.machine;
-                service::examine_one(&scene, key, &mut lan, &mut |to| machine.way(to)).await
-            }
-            None => {
-                let machine = &mut self.machine;
-                service::examine_all(&scene, &mut |to| machine.way(to)).await
-            }
+        let machine = &mut self.machine;
+        let mut ways = |to| machine.way(to);
+        let mut findings = if let Some(key) = asked {
+            let mut lan = Lan {
+                config: self.config,
+                host: &self.host,
+                neighbours: Box::new(|| {
+                    Machine::look().map_or_else(|_| Vec::new(), |mut it| it.neighbours())
+                }),
+            };
+            service::examine_one(&scene, key, &mut lan, &mut ways).await
+        } else {
+            service::examine_all(&scene, &mut ways).await
         };
         let facts = Facts::new(
             self.config,

@@ -12,6 +12,7 @@ use super::running::Running;
 use super::sockets::own_addresses;
 use crate::apply::nftables::others::{Hook, Packet};
 use crate::config::Config;
+use crate::model::address_range::AddressRange;
 use crate::model::cluster::ClusterState;
 use crate::model::family::{Family, Protocol};
 use crate::model::host::Host;
@@ -132,7 +133,7 @@ impl Roads<'_> {
         let first = address.or_else(|| {
             let ranges = self.config.pools.iter().flat_map(|pool| &pool.ranges);
             ranges
-                .map(|it| it.first())
+                .map(AddressRange::first)
                 .find(|it| Family::of(*it) == family)
         });
         let inside = first.and_then(|first| {
@@ -204,7 +205,9 @@ impl Roads<'_> {
     /// What there will be as soon as there is a Service.
     fn generic(&mut self, family: Family) {
         let mut ranges = self.config.pools.iter().flat_map(|pool| &pool.ranges);
-        let first = ranges.find(|it| it.family() == family).map(|it| it.first());
+        let first = ranges
+            .find(|it| it.family() == family)
+            .map(AddressRange::first);
         if first.is_none() && !self.config.pools.is_empty() {
             return;
         }

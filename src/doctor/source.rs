@@ -19,18 +19,16 @@ pub(super) fn examine(
     running: Option<&Running>,
     problems: &[SourceProblem],
 ) -> Vec<Finding> {
-    match running {
-        Some(running) => of_daemon(&running.status, &record::digest(config)),
-        None => {
-            let told = problems.iter().map(|problem| Broken {
-                file: &problem.file,
-                line: problem.line,
-                field: problem.field.as_deref(),
-                message: &problem.message,
-            });
-            broken(told)
-        }
+    if let Some(running) = running {
+        return of_daemon(&running.status, &record::digest(config));
     }
+    let told = problems.iter().map(|problem| Broken {
+        file: &problem.file,
+        line: problem.line,
+        field: problem.field.as_deref(),
+        message: &problem.message,
+    });
+    broken(told)
 }
 
 fn finding(level: Level, message: String, remedy: &str) -> Finding {

@@ -43,7 +43,7 @@ pub(super) fn pod_network<'l>(links: impl Iterator<Item = &'l str>) -> &'static 
 /// A Service with its slices.
 pub(super) struct Slices<'s> {
     pub(super) service: &'s Service,
-    pub(super) slices: Vec<&'s EndpointSlice>,
+    pub(super) all: Vec<&'s EndpointSlice>,
     /// What the pod network is called here.
     pub(super) network: &'s str,
 }
@@ -53,7 +53,7 @@ impl<'s> Slices<'s> {
         let slices = cluster.slices_of(&service.key).map(AsRef::as_ref);
         Self {
             service,
-            slices: slices.collect(),
+            all: slices.collect(),
             network: UNNAMED,
         }
     }
@@ -66,7 +66,7 @@ impl<'s> Slices<'s> {
     /// Every endpoint once, by its address.
     fn endpoints(&self) -> Vec<&'s Endpoint> {
         let mut seen = BTreeSet::new();
-        let all = self.slices.iter().flat_map(|slice| &slice.endpoints);
+        let all = self.all.iter().flat_map(|slice| &slice.endpoints);
         all.filter(|endpoint| seen.insert(endpoint.address))
             .collect()
     }
@@ -74,7 +74,7 @@ impl<'s> Slices<'s> {
     /// Where the ready endpoints of the Service's ports are.
     pub(super) fn targets(&self) -> Vec<Target> {
         let mut targets = BTreeSet::new();
-        for slice in &self.slices {
+        for slice in &self.all {
             for port in &slice.ports {
                 let mut ports = self.service.ports.iter();
                 if !ports.any(|it| (&it.name, it.protocol) == (&port.name, port.protocol)) {
@@ -176,7 +176,7 @@ impl<'s> Slices<'s> {
 
     /// Ports for which no slice has one of that name.
     fn misnamed(&self) -> Vec<Finding> {
-        let there: BTreeSet<String> = (self.slices.iter())
+        let there: BTreeSet<String> = (self.all.iter())
             .flat_map(|slice| &slice.ports)
             .map(|port| {
                 format!(
@@ -188,7 +188,7 @@ impl<'s> Slices<'s> {
             })
             .collect();
         let has = |name: &str, protocol| {
-            let mut ports = self.slices.iter().flat_map(|slice| &slice.ports);
+            let mut ports = self.all.iter().flat_map(|slice| &slice.ports);
             ports.any(|port| (port.name.as_str(), port.protocol) == (name, protocol))
         };
         let lost = self

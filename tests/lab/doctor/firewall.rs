@@ -4,7 +4,7 @@ use edgelb::lab::server::{Listen, Server};
 
 use edgelb::lab::client::Protocol;
 
-use super::super::rig::{Rig, ipvs, web};
+use super::super::rig::{PATIENCE, Rig, ipvs, web};
 use super::{names, run};
 
 #[test]
@@ -64,7 +64,7 @@ fn rules_of_others_are_told_with_their_place() {
         "inet mid way drops",
         "tcp port 8080",
         "an endpoint of default/web",
-        "8000-8100",
+        "dport >= 8000",
     ];
     names(&rig, web, "problem", &words);
     nft("delete table inet mid");
@@ -98,8 +98,8 @@ fn rules_are_told_by_what_they_do() {
         ("prerouting", "input")
     };
     let dropping = [
-        format!("tcp dport {{ 22, 80, 443 }} drop"),
-        format!("tcp dport {{ 1-1023 }} drop"),
+        "tcp dport { 22, 80, 443 } drop".to_owned(),
+        "tcp dport { 1-1023 } drop".to_owned(),
         format!("ip daddr {{ 198.51.100.0/24, {vip} }} drop"),
         format!("ip daddr . tcp dport {{ {vip} . 80 }} drop"),
         format!("ip daddr {vip}/28 tcp flags syn drop"),
@@ -146,7 +146,12 @@ fn rules_are_told_by_what_they_do() {
         (&harmless, ""),
     ] {
         for rule in rules {
-            let found = with(first, rule);
+            let mut found = with(first, rule);
+            // A daemon of a loaded machine may not have said in time what it serves.
+            let begun = std::time::Instant::now();
+            while found.len() != usize::from(!level.is_empty()) && begun.elapsed() < 2 * PATIENCE {
+                found = with(first, rule);
+            }
             if level.is_empty() {
                 assert_eq!(found.len(), 0, "{rule}: {found:#?}");
                 continue;

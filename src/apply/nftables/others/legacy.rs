@@ -76,7 +76,7 @@ fn words(line: &str) -> Vec<String> {
             '\\' => escaped = true,
             '"' => quoted = !quoted,
             ' ' if !quoted => {
-                words.extend(Some(std::mem::take(&mut word)).filter(|it| !it.is_empty()))
+                words.extend(Some(std::mem::take(&mut word)).filter(|it| !it.is_empty()));
             }
             _ => word.push(character),
         }
@@ -107,8 +107,8 @@ fn steps(family: Family, words: &[String]) -> Vec<Step> {
             "-d" => understood = network(&mut steps, family, value(), true, operator),
             "-i" => interface(&mut steps, value(), 6, operator),
             "-o" => interface(&mut steps, value(), 7, operator),
-            "--dport" | "--dports" => steps.extend(ports(value(), true, inverted)),
-            "--sport" | "--sports" => steps.extend(ports(value(), false, inverted)),
+            "--dport" | "--dports" => steps.push(ports(value(), true, inverted)),
+            "--sport" | "--sports" => steps.push(ports(value(), false, inverted)),
             "--ctstate" | "--state" => steps.push(states(value(), inverted)),
             "--comment" => {
                 value();
@@ -189,13 +189,13 @@ fn interface(steps: &mut Vec<Step>, name: &str, key: u32, operator: u32) {
     steps.push(Step::Compare(0, operator, bytes));
 }
 
-fn ports(text: &str, destination: bool, inverted: bool) -> Option<Step> {
+fn ports(text: &str, destination: bool, inverted: bool) -> Step {
     let range = |text: &str| {
         let (first, last) = text.split_once(':').unwrap_or((text, text));
         Some((first.parse().ok()?, last.parse().ok()?))
     };
     let ranges: Option<Vec<(u16, u16)>> = text.split(',').map(range).collect();
-    Some(match ranges {
+    match ranges {
         Some(ranges) => Step::Match(Match::Multiport {
             source: !destination,
             destination,
@@ -203,7 +203,7 @@ fn ports(text: &str, destination: bool, inverted: bool) -> Option<Step> {
             inverted,
         }),
         None => Step::Perhaps("port".to_owned()),
-    })
+    }
 }
 
 /// As `struct xt_conntrack_mtinfo3` has it, with the states alone.

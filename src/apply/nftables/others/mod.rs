@@ -77,23 +77,23 @@ impl Hook {
 
     /// The numbers of ARP and of single interfaces are others than those of IP.
     fn of(family: &str, number: u32) -> Option<Self> {
-        Some(match (family, number) {
-            ("netdev" | "inet", 5) | ("netdev", 0) => Self::Ingress,
-            ("netdev", 1) => Self::Egress,
-            ("netdev", _) => return None,
-            ("bridge", 0 | 1) => Self::Ingress,
-            ("bridge", 3) => Self::Egress,
-            ("bridge", _) => return None,
-            ("arp", 0) => Self::Input,
-            ("arp", 1) => Self::Output,
-            ("arp", _) => return None,
-            (_, 0) => Self::Prerouting,
-            (_, 1) => Self::Input,
-            (_, 2) => Self::Forward,
-            (_, 3) => Self::Output,
-            (_, 4) => Self::Postrouting,
-            _ => return None,
-        })
+        let all = match family {
+            "netdev" => [(0, Self::Ingress), (1, Self::Egress)].as_slice(),
+            "arp" => &[(0, Self::Input), (1, Self::Output)],
+            // As it comes, for the host itself, and as it goes.
+            "bridge" => &[(0, Self::Ingress), (1, Self::Ingress), (3, Self::Egress)],
+            _ => &[
+                (0, Self::Prerouting),
+                (1, Self::Input),
+                (2, Self::Forward),
+                (3, Self::Output),
+                (4, Self::Postrouting),
+                (5, Self::Ingress),
+            ],
+        };
+        let mut all = all.iter();
+        all.find(|(known, _)| *known == number)
+            .map(|(_, hook)| *hook)
     }
 }
 

@@ -21,6 +21,7 @@ const UNICAST: u32 = 1;
 const LOCAL: u32 = 2;
 
 /// A packet.
+#[expect(clippy::struct_excessive_bools, reason = "rules ask for each of them")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packet {
     pub family: Family,
@@ -222,9 +223,8 @@ impl Packet {
     /// `enum nft_fib_result`: 3 is the kind of the address; flags: 1 source, 2 destination.
     fn route(&self, result: u32, flags: u32) -> Octets {
         let kind = match (result, flags & 3) {
-            (3, 1) => UNICAST,
             (3, 2) if self.local => LOCAL,
-            (3, 2) => UNICAST,
+            (3, 1 | 2) => UNICAST,
             _ => return unknown(16),
         };
         known(&kind.to_ne_bytes())

@@ -153,7 +153,8 @@ fn step(name: &str, data: &Attributes<'_>) -> Result<Option<Step>, Error> {
                 .map_or_else(|| Ok(None), |it| self::verdict(&it))?
                 .map(Step::Verdict)
         }
-        "meta" | "ct" if data.get(1).is_none() => None, // It sets something.
+        // It sets something.
+        "meta" | "ct" | "payload" if data.get(1).is_none() => None,
         "meta" => at(1)
             .zip(data.number(2))
             .map(|(at, key)| Step::Load(at, Load::Meta(key))),
@@ -163,7 +164,6 @@ fn step(name: &str, data: &Attributes<'_>) -> Result<Option<Step>, Error> {
                 .zip(data.number(2))
                 .map(|(at, key)| Step::Load(at, Load::Conntrack(key, direction)))
         }
-        "payload" if data.get(1).is_none() => None,
         "payload" => at(1).map(|at| {
             let base = data.number(2).unwrap_or(u32::MAX);
             Step::Load(at, Load::Payload(base, size(3), size(4)))

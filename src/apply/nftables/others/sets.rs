@@ -20,12 +20,16 @@ struct Element {
     verdict: Option<Verdict>,
 }
 
+/// What those get that no element names: nothing in a set that is no map of verdicts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Rest(Option<Verdict>);
+
 /// A set.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Set {
     elements: Vec<Element>,
     /// What all the others get.
-    rest: Option<Option<Verdict>>,
+    rest: Option<Rest>,
     key_length: usize,
     /// Some were left out.
     more: bool,
@@ -91,7 +95,7 @@ impl Sets<'_> {
                 _ => {}
             }
         }
-        if let Some(Some(verdict)) = &set.rest {
+        if let Some(Rest(Some(verdict))) = &set.rest {
             let holds = if found.is_empty() && !set.more {
                 Holds::Yes
             } else {
@@ -204,7 +208,7 @@ fn take(payload: &[u8], set: &mut Set, ends: &mut Vec<Vec<u8>>) -> Result<(), Er
         };
         let bytes = |kind| Some(element.nested(kind)?.get(1)?.to_vec());
         match bytes(1) {
-            _ if flags & 2 != 0 => set.rest = Some(verdict),
+            _ if flags & 2 != 0 => set.rest = Some(Rest(verdict)),
             Some(end) if flags & 1 != 0 => ends.push(end),
             Some(first) if set.elements.len() < MOST_ELEMENTS => set.elements.push(Element {
                 last: bytes(10).unwrap_or_else(|| first.clone()),

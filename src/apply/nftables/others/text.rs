@@ -48,7 +48,7 @@ pub(super) fn of(rule: &Rule) -> String {
                 words.push(format!("{} {sign}{}", name(loaded), set_name(set)));
             }
             Step::VerdictMap(_, map) => {
-                words.push(format!("{} vmap {}", name(loaded), set_name(map)))
+                words.push(format!("{} vmap {}", name(loaded), set_name(map)));
             }
             Step::Match(asked) => words.extend(iptables(asked)),
             Step::Perhaps(name) => words.push(name.clone()),
@@ -105,10 +105,8 @@ fn name(load: Option<Load>) -> &'static str {
 
 fn value(load: Option<Load>, bytes: &[u8], mask: Option<&[u8]>) -> String {
     let hexadecimal = || {
-        bytes
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect::<String>()
+        let digits: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        digits.concat()
     };
     match load {
         Some(Load::Payload(2, 0 | 2, 2)) => match bytes {
