@@ -114,6 +114,7 @@ pub async fn run(
     );
     let counters = owning.announcer().counters().clone();
     let membership = owning.membership().counters.clone();
+    reconciler.show_membership(membership.clone());
     let metrics = Metrics::new(&config.node.name)
         .with(|registry| counters.register(registry))
         .with(|registry| membership.register(registry));

@@ -90,6 +90,7 @@ mod tests {
     use crate::admin::applied::Applied;
     use crate::admin::snapshot::PassSummary;
     use crate::config::Config;
+    use crate::membership::counters::MembershipCounters;
     use crate::model::cluster::ClusterChange;
     use crate::model::family::Family;
     use crate::model::service::{ObjectIdentity, Service, ServiceKey, ServiceType};
@@ -114,6 +115,7 @@ mod tests {
             pass: PassSummary::default(),
             applied: Applied::default(),
             ready: true,
+            membership: MembershipCounters::default(),
         }
     }
 

@@ -11,6 +11,7 @@ use super::applied::Applied;
 use crate::allocator::AllocatorStatus;
 pub use crate::apply::Failure;
 use crate::config::Config;
+use crate::membership::counters::MembershipCounters;
 use crate::plan::{Inputs, Plan};
 use crate::source::SourceStatus;
 
@@ -57,4 +58,6 @@ pub struct Snapshot {
     pub applied: Applied,
     /// Whether the kernel forwards by the plan, but for single items that `pass.failures` names.
     pub ready: bool,
+    /// What membership counts, now and not at the moment of the rest.
+    pub membership: MembershipCounters,
 }

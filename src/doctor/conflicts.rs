@@ -1,18 +1,21 @@
-//! Who else translates Services on this node, or announces their addresses: kube-proxy, virtual servers
-//! in IPVS that are not ours, the speaker of `MetalLB`, kube-vip, keepalived; and who may flush our routes.
+//! Virtual servers in IPVS that are not ours, who else announces addresses (the speaker of `MetalLB`,
+//! kube-vip, keepalived), and who may flush our routes.
 //! What is foreign is named and never changed.
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::IpAddr;
 use std::path::Path;
 
 use super::processes::{Process, named};
 use super::sockets::Waiting;
+use super::translators::{self, Traces};
 use super::{Finding, Level, Section};
 use crate::apply::ipvs::Ipvs;
 use crate::apply::nftables::others::Others;
 use crate::apply::state_directory::peek;
-use crate::config::{Config, ProxyScope};
+use crate::config::Config;
+use crate::model::pool::Pool;
 
 /// The findings that name a virtual server each; more are counted.
 const MOST_NAMED: usize = 10;
@@ -24,10 +27,9 @@ pub(super) fn examine(
     processes: &[Process],
     sockets: &[Waiting],
 ) -> Vec<Finding> {
-    let traces = traces(others, processes);
-    let mut findings: Vec<Finding> = kube_proxy(config, &traces).into_iter().collect();
+    let mut findings = translators::judge(config, &Traces::look(others, processes));
     findings.extend(virtual_servers(config));
-    findings.extend(speakers(processes, sockets));
+    findings.extend(speakers(&config.pools, processes, sockets, &read_of));
     findings.extend(routes_of_others(processes, &networkd_files()));
     if findings.iter().all(|it| it.level <= Level::Info) {
         let message = "nobody else translates Services on this node";
@@ -41,74 +43,6 @@ fn finding(level: Level, message: String, remedy: Option<String>) -> Finding {
         remedy,
         ..Finding::new(Section::Conflicts, level, message)
     }
-}
-
-/// The interface on which kube-proxy in IPVS mode has every `ClusterIP` and VIP.
-const IN_IPVS_MODE: &str = "interface kube-ipvs0";
-
-/// What there is of kube-proxy, running or not.
-fn traces(others: Option<&Others>, processes: &[Process]) -> Vec<String> {
-    let mut traces = Vec::new();
-    if let Some(process) = named(processes, "kube-proxy").first() {
-        traces.push(format!("process {}", process.number));
-    }
-    let interfaces = fs::read_to_string("/proc/self/net/dev").unwrap_or_default();
-    let kube_ipvs0 = |line: &str| line.trim_start().starts_with("kube-ipvs0:");
-    if interfaces.lines().any(kube_ipvs0) {
-        traces.push(IN_IPVS_MODE.to_owned());
-    }
-    let chains = others.into_iter().flat_map(|others| &others.chains);
-    let mut tables: Vec<String> = chains
-        .filter_map(|chain| {
-            let table = format!("table {} {}", chain.family, chain.table);
-            if chain.table == "kube-proxy" {
-                Some(table)
-            } else if chain.chain == "KUBE-SERVICES" || chain.chain == "KUBE-NODEPORTS" {
-                Some(format!("{} in {table}", chain.chain))
-            } else {
-                None
-            }
-        })
-        .collect();
-    tables.dedup();
-    traces.extend(tables);
-    traces
-}
-
-fn kube_proxy(config: &Config, traces: &[String]) -> Option<Finding> {
-    if traces.is_empty() {
-        return None;
-    }
-    let seen = traces.join(", ");
-    let by_ipvs = traces.iter().any(|trace| trace == IN_IPVS_MODE);
-    Some(match config.proxy.scope {
-        ProxyScope::External if by_ipvs => finding(
-            Level::Problem,
-            format!(
-                "kube-proxy in IPVS mode is on this node ({seen}): it takes VIPs too, whatever \
-                 proxy.scope says"
-            ),
-            Some(
-                "set mode: iptables (or nftables) in kube-proxy's ConfigMap and run kube-proxy --cleanup \
-                 here, or keep kube-proxy off this node and set proxy.scope = \"all\""
-                    .to_owned(),
-            ),
-        ),
-        ProxyScope::External => finding(
-            Level::Info,
-            format!("kube-proxy serves ClusterIPs here ({seen}), as proxy.scope = \"external\" wants"),
-            None,
-        ),
-        ProxyScope::All => finding(
-            Level::Problem,
-            format!("kube-proxy, or what it left, translates the same Services ({seen})"),
-            Some(
-                "keep kube-proxy off this node (a nodeSelector of its DaemonSet) and run kube-proxy \
-                 --cleanup, or set proxy.scope = \"external\""
-                    .to_owned(),
-            ),
-        ),
-    })
 }
 
 /// Programs that announce addresses: name of the process, what people call it, how to get rid of it.
@@ -130,41 +64,106 @@ const SPEAKERS: [(&str, &str, &str); 3] = [
         "take the addresses of pools out of its virtual_ipaddress, or systemctl disable --now keepalived",
     ),
 ];
-/// The members of `MetalLB` talk by it (hashicorp/memberlist).
+/// The members of `MetalLB` talk by it (hashicorp/memberlist); those of Docker's swarm do as well.
 const MEMBERLIST_PORT: u16 = 7946;
+const KEEPALIVED_FILE: &str = "/etc/keepalived/keepalived.conf";
 
-/// Who else may answer for VIPs.
-fn speakers(processes: &[Process], sockets: &[Waiting]) -> Vec<Finding> {
-    let memberlist = sockets.iter().find(|socket| socket.port == MEMBERLIST_PORT);
+/// Reads a file as a process sees it, below `/proc/PID`.
+fn read_of(process: &Process, file: &str) -> Option<String> {
+    fs::read(format!("/proc/{}/{file}", process.number))
+        .ok()
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Reads a file of a process.
+type ReadOf<'r> = dyn Fn(&Process, &str) -> Option<String> + 'r;
+
+/// Who else may answer for VIPs. keepalived and kube-vip have addresses of their own as a rule, the API
+/// server's for one: only what they share with a pool is worth a warning.
+fn speakers(
+    pools: &[Pool],
+    processes: &[Process],
+    sockets: &[Waiting],
+    read: &ReadOf<'_>,
+) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for (process, name, remedy) in SPEAKERS {
-        let found = named(processes, process);
-        let members = memberlist.filter(|_| process == "speaker");
-        let seen = match (found.first(), members) {
-            (Some(first), Some(_)) => {
-                format!(
-                    "process {}, memberlist on port {MEMBERLIST_PORT}",
-                    first.number
-                )
+    for (program, name, remedy) in SPEAKERS {
+        let found = named(processes, program);
+        let Some(first) = found.first() else { continue };
+        let mut seen = format!("process {}", first.number);
+        let shared = match program {
+            "keepalived" => keepalived(pools, first, read),
+            "kube-vip" => kube_vip(pools, first, read),
+            _ => {
+                let of_it = |socket: &&Waiting| {
+                    let owner = socket.process.as_ref();
+                    socket.port == MEMBERLIST_PORT
+                        && owner.is_some_and(|(_, number)| *number == first.number)
+                };
+                if sockets.iter().any(|socket| of_it(&socket)) {
+                    seen = format!("{seen}, memberlist on port {MEMBERLIST_PORT}");
+                }
+                Some(String::new())
             }
-            (Some(first), None) => format!("process {}", first.number),
-            (None, Some(socket)) => {
-                let who = socket.process.as_ref();
-                let who = who.map_or_else(String::new, |(name, number)| {
-                    format!(" of {name} (process {number})")
-                });
-                format!("memberlist on port {MEMBERLIST_PORT}{who}")
-            }
-            (None, None) => continue,
         };
-        let message = format!(
-            "{name} runs on this node too: where both have an address, both answer for it and clients \
-             reach now the one, now the other"
-        );
-        let told = finding(Level::Warning, message, Some(remedy.to_owned()));
+        let told = if let Some(shared) = shared {
+            if !shared.is_empty() {
+                seen = format!("{seen}, {shared}");
+            }
+            let message = format!(
+                "{name} runs on this node too: where both have an address, both answer for it and clients \
+                 reach now the one, now the other"
+            );
+            finding(Level::Warning, message, Some(remedy.to_owned()))
+        } else {
+            let message = format!(
+                "{name} runs on this node too, with no address of a pool as far as is seen"
+            );
+            finding(Level::Info, message, None)
+        };
         findings.push(told.seen(seen));
     }
     findings
+}
+
+/// An address of a pool that its file names.
+fn keepalived(pools: &[Pool], process: &Process, read: &ReadOf<'_>) -> Option<String> {
+    let arguments = &process.arguments;
+    let after = |flag: &str| {
+        let at = arguments.iter().position(|it| it == flag)?;
+        arguments.get(at + 1).cloned()
+    };
+    let joined = (arguments.iter()).find_map(|it| it.strip_prefix("--use-file="));
+    let file = (joined.map(str::to_owned))
+        .or_else(|| after("-f"))
+        .or_else(|| after("--use-file"))
+        .unwrap_or_else(|| KEEPALIVED_FILE.to_owned());
+    let text = read(process, &format!("root{file}"))?;
+    let lines = text
+        .lines()
+        .map(|line| line.split(['#', '!']).next().unwrap_or_default());
+    let address = in_pools(pools, lines.flat_map(str::split_whitespace))?;
+    Some(format!("{address} is in {file}"))
+}
+
+/// Whether it takes Services, or has an address of a pool.
+fn kube_vip(pools: &[Pool], process: &Process, read: &ReadOf<'_>) -> Option<String> {
+    let environment = read(process, "environ").unwrap_or_default();
+    let value = |key: &str| {
+        let mut all = environment.split('\0').filter_map(|it| it.split_once('='));
+        all.find_map(|(name, value)| (name == key).then_some(value))
+    };
+    if value("svc_enable") == Some("true") || process.arguments.iter().any(|it| it == "--services")
+    {
+        return Some("svc_enable=true".to_owned());
+    }
+    let address = in_pools(pools, value("address").into_iter())?;
+    Some(format!("address={address}"))
+}
+
+fn in_pools<'w>(pools: &[Pool], words: impl Iterator<Item = &'w str>) -> Option<IpAddr> {
+    let mut addresses = words.filter_map(|word| word.split('/').next()?.parse::<IpAddr>().ok());
+    addresses.find(|address| pools.iter().any(|pool| pool.contains(*address)))
 }
 
 /// The texts that systemd-networkd reads, main file first.
@@ -241,7 +240,7 @@ fn virtual_servers(config: &Config) -> Vec<Finding> {
             "{} virtual servers of edgelb are gone from IPVS",
             gone.len()
         );
-        let remedy = "see who cleared them (ipvsadm -C, kube-proxy --cleanup); systemctl restart edgelb puts \
+        let remedy = "see who cleared them (somebody ran ipvsadm -C or kube-proxy's cleanup); systemctl restart edgelb puts \
                       them back at once, the daemon itself within proxy.resync_interval";
         let told = finding(Level::Problem, message, Some(remedy.to_owned()));
         findings.push(told.seen(format!("such as {first}")));
@@ -270,51 +269,50 @@ mod tests {
     }
 
     #[test]
-    fn kube_proxy_is_let_be_where_it_is_wanted_and_not_in_ipvs_mode() {
-        let mut config = Config::defaults("edge-a");
-        let iptables = ["KUBE-SERVICES in table ip nat".to_owned()];
-        let by_ipvs = [IN_IPVS_MODE.to_owned()];
-        let level =
-            |config: &Config, traces: &[String]| kube_proxy(config, traces).map(|it| it.level);
-        assert_eq!(level(&config, &[]), None);
-        assert_eq!(level(&config, &iptables), Some(Level::Problem));
-        config.proxy.scope = ProxyScope::External;
-        assert_eq!(level(&config, &iptables), Some(Level::Info));
-        assert_eq!(level(&config, &by_ipvs), Some(Level::Problem));
-    }
-
-    #[test]
-    fn other_speakers_are_found_by_process_and_by_port() {
-        assert!(speakers(&[process("nginx")], &[]).is_empty());
-        let memberlist = Waiting {
+    fn other_speakers_are_told_by_what_they_share() {
+        let range = "192.0.2.200-192.0.2.219".parse().unwrap();
+        let pools = [Pool::new("lan", vec![range])];
+        let nothing = |_: &Process, _: &str| None;
+        let of = |processes: &[Process], sockets: &[Waiting], read: &ReadOf<'_>| {
+            let found = speakers(&pools, processes, sockets, read);
+            found
+                .first()
+                .map(|it| (it.level, it.evidence.clone().unwrap_or_default()))
+        };
+        assert_eq!(of(&[process("nginx")], &[], &nothing), None);
+        let memberlist = |name: &str, number| Waiting {
             protocol: Protocol::Tcp,
             port: 7946,
             address: [0, 0, 0, 0].into(),
-            process: Some(("speaker".to_owned(), 9)),
+            process: Some((name.to_owned(), number)),
         };
-        for (processes, sockets, word, seen) in [
-            (vec![process("speaker")], vec![], "MetalLB", "process 7"),
-            (
-                vec![],
-                vec![memberlist.clone()],
-                "MetalLB",
-                "of speaker (process 9)",
-            ),
-            (vec![process("kube-vip")], vec![], "kube-vip", "process 7"),
-            (
-                vec![process("keepalived")],
-                vec![],
-                "keepalived",
-                "process 7",
-            ),
-        ] {
-            let found = speakers(&processes, &sockets);
-            assert_eq!(found.len(), 1);
-            for found in found {
-                assert!(found.message.starts_with(word) && found.remedy.is_some());
-                assert!(found.evidence.unwrap().contains(seen));
-            }
-        }
+        // Docker's swarm has the same port.
+        let docker = memberlist("dockerd", 9);
+        assert_eq!(of(&[process("dockerd")], &[docker], &nothing), None);
+        let (level, seen) =
+            of(&[process("speaker")], &[memberlist("speaker", 7)], &nothing).unwrap();
+        assert_eq!(level, Level::Warning);
+        assert_eq!(seen, "process 7, memberlist on port 7946");
+
+        let level = |name: &str, read: &ReadOf<'_>| of(&[process(name)], &[], read).unwrap().0;
+        let text = |text: &'static str| move |_: &Process, _: &str| Some(text.to_owned());
+        assert_eq!(level("keepalived", &nothing), Level::Info);
+        let apart = "virtual_ipaddress {\n  192.0.2.5/24 dev eth0 # 192.0.2.201\n}\n";
+        assert_eq!(level("keepalived", &text(apart)), Level::Info);
+        let shared = "virtual_ipaddress {\n  192.0.2.201/24 dev eth0\n}\n";
+        assert_eq!(level("keepalived", &text(shared)), Level::Warning);
+        assert_eq!(
+            level("kube-vip", &text("cp_enable=true\0address=192.0.2.5\0")),
+            Level::Info
+        );
+        assert_eq!(
+            level("kube-vip", &text("address=192.0.2.200\0")),
+            Level::Warning
+        );
+        assert_eq!(
+            level("kube-vip", &text("A=b\0svc_enable=true\0")),
+            Level::Warning
+        );
     }
 
     #[test]

@@ -60,8 +60,7 @@ fn finding(level: Level, message: String, remedy: &str) -> Finding {
     Finding::new(Section::Daemon, level, message).mend(remedy)
 }
 
-/// Why nobody answered. A daemon that never ran in this boot is nothing to mend: doctor is also for
-/// before.
+/// Why nobody answered.
 fn absent(config: &Config, error: &AskError, other: bool) -> Finding {
     let state = &config.node.state_dir;
     let boot = |path: &Path| fs::read_to_string(path).ok().map(|it| it.trim().to_owned());
@@ -77,7 +76,7 @@ fn judge_absence(error: &AskError, ran: bool, other: bool) -> Finding {
             "the daemon ran here since the last boot and does not run now: nothing follows changes, \
              and peers take its VIPs"
                 .to_owned(),
-            "systemctl restart edgelb; journalctl -u edgelb -n 50 says why it ended",
+            "systemctl restart edgelb; systemctl status edgelb and journalctl -u edgelb -n 50 say why it ended",
         )
         .seen(format!("{error} ({cause})")),
         AskError::NoDaemon { .. } if other => finding(
@@ -86,13 +85,13 @@ fn judge_absence(error: &AskError, ran: bool, other: bool) -> Finding {
             "name its configuration with -c FILE",
         )
         .seen(error.to_string()),
-        AskError::NoDaemon { .. } => Finding::new(
-            Section::Daemon,
-            Level::Info,
-            "no daemon runs on this node: Services, VIPs and peers were not asked for",
+        AskError::NoDaemon { .. } => finding(
+            Level::Problem,
+            "no daemon runs on this node: it serves no Service and announces no VIP".to_owned(),
+            "systemctl enable --now edgelb; systemctl status edgelb and journalctl -u edgelb -n 50 say why \
+             it does not start",
         )
-        .mend("systemctl enable --now edgelb")
-        .at(Depth::Ground),
+        .seen(error.to_string()),
         AskError::Silent { .. } => finding(
             Level::Problem,
             "the daemon is there and hangs: it does not answer at its socket within 2 s".to_owned(),
@@ -140,12 +139,6 @@ fn two(processes: &[Process]) -> Option<Finding> {
 /// What the daemon says of itself.
 fn told(status: &Status) -> Vec<Finding> {
     let mut findings = Vec::new();
-    if let Some(problem) = &status.config.problem {
-        let message =
-            "the configuration file is invalid, so the daemon goes on with the one before";
-        let remedy = "edgelb check, then systemctl reload edgelb";
-        findings.push(finding(Level::Problem, message.to_owned(), remedy).seen(one_line(problem)));
-    }
     let own = env!("CARGO_PKG_VERSION");
     if status.version != own {
         let message = format!(
@@ -153,37 +146,6 @@ fn told(status: &Status) -> Vec<Finding> {
             status.version
         );
         findings.push(finding(Level::Warning, message, "systemctl restart edgelb"));
-    }
-    let source = &status.source;
-    if !source.connected {
-        let message = "the daemon does not hear of changes: its source is not connected";
-        let since = (source.blind_since).map_or_else(String::new, |since| {
-            format!("blind since {since:.0} s after 1970")
-        });
-        let remedy = "look at the findings about the API server or the directory of manifests, and at \
-                      journalctl -u edgelb";
-        let told = finding(Level::Problem, message.to_owned(), remedy).at(Depth::Cluster);
-        findings.push(if since.is_empty() {
-            told
-        } else {
-            told.seen(since)
-        });
-    }
-    if source.from_snapshot {
-        let message = "what is served is the cluster as an earlier run recorded it";
-        let remedy = "see whether the API server answers: edgelb doctor says so above";
-        findings.push(finding(Level::Warning, message.to_owned(), remedy).at(Depth::Symptom));
-    }
-    for problem in source.problems.iter().take(MOST_NAMED) {
-        let line = problem
-            .line
-            .map_or_else(String::new, |line| format!(":{line}"));
-        let message = format!("{}{line} cannot be used: {}", problem.file, problem.message);
-        let remedy = problem.field.as_ref().map_or_else(
-            || "correct it; it is read again at once".to_owned(),
-            |field| format!("correct {field}; it is read again at once"),
-        );
-        findings.push(finding(Level::Warning, message, &remedy).at(Depth::Cluster));
     }
     if let Some(problem) = status.allocator.as_ref().and_then(|it| it.problem.as_ref()) {
         let message = "this node cannot give addresses out";
@@ -208,7 +170,7 @@ fn told(status: &Status) -> Vec<Finding> {
     findings
 }
 
-fn one_line(text: &str) -> String {
+pub(super) fn one_line(text: &str) -> String {
     let words: Vec<&str> = text.split_whitespace().collect();
     words.join(" ")
 }
@@ -374,7 +336,7 @@ mod tests {
         for (error, ran, other, level, word) in [
             (none(), true, false, Level::Problem, "does not run now"),
             (none(), false, true, Level::Warning, "node.runtime_dir"),
-            (none(), false, false, Level::Info, "no daemon runs"),
+            (none(), false, false, Level::Problem, "no daemon runs"),
             (silent, true, false, Level::Problem, "hangs"),
         ] {
             let found = judge_absence(&error, ran, other);

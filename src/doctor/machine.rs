@@ -1,20 +1,27 @@
 //! What the kernel of this network namespace has: links with their MTU, neighbours, and by which way a
 //! packet to an address would leave. Asks by rtnetlink, sends nothing to anybody; judges nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use netlink_packet_core::NlasIterator;
 use netlink_sys::protocols::NETLINK_ROUTE;
 
+use super::uplinks::Control;
 use crate::apply::netlink::{Error, NetlinkSocket};
 use crate::model::foreign::MacAddress;
 
 const GET_LINK: u16 = 18;
 const GET_ROUTE: u16 = 26;
 const GET_NEIGHBOUR: u16 = 30;
+const GET_DISCIPLINE: u16 = 38;
+const GET_FILTER: u16 = 46;
 /// `IFF_UP`, `IFF_RUNNING` and `IFF_LOWER_UP`
 const RUNNING: u32 = 0x1 | 0x40 | 0x1_0000;
+/// `IFF_NOARP`
+const NO_ARP: u32 = 0x80;
+/// `TC_H_INGRESS` of the disciplines ingress and clsact, and the latter's own place for what comes in.
+const INGRESS: [u32; 2] = [0xffff_0000, 0xffff_fff2];
 /// `NUD_REACHABLE`, `NUD_STALE`, `NUD_DELAY`, `NUD_PROBE`: a host answered, lately or once.
 const ANSWERED: u16 = 0x02 | 0x04 | 0x08 | 0x10;
 /// `RTN_LOCAL`
@@ -30,6 +37,10 @@ pub(super) struct Link {
     pub(super) mtu: u32,
     /// `bridge`, `veth`, `bond`…; none for a card.
     pub(super) kind: Option<String>,
+    /// It resolves no addresses by ARP.
+    pub(super) no_arp: bool,
+    /// A program sees its packets first.
+    pub(super) xdp: bool,
 }
 
 /// Which way a packet would take.
@@ -38,7 +49,7 @@ pub(super) struct Way {
     /// It stays here.
     pub(super) local: bool,
     pub(super) link: Option<u32>,
-    pub(super) gateway: bool,
+    pub(super) gateway: Option<IpAddr>,
     /// The route's own, where it has one.
     pub(super) mtu: Option<u32>,
 }
@@ -81,6 +92,30 @@ impl Machine {
         body.extend(&octets);
         let replies = self.socket.request(&request(GET_ROUTE, &body)).ok()?;
         way(&replies.first()?.payload)
+    }
+
+    /// What traffic control has on a link: kinds of disciplines, and how many filters at ingress.
+    pub(super) fn control(&mut self, link: u32) -> Control {
+        let asked = |parent: u32| {
+            let mut body = vec![0; 4];
+            body.extend(link.to_ne_bytes());
+            body.extend([0; 4]);
+            body.extend(parent.to_ne_bytes());
+            body.extend([0; 4]);
+            body
+        };
+        let disciplines = self.socket.dump(&request(GET_DISCIPLINE, &asked(0)));
+        let kinds: BTreeSet<String> = (disciplines.unwrap_or_default().iter())
+            .filter_map(|reply| discipline(&reply.payload, link))
+            .collect();
+        let mut filters = 0;
+        if kinds.contains("ingress") || kinds.contains("clsact") {
+            for parent in INGRESS {
+                let found = self.socket.dump(&request(GET_FILTER, &asked(parent)));
+                filters = filters.max(found.map_or(0, |it| it.len()));
+            }
+        }
+        Control { kinds, filters }
     }
 
     /// Everybody who answered.
@@ -136,6 +171,7 @@ fn link(payload: &[u8]) -> Option<Link> {
     let (header, rest) = payload.split_first_chunk::<16>()?;
     let [_, _, _, _, i0, i1, i2, i3, f0, f1, f2, f3, ..] = *header;
     let attributes = attributes(rest);
+    let flags = u32::from_ne_bytes([f0, f1, f2, f3]);
     let kind = attributes.get(&18).and_then(|information| {
         let information = self::attributes(information);
         information.get(&1).map(|kind| text(kind))
@@ -143,9 +179,16 @@ fn link(payload: &[u8]) -> Option<Link> {
     Some(Link {
         index: u32::from_ne_bytes([i0, i1, i2, i3]),
         name: text(attributes.get(&3)?),
-        running: u32::from_ne_bytes([f0, f1, f2, f3]) & RUNNING == RUNNING,
+        running: flags & RUNNING == RUNNING,
         mtu: word(&attributes, 4)?,
         kind,
+        no_arp: flags & NO_ARP != 0,
+        // IFLA_XDP 43 with IFLA_XDP_ATTACHED 2
+        xdp: (attributes.get(&43)).is_some_and(|it| {
+            self::attributes(it)
+                .get(&2)
+                .is_some_and(|mode| mode != &[0])
+        }),
     })
 }
 
@@ -158,9 +201,29 @@ fn way(payload: &[u8]) -> Option<Way> {
     Some(Way {
         local: kind == LOCAL,
         link: word(&attributes, 4),
-        gateway: attributes.contains_key(&5) || attributes.contains_key(&18),
+        gateway: gateway(&attributes),
         mtu: metrics.and_then(|metrics| word(&metrics, 2)),
     })
+}
+
+/// `RTA_GATEWAY` is an address of the route's family, `struct rtvia` of `RTA_VIA` names the family first.
+fn gateway(attributes: &BTreeMap<u16, Vec<u8>>) -> Option<IpAddr> {
+    let bytes = match (attributes.get(&5), attributes.get(&18)) {
+        (Some(gateway), _) => gateway.as_slice(),
+        (None, via) => via?.get(2..)?,
+    };
+    match <[u8; 4]>::try_from(bytes) {
+        Ok(octets) => Some(IpAddr::from(octets)),
+        Err(_) => Some(IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?)),
+    }
+}
+
+/// `struct tcmsg` of this link, `TCA_KIND` 1
+fn discipline(payload: &[u8], link: u32) -> Option<String> {
+    let (header, rest) = payload.split_first_chunk::<20>()?;
+    let [_, _, _, _, i0, i1, i2, i3, ..] = *header;
+    let own = u32::from_ne_bytes([i0, i1, i2, i3]) == link;
+    own.then(|| attributes(rest).get(&1).map(|kind| text(kind)))?
 }
 
 /// `struct ndmsg`, `NDA_DST` 1, `NDA_LLADDR` 2
@@ -199,7 +262,7 @@ mod tests {
                 .any(|link| link.name == "lo" && link.mtu > 1280)
         );
         let way = machine.way("127.0.0.1".parse().unwrap()).unwrap();
-        assert!(way.local && !way.gateway);
+        assert!(way.local && way.gateway.is_none());
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! Whether the other nodes are heard, decide alike, and nobody else uses the VIPs: what the daemon on
 //! this node tells, judged. Pure.
 
+use std::collections::BTreeMap;
+
+use super::finding::Depth;
 use super::running::Running;
 use super::service::of_a_node;
 use super::{Finding, Level, Section};
@@ -20,6 +23,7 @@ pub(super) fn examine(config: &Config, running: Option<&Running>) -> Vec<Finding
         .filter(|peer| !peer.this_node)
         .collect();
     if running.peers.membership {
+        findings.extend(unopened(&running.unopened));
         let settled = running.status.uptime_seconds >= SETTLED_SECONDS;
         findings.extend(others.iter().flat_map(|peer| judge(peer, port.get())));
         findings.extend(unheard(&others).filter(|_| settled));
@@ -66,6 +70,39 @@ pub(super) fn examine(config: &Config, running: Option<&Running>) -> Vec<Finding
             "take the address from that host, or leave it out of the pool",
         )
     }));
+    findings
+}
+
+/// Datagrams that came just now and had no effect.
+fn unopened(counts: &BTreeMap<String, u64>) -> Vec<Finding> {
+    let count = |reason: &str| counts.get(reason).copied().unwrap_or(0);
+    let mut findings = Vec::new();
+    let sealed = count("unknown_key") + count("forged");
+    if sealed > 0 {
+        let message = "another node speaks with a membership key that this node does not have: they do \
+                       not hear one another, and both may own the same VIP";
+        let told = finding(
+            Level::Problem,
+            message.to_owned(),
+            "copy the same key to every edge node (sha256sum the files of membership.key_files; while a key \
+             is exchanged, each node has both), then systemctl restart edgelb",
+        );
+        let seen = format!("{sealed} datagrams could not be opened just now");
+        findings.push(told.seen(seen).at(Depth::Ground));
+    }
+    if count("own_name") > 0 {
+        let message = "another node speaks under this node's name: each takes the other for itself";
+        let remedy = "set node.name of one of them to its own name (host names are the same after cloning \
+                      a machine), then systemctl restart edgelb there";
+        let told = finding(Level::Problem, message.to_owned(), remedy);
+        let seen = format!("{} of its datagrams came just now", count("own_name"));
+        findings.push(told.seen(seen).at(Depth::Ground));
+    }
+    if count("malformed") > 0 {
+        let message = "datagrams of membership come that this version does not understand";
+        let remedy = "edgelb --version on every edge node: run the same everywhere";
+        findings.push(finding(Level::Warning, message.to_owned(), remedy));
+    }
     findings
 }
 
@@ -175,6 +212,28 @@ mod tests {
             heard: Some(Heard { udp, lan: true }),
             draining: false,
             same_configuration: Some(same),
+        }
+    }
+
+    #[test]
+    fn datagrams_without_effect_are_told_by_their_cause() {
+        let told = |reason: &str| {
+            let found = unopened(&BTreeMap::from([(reason.to_owned(), 3)]));
+            found.first().map_or_else(
+                || (Level::Fine, String::new()),
+                |it| (it.level, it.message.clone()),
+            )
+        };
+        for (reason, level, word) in [
+            ("unknown_key", Level::Problem, "membership key"),
+            ("forged", Level::Problem, "membership key"),
+            ("own_name", Level::Problem, "under this node's name"),
+            ("malformed", Level::Warning, "does not understand"),
+            ("replayed", Level::Fine, ""),
+        ] {
+            let (found, message) = told(reason);
+            assert_eq!(found, level, "{reason}");
+            assert!(message.contains(word), "{message}");
         }
     }
 

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use ipnet::{IpNet, IpSubnets};
 
 use super::running::Running;
-use crate::apply::nftables::others::{Dropping, Hook};
+use crate::apply::nftables::others::{ChainName, Hook, LEGACY};
 use crate::config::{Config, Datapath};
 use crate::model::address_range::AddressRange;
 use crate::model::family::Family;
@@ -17,6 +17,13 @@ use crate::model::port_range::PortRange;
 
 /// The most ports that one rule of iptables can name (`XT_MULTI_PORTS`).
 const MOST_PORTS: usize = 15;
+
+/// A chain of somebody else on a hook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) name: ChainName,
+    pub(super) hook: Hook,
+}
 
 /// What has to come through.
 #[derive(Debug, Clone)]
@@ -29,8 +36,8 @@ pub(super) struct Needs {
     pub(super) health_checks: Vec<u16>,
     /// The port of `observability.health_listen`, where others can ask it.
     pub(super) health: Option<u16>,
-    /// Endpoints that have an address of this node itself, as far as a daemon tells.
-    pub(super) own_endpoints: Vec<IpAddr>,
+    /// The UDP port of membership, where nodes talk with one another.
+    pub(super) membership: Option<u16>,
 }
 
 impl Needs {
@@ -66,13 +73,13 @@ impl Needs {
             health: Some(config.observability.health_listen)
                 .filter(|listen| !listen.ip().is_loopback())
                 .map(|listen| listen.port()),
-            own_endpoints: running
-                .map_or_else(Vec::new, |it| it.status.passing.own_endpoints.clone()),
+            membership: (!config.membership.key_files.is_empty())
+                .then(|| config.membership.listen.port.get()),
         }
     }
 
     /// The commands that let it through such a chain.
-    pub(super) fn commands(&self, chain: &Dropping) -> Vec<String> {
+    pub(super) fn commands(&self, chain: &Place) -> Vec<String> {
         match made_by_iptables(chain) {
             Some(family) => self.iptables(family, chain),
             None => self.nft(chain),
@@ -81,12 +88,16 @@ impl Needs {
 
     /// Whether translated connections go through such a chain: through input those to endpoints with
     /// an address of this node.
-    fn translates(&self, chain: &Dropping) -> bool {
-        !self.ipvs || chain.hook == Hook::Forward
+    fn translates(&self, chain: &Place) -> bool {
+        match chain.hook {
+            Hook::Forward => true,
+            Hook::Input => !self.ipvs,
+            _ => false,
+        }
     }
 
     /// The ports of this node itself behind such a chain.
-    pub(super) fn own_ports(&self, chain: &Dropping) -> Vec<u16> {
+    pub(super) fn own_ports(&self, chain: &Place) -> Vec<u16> {
         match chain.hook {
             Hook::Input => self
                 .health
@@ -94,24 +105,21 @@ impl Needs {
                 .chain(&self.health_checks)
                 .copied()
                 .collect(),
-            Hook::Forward => Vec::new(),
+            _ => Vec::new(),
         }
     }
 
-    /// The endpoints with addresses of this node that packets of such a chain may go to.
-    pub(super) fn own_endpoints(&self, chain: &Dropping) -> impl Iterator<Item = &IpAddr> {
-        let family = chain.name.family;
-        (self.own_endpoints.iter()).filter(move |address| match address {
-            IpAddr::V4(_) => family != "ip6",
-            IpAddr::V6(_) => family != "ip",
-        })
+    /// The port of membership that such a chain has to let through.
+    fn membership(&self, chain: &Place) -> Option<u16> {
+        let passes = matches!(chain.hook, Hook::Input | Hook::Output);
+        self.membership.filter(|_| passes)
     }
 
     fn held(&self, family: Family) -> impl Iterator<Item = &AddressRange> {
         (self.held.iter()).filter(move |range| range.family() == family)
     }
 
-    fn nft(&self, chain: &Dropping) -> Vec<String> {
+    fn nft(&self, chain: &Place) -> Vec<String> {
         let mut rules = Vec::new();
         if self.ipvs {
             // By the connection's first destination: the packet to the virtual server on its way in,
@@ -135,6 +143,10 @@ impl Needs {
         if !ports.is_empty() {
             rules.push(format!("tcp dport {{ {} }} accept", ports.join(", ")));
         }
+        rules.extend(
+            self.membership(chain)
+                .map(|port| format!("udp dport {port} accept")),
+        );
         let name = &chain.name;
         let place = format!("{} {} {}", name.family, name.table, name.chain);
         (rules.iter())
@@ -142,7 +154,7 @@ impl Needs {
             .collect()
     }
 
-    fn iptables(&self, family: Family, chain: &Dropping) -> Vec<String> {
+    fn iptables(&self, family: Family, chain: &Place) -> Vec<String> {
         let mut matches = Vec::new();
         if self.ipvs {
             let networks = self.held(family).flat_map(networks);
@@ -157,7 +169,17 @@ impl Needs {
             let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
             matches.push(format!("-p tcp -m multiport --dports {}", ports.join(",")));
         }
-        let (program, chain) = (program(family), &chain.name.chain);
+        matches.extend(
+            self.membership(chain)
+                .map(|port| format!("-p udp --dport {port}")),
+        );
+        let legacy = if chain.name.table == LEGACY {
+            "-legacy"
+        } else {
+            ""
+        };
+        let program = format!("{}{legacy}", program(family));
+        let chain = &chain.name.chain;
         (matches.iter())
             .map(|it| format!("{program} -I {chain} {it} -j ACCEPT"))
             .collect()
@@ -173,14 +195,15 @@ fn program(family: Family) -> &'static str {
 }
 
 /// The family of a chain that is one of iptables by its name.
-fn made_by_iptables(chain: &Dropping) -> Option<Family> {
+fn made_by_iptables(chain: &Place) -> Option<Family> {
     let name = &chain.name;
     let family = match name.family {
         "ip" => Family::V4,
         "ip6" => Family::V6,
         _ => return None,
     };
-    let theirs = name.table == "filter" && ["INPUT", "FORWARD"].contains(&name.chain.as_str());
+    let theirs = ["filter", LEGACY].contains(&name.table.as_str())
+        && ["INPUT", "FORWARD", "OUTPUT"].contains(&name.chain.as_str());
     theirs.then_some(family)
 }
 
@@ -219,20 +242,15 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::apply::nftables::others::ChainName;
 
-    fn chain(family: &'static str, table: &str, chain: &str, hook: Hook) -> Dropping {
-        Dropping {
+    fn chain(family: &'static str, table: &str, chain: &str, hook: Hook) -> Place {
+        Place {
             name: ChainName {
                 family,
                 table: table.to_owned(),
                 chain: chain.to_owned(),
             },
             hook,
-            priority: 0,
-            by_policy: true,
-            lets_translated: false,
-            lets_some: false,
         }
     }
 
@@ -244,7 +262,7 @@ mod tests {
             node_ports: PortRange::NODE_PORTS,
             health_checks: vec![31_500, 31_501],
             health: Some(9756),
-            own_endpoints: Vec::new(),
+            membership: None,
         }
     }
 
@@ -310,6 +328,24 @@ mod tests {
         let commands = needs(false).commands(&input);
         let wanted = "nft 'insert rule ip firewall INPUT tcp dport { 9756, 31500, 31501 } accept'";
         assert!(commands.contains(&wanted.to_owned()), "{commands:?}");
+    }
+
+    #[test]
+    fn membership_comes_in_and_goes_out() {
+        let needs = Needs {
+            membership: Some(9751),
+            ..needs(false)
+        };
+        for hook in [Hook::Input, Hook::Output, Hook::Forward] {
+            let commands = needs.commands(&chain("inet", "filter", "theirs", hook));
+            let lets = commands
+                .iter()
+                .any(|it| it.contains("udp dport 9751 accept"));
+            assert_eq!(lets, hook != Hook::Forward, "{commands:?}");
+        }
+        let commands = needs.commands(&chain("ip", "filter", "INPUT", Hook::Input));
+        let last = commands.last().unwrap();
+        assert_eq!(last, "iptables -I INPUT -p udp --dport 9751 -j ACCEPT");
     }
 
     #[test]

@@ -35,7 +35,7 @@ fn details(facts: &Facts<'_>, difference: &Difference) -> DifferenceDetails {
     } else {
         let resync = duration(facts.config.proxy.resync_interval);
         format!(
-            "the next resync repairs it, within {resync}; if it comes back, somebody else keeps changing it"
+            "the next resync repairs it, within {resync}; if it comes back, somebody else keeps changing it: edgelb doctor looks for who"
         )
     };
     DifferenceDetails {

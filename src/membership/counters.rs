@@ -31,7 +31,7 @@ pub struct MembershipCounters {
 }
 
 /// What became of a datagram that was received.
-pub const RECEIVED: [&str; 9] = [
+pub const RECEIVED: [&str; 10] = [
     "accepted",
     "second_copy",
     "foreign",
@@ -41,6 +41,7 @@ pub const RECEIVED: [&str; 9] = [
     "replayed",
     "other_run",
     "own_name",
+    "own",
 ];
 
 impl MembershipCounters {
@@ -96,7 +97,8 @@ impl MembershipCounters {
             Ok(Accepted::OtherWay) => "second_copy",
             Err(Refusal::Replayed) => "replayed",
             Err(Refusal::OtherRun | Refusal::TooMany) => "other_run",
-            Err(Refusal::OwnName | Refusal::Own) => "own_name",
+            Err(Refusal::OwnName) => "own_name",
+            Err(Refusal::Own) => "own",
         });
     }
 

@@ -27,7 +27,7 @@ use crate::model::service::{Service, ServiceKey, ServicePort, ServiceType, Traff
 const SCHEDULER_ANNOTATION: &str = "edgelb.io/scheduler";
 
 /// The annotation that asks for another way to forward than masquerading.
-const METHOD_ANNOTATION: &str = "edgelb.io/forwarding-method";
+pub const METHOD_ANNOTATION: &str = "edgelb.io/forwarding-method";
 
 /// What one Service contributes to the state of this node.
 #[derive(Debug, Clone, PartialEq, Default)]

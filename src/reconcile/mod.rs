@@ -19,6 +19,7 @@ use crate::allocator::AllocatorStatus;
 use crate::apply::kernel::{Kernel, Report, Standing};
 use crate::apply::state_directory::StateDirectory;
 use crate::config::Config;
+use crate::membership::counters::MembershipCounters;
 use crate::model::allocation::Allocations;
 use crate::model::host::Host;
 use crate::plan::addresses::AddressSource;
@@ -62,6 +63,8 @@ pub struct Reconciler {
     /// Other nodes may own VIPs now, or may not any more.
     reasons_changed: bool,
     source: SourceStatus,
+    /// For admin alone.
+    membership: MembershipCounters,
     /// Absent where there is none.
     allocator: Option<AllocatorStatus>,
     /// The first complete list of the source is here: before it nothing is touched (RUN-1).
@@ -120,6 +123,7 @@ impl Reconciler {
             scope: Scope::Everything,
             reasons_changed: false,
             source: SourceStatus::default(),
+            membership: MembershipCounters::default(),
             allocator: None,
             complete: false,
             saved,
@@ -379,6 +383,11 @@ impl Reconciler {
         }
     }
 
+    /// What membership counts, for admin to tell.
+    pub fn show_membership(&mut self, counters: MembershipCounters) {
+        self.membership = counters;
+    }
+
     /// The picture that admin tells from.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
@@ -393,6 +402,7 @@ impl Reconciler {
             pass: self.pass.clone(),
             applied: self.applied.clone(),
             ready: self.is_ready(),
+            membership: self.membership.clone(),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use edgelb::admin::protocol::Command;
+use edgelb::admin::record;
 use edgelb::admin::snapshot::Snapshot;
 use edgelb::admin::view::View;
 use serde_json::{Value, json};
@@ -62,6 +63,7 @@ fn the_status_counts_and_names_every_trouble() {
             "config": {
                 "valid": false,
                 "problem": "/etc/edgelb/edgelb.toml:3: error: pool: unknown key",
+                "digest": record::digest(&world::snapshot().config),
             },
             "source": {
                 "kind": "kubernetes",

@@ -10,6 +10,7 @@ use edgelb::admin::applied::Applied;
 use edgelb::admin::snapshot::{Failure, PassSummary, Snapshot};
 use edgelb::allocator::{AllocatorStatus, Role};
 use edgelb::config::Config;
+use edgelb::membership::counters::MembershipCounters;
 use edgelb::model::cluster::{ClusterChange, Node};
 use edgelb::model::endpoint::{Conditions, Endpoint, EndpointSlice, Hints, SliceKey, SlicePort};
 use edgelb::model::family::{Family, Protocol};
@@ -185,6 +186,7 @@ pub fn snapshot() -> Snapshot {
             ..Applied::default()
         },
         ready: false,
+        membership: MembershipCounters::default(),
     }
 }
 
@@ -207,6 +209,7 @@ pub fn empty() -> Snapshot {
         pass: PassSummary::default(),
         applied: Applied::default(),
         ready: false,
+        membership: MembershipCounters::default(),
     }
 }
 

@@ -13,11 +13,19 @@ use crate::plan::ownership::Candidates;
 use crate::plan::ownership::field::{Field, Own};
 use crate::plan::reason::Reason;
 
+/// What [`Peers::unopened`] counts.
+const UNOPENED: [&str; 4] = ["unknown_key", "forged", "malformed", "own_name"];
+
 /// Every Node of the cluster and every node that was heard of, by name, this one among them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Peers {
     /// Whether nodes talk with one another; without it every node decides from Nodes alone.
     pub membership: bool,
+    /// Datagrams of membership that had no effect, by why, since the start: `unknown_key`, `forged`,
+    /// `malformed`, and `own_name` where another node has the name of this one. A daemon of an earlier
+    /// version does not tell it.
+    #[serde(default)]
+    pub unopened: BTreeMap<String, u64>,
     pub peers: Vec<Peer>,
 }
 
@@ -86,6 +94,9 @@ impl Peers {
         });
         Self {
             membership: inputs.peers.enabled,
+            unopened: UNOPENED
+                .map(|result| (result.to_owned(), snapshot.membership.received(result)))
+                .into(),
             peers: peers.collect(),
         }
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::{Passing, owned_here};
+use crate::admin::record;
 use crate::admin::snapshot::{Failure, Snapshot};
 use crate::allocator::{AllocatorStatus, Role};
 use crate::config::SourceKind;
@@ -52,6 +53,10 @@ pub struct ConfigurationState {
     pub valid: bool,
     /// Why it is not.
     pub problem: Option<String>,
+    /// Tells the values in force from others, as recordings do; a daemon of an earlier version does not
+    /// tell it.
+    #[serde(default)]
+    pub digest: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -199,6 +204,7 @@ impl Status {
             config: ConfigurationState {
                 valid: snapshot.config_problem.is_none(),
                 problem: snapshot.config_problem.clone(),
+                digest: Some(record::digest(&snapshot.config)),
             },
             source: SourceState {
                 kind: snapshot.config.source.kind,

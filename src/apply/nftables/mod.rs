@@ -18,7 +18,6 @@ pub(in crate::apply) mod observe;
 pub mod others;
 mod rehearse;
 pub(in crate::apply) mod requests;
-pub mod restriction;
 mod rules;
 pub(in crate::apply) mod schema;
 mod sets;

@@ -1,6 +1,7 @@
 //! Whether the interfaces, addresses and routes of this node can carry the pools: a subnet for each, no
 //! address of a host in it, answers that leave where questions come in. Judges what [`Facts`] holds.
 
+mod pods;
 mod pools;
 #[cfg(test)]
 mod tests;
@@ -10,6 +11,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use self::pods::Stranger;
 use super::finding::{Depth, Finding, Level, Section};
 use super::machine::{Link, Machine, Neighbour, Way};
 use super::running::Running;
@@ -44,8 +46,19 @@ pub(super) struct Facts<'f> {
     /// Address, whether this node announces it, and the way to it; none without a daemon.
     pub(super) vips: Vec<(IpAddr, bool, Option<Way>)>,
     pub(super) has_daemon: bool,
+    /// Pods in no known range.
+    strangers: Vec<Stranger>,
     /// Reads below `/proc/sys`.
     pub(super) sysctl: &'f dyn Fn(&str) -> Option<String>,
+}
+
+/// That address of a family.
+pub(super) fn outside(family: Family) -> IpAddr {
+    let [v4, v6] = OUTSIDE;
+    match family {
+        Family::V4 => v4,
+        Family::V6 => v6,
+    }
 }
 
 impl<'f> Facts<'f> {
@@ -64,7 +77,18 @@ impl<'f> Facts<'f> {
             .filter(|vip| vip.held)
             .map(|vip| (vip.address, vip.owned_here, machine.way(vip.address)))
             .collect();
+        let own = |address: IpAddr| {
+            let mut own = host.interfaces.values().flat_map(|it| &it.addresses);
+            own.any(|it| it.addr() == address)
+        };
+        let mut strangers = cluster.map_or_else(Vec::new, |it| pods::strangers(config, it, &own));
+        for stranger in &mut strangers {
+            let link = machine.way(stranger.address).and_then(|way| way.link);
+            let link = link.and_then(|link| kernel.0.get(&link));
+            stranger.interface = link.map(|link| link.name.clone());
+        }
         Self {
+            strangers,
             config,
             host,
             links: kernel.0,
@@ -106,6 +130,8 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
             .flat_map(|pool| pools::subnets(facts, pool)),
     );
     findings.extend(pools::overlaps(facts));
+    findings.extend(pods::unknown(facts));
+    findings.extend(pods::interfaces(facts));
     findings.extend(no_ipv6(facts));
     findings.extend(closed_node_ports(facts));
     findings.extend(pools::foreign_hosts(facts));
@@ -136,9 +162,10 @@ fn lost_routes(facts: &Facts) -> Option<Finding> {
     );
     Some(
         finding(Level::Problem, message)
-            .seen(format!("`ip route get {first}` is not local; it should be of protocol 225"))
+            .seen(format!("`ip route get {first}` is not local; it should be of protocol 225, and `ip rule` should ask the table \
+                 local first"))
             .mend(
-                "keep others from flushing routes (ManageForeignRoutes=no in /etc/systemd/networkd.conf), \
+                "look at ip rule and ip route show table local; keep others from flushing routes (ManageForeignRoutes=no in /etc/systemd/networkd.conf), \
                  then systemctl restart edgelb",
             ),
     )

@@ -16,7 +16,9 @@ use crate::model::pool::Pool;
 /// Addresses of pools that an interface of this node has.
 pub(super) fn own_addresses(facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for interface in facts.interfaces().filter(|it| it.name != "kube-ipvs0") {
+    // Those that another tool put on the loopback answer as well.
+    let interfaces = facts.host.interfaces.values();
+    for interface in interfaces.filter(|it| it.name != "kube-ipvs0") {
         for address in &interface.addresses {
             let mut pools = facts.config.pools.iter();
             let Some(pool) = pools.find(|pool| pool.contains(address.addr())) else {

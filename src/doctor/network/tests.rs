@@ -14,6 +14,7 @@ struct World {
     outside: Option<Way>,
     vips: Vec<(IpAddr, bool, Option<Way>)>,
     cluster: ClusterState,
+    strangers: Vec<Stranger>,
     sysctls: BTreeMap<String, String>,
 }
 
@@ -51,7 +52,7 @@ impl World {
             name: it.name.clone(),
             running: true,
             mtu: 1500,
-            kind: None,
+            ..Link::default()
         };
         let off = ["all", "eth0", "eth1"];
         Self {
@@ -65,6 +66,7 @@ impl World {
             outside: Some(way(2, false)),
             vips: vec![("192.0.2.200".parse().unwrap(), true, Some(way(1, true)))],
             cluster: ClusterState::default(),
+            strangers: Vec::new(),
             sysctls: off
                 .map(|it| (format!("net/ipv6/conf/{it}/disable_ipv6"), "0\n".to_owned()))
                 .into(),
@@ -82,6 +84,7 @@ impl World {
             cluster: Some(&self.cluster),
             vips: self.vips.clone(),
             has_daemon: true,
+            strangers: self.strangers.clone(),
             sysctl: &sysctl,
         })
     }
@@ -91,10 +94,45 @@ impl World {
     }
 }
 
+fn stranger(address: &str, interface: &str) -> Stranger {
+    Stranger {
+        address: address.parse().unwrap(),
+        service: "default/web".to_owned(),
+        interface: Some(interface.to_owned()),
+    }
+}
+
 /// One fault, and how it is told.
 type Case = (fn(&mut World), Level, &'static str);
 
 const CASES: &[Case] = &[
+    (
+        |it| {
+            let mut lo = interface(1, "lo", &["127.0.0.1/8", "192.0.2.205/32"]);
+            lo.loopback = true;
+            it.host.interfaces.insert(1, lo);
+        },
+        Level::Problem,
+        "lo of this node has 192.0.2.205",
+    ),
+    (
+        |it| it.strangers.push(stranger("10.9.0.7", "eth0")),
+        Level::Warning,
+        "1 pods are in no known pod range of IPv4",
+    ),
+    (
+        |it| {
+            it.strangers.push(stranger("10.9.0.7", "eth0"));
+            it.config.proxy.cluster_cidrs = vec!["10.244.0.0/16".parse().unwrap()];
+        },
+        Level::Problem,
+        "ClusterIPs refuse them",
+    ),
+    (
+        |it| it.config.proxy.cluster_interfaces = vec!["cni0".parse().unwrap()],
+        Level::Warning,
+        "names cni0, and no interface of this node is called so",
+    ),
     (
         |it| it.vips[0].2 = Some(way(2, false)),
         Level::Problem,

@@ -12,11 +12,40 @@ use crate::model::service::{Service, ServiceType};
 
 /// Addresses that an evidence names; more are counted.
 const MOST_NAMED: usize = 3;
+/// A pod network that shows nothing by which it is known.
+const UNNAMED: &str = "the pod network (CNI)";
+
+/// What a pod network is called that has these interfaces.
+pub(super) fn pod_network<'l>(links: impl Iterator<Item = &'l str>) -> &'static str {
+    const KNOWN: [(&str, &str); 9] = [
+        ("cali", "Calico (DaemonSet calico-node)"),
+        ("vxlan.calico", "Calico (DaemonSet calico-node)"),
+        ("cilium", "Cilium (DaemonSet cilium)"),
+        ("flannel", "Flannel (DaemonSet kube-flannel-ds)"),
+        ("kube-bridge", "kube-router (DaemonSet kube-router)"),
+        ("antrea", "Antrea (DaemonSet antrea-agent)"),
+        ("weave", "Weave (DaemonSet weave-net)"),
+        ("ovn-k8s", "OVN-Kubernetes (DaemonSet ovnkube-node)"),
+        ("cni0", "the bridge plugin of CNI"),
+    ];
+    let found = links
+        .filter_map(|link| {
+            KNOWN
+                .iter()
+                .position(|(prefix, _)| link.starts_with(prefix))
+        })
+        .min();
+    found
+        .and_then(|at| KNOWN.get(at))
+        .map_or(UNNAMED, |(_, name)| *name)
+}
 
 /// A Service with its slices.
 pub(super) struct Slices<'s> {
     pub(super) service: &'s Service,
-    pub(super) slices: Vec<&'s EndpointSlice>,
+    pub(super) all: Vec<&'s EndpointSlice>,
+    /// What the pod network is called here.
+    pub(super) network: &'s str,
 }
 
 impl<'s> Slices<'s> {
@@ -24,14 +53,20 @@ impl<'s> Slices<'s> {
         let slices = cluster.slices_of(&service.key).map(AsRef::as_ref);
         Self {
             service,
-            slices: slices.collect(),
+            all: slices.collect(),
+            network: UNNAMED,
         }
+    }
+
+    /// With the name of the pod network.
+    pub(super) fn on(self, network: &'s str) -> Self {
+        Self { network, ..self }
     }
 
     /// Every endpoint once, by its address.
     fn endpoints(&self) -> Vec<&'s Endpoint> {
         let mut seen = BTreeSet::new();
-        let all = self.slices.iter().flat_map(|slice| &slice.endpoints);
+        let all = self.all.iter().flat_map(|slice| &slice.endpoints);
         all.filter(|endpoint| seen.insert(endpoint.address))
             .collect()
     }
@@ -39,7 +74,7 @@ impl<'s> Slices<'s> {
     /// Where the ready endpoints of the Service's ports are.
     pub(super) fn targets(&self) -> Vec<Target> {
         let mut targets = BTreeSet::new();
-        for slice in &self.slices {
+        for slice in &self.all {
             for port in &slice.ports {
                 let mut ports = self.service.ports.iter();
                 if !ports.any(|it| (&it.name, it.protocol) == (&port.name, port.protocol)) {
@@ -141,7 +176,7 @@ impl<'s> Slices<'s> {
 
     /// Ports for which no slice has one of that name.
     fn misnamed(&self) -> Vec<Finding> {
-        let there: BTreeSet<String> = (self.slices.iter())
+        let there: BTreeSet<String> = (self.all.iter())
             .flat_map(|slice| &slice.ports)
             .map(|port| {
                 format!(
@@ -153,7 +188,7 @@ impl<'s> Slices<'s> {
             })
             .collect();
         let has = |name: &str, protocol| {
-            let mut ports = self.slices.iter().flat_map(|slice| &slice.ports);
+            let mut ports = self.all.iter().flat_map(|slice| &slice.ports);
             ports.any(|port| (port.name.as_str(), port.protocol) == (name, protocol))
         };
         let lost = self
@@ -192,7 +227,13 @@ impl<'s> Slices<'s> {
             .map(|(target, seen)| (target, *seen))
             .collect();
         let mut findings = Vec::new();
-        for wrong in [Seen::Refused, Seen::NoRoute, Seen::Forbidden, Seen::Silent] {
+        for wrong in [
+            Seen::Refused,
+            Seen::NoRoute,
+            Seen::Astray,
+            Seen::Forbidden,
+            Seen::Silent,
+        ] {
             let bad: Vec<&Target> = (asked.iter())
                 .filter(|(_, seen)| *seen == wrong)
                 .map(|(target, _)| *target)
@@ -221,7 +262,19 @@ impl<'s> Slices<'s> {
                         "this node cannot reach {count} endpoints: there is no route to the pods"
                     ),
                     format!(
-                        "ip route get {ip}; restart the pod network (CNI) on this node and on theirs"
+                        "ip route get {ip}; ip route show type blackhole; restart {} on this node and on \
+                         theirs",
+                        self.network
+                    ),
+                ),
+                Seen::Astray => (
+                    format!(
+                        "this node has no route of its own to the pods of {count} endpoints: what it sends \
+                         them leaves by the default route, and nothing answers"
+                    ),
+                    format!(
+                        "ip route get {ip}; see whether {} runs on this node and knows it, and restart it",
+                        self.network
                     ),
                 ),
                 Seen::Forbidden => (
@@ -229,7 +282,9 @@ impl<'s> Slices<'s> {
                     "nft list ruleset | grep -B5 -E 'hook output|reject|drop'".to_owned(),
                 ),
                 _ => (
-                    format!("{count} endpoints do not answer this node"),
+                    format!(
+                        "{count} endpoints do not answer this node, though it has a route to them"
+                    ),
                     format!(
                         "tcpdump -ni any host {ip} here and on the pod's node; look at firewalls and \
                          NetworkPolicies that do not let the node in"

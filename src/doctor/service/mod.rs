@@ -16,10 +16,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use self::endpoints::Slices;
+use self::endpoints::{Slices, pod_network};
 use self::probe::{Seen, Target};
 pub(super) use self::reasons::of_a_node;
 pub(super) use self::short::examine_all;
+use super::cluster::Sources;
 use super::finding::{Depth, Finding, Level, Section};
 use super::lan::Lan;
 use super::machine::{Link, Way};
@@ -27,8 +28,10 @@ use super::running::Running;
 use crate::admin::view::{ServiceView, VipView};
 use crate::config::Config;
 use crate::model::cluster::ClusterState;
-use crate::model::family::Protocol;
+use crate::model::family::{Family, Protocol};
+use crate::model::frontend::ForwardingMethod;
 use crate::model::service::{Service, ServiceKey, ServiceType};
+use crate::plan::forwarding::METHOD_ANNOTATION;
 use crate::plan::reason::Reason;
 
 /// The most connections that are opened for one Service, and for all in short.
@@ -42,6 +45,7 @@ pub(super) struct Scene<'s> {
     pub(super) running: Option<&'s Running>,
     /// None where the sources cannot be read.
     pub(super) cluster: Option<&'s ClusterState>,
+    pub(super) sources: &'s Sources,
     /// The networks that this node is in.
     pub(super) subnets: &'s [IpNet],
     pub(super) links: &'s BTreeMap<u32, Link>,
@@ -116,9 +120,11 @@ pub(super) async fn examine_one(
         findings.push(of(key, Level::Info, message));
         return findings;
     }
-    let slices = Slices::new(cluster, service);
+    let network = pod_network(scene.links.values().map(|link| link.name.as_str()));
+    let slices = Slices::new(cluster, service).on(network);
     let targets = slices.targets();
-    let seen = probe::ask(targets.iter().copied().take(MOST_PROBES)).await;
+    let mut seen = probe::ask(targets.iter().copied().take(MOST_PROBES)).await;
+    astray(&mut seen, ways);
     let found = slices.judge(&seen);
     // What the plan said of endpoints is said better by who looked at them.
     if found.iter().any(|it| it.level == Level::Problem) {
@@ -129,15 +135,39 @@ pub(super) async fn examine_one(
     findings.extend(reach::sources(service, scene.subnets));
     findings.extend(spread(scene, service, &vips, &targets));
     if findings.iter().all(|it| it.level <= Level::Info) {
-        let message = format!(
-            "{} endpoints answer this node, and its addresses are announced",
-            seen.values()
-                .filter(|seen| matches!(seen, Seen::Open | Seen::Unasked))
-                .count()
-        );
-        findings.push(of(key, Level::Fine, message));
+        findings.push(of(key, Level::Fine, well(&seen, &vips)));
     }
     findings
+}
+
+/// What is sent to an endpoint by the default route has no way of its own: no pod network cares for it.
+fn astray(seen: &mut BTreeMap<Target, Seen>, ways: &mut Ways<'_>) {
+    let mut outside = BTreeMap::new();
+    for ((_, socket), seen) in seen.iter_mut().filter(|(_, seen)| **seen == Seen::Silent) {
+        let family = Family::of(socket.ip());
+        let default = outside
+            .entry(family)
+            .or_insert_with(|| ways(super::network::outside(family))?.gateway);
+        let gateway = ways(socket.ip()).and_then(|way| way.gateway);
+        if gateway.is_some() && gateway == *default {
+            *seen = Seen::Astray;
+        }
+    }
+}
+
+/// What was found to be well: only what was really asked.
+fn well(seen: &BTreeMap<Target, Seen>, vips: &[&VipView]) -> String {
+    let count = |wanted: Seen| seen.values().filter(|it| **it == wanted).count();
+    let (open, unasked) = (count(Seen::Open), count(Seen::Unasked));
+    let mut text = format!("{open} endpoints answer this node");
+    if unasked > 0 {
+        text = format!("{text}, {unasked} cannot be asked (UDP, SCTP)");
+    }
+    let announced = vips.iter().filter(|vip| vip.owner.is_some()).count();
+    match (announced, vips.len()) {
+        (_, 0) => text,
+        (announced, all) => format!("{text}; {announced} of its {all} VIPs are announced"),
+    }
 }
 
 /// How the text of that reason begins here.
@@ -154,7 +184,40 @@ fn view<'r>(running: &'r Running, key: &ServiceKey) -> Option<&'r ServiceView> {
     services.find(|it| it.namespace == *key.namespace && it.name == *key.name)
 }
 
+/// A Service that the sources have and nobody serves: a headless one, an `ExternalName`, one that is
+/// given to another proxy, or one that cannot be read.
+fn left_out(scene: &Scene<'_>, key: &ServiceKey) -> Option<Finding> {
+    if let Some(reason) = scene.sources.why_ignored(key) {
+        let told = of(
+            key,
+            Level::Info,
+            format!("edgelb has nothing to do with it: {reason}"),
+        );
+        return Some(told.mend(
+            "nothing, if it is meant so; a VIP gets what is created anew with type LoadBalancer and \
+             without clusterIP: None",
+        ));
+    }
+    let file = format!("Service {key}");
+    let of_daemon = (scene.running.into_iter())
+        .flat_map(|it| &it.status.source.problems)
+        .map(|it| (&it.file, &it.message));
+    let own = (scene.sources.problems.iter()).map(|it| (&it.file, &it.message));
+    let (_, message) = (of_daemon.chain(own))
+        .find(|(place, message)| **place == file || message.contains(&format!("{file}:")))?;
+    let told = of(
+        key,
+        Level::Problem,
+        "it cannot be read, so it is not served".to_owned(),
+    );
+    let remedy = format!("kubectl -n {} edit service {}", key.namespace, key.name);
+    Some(told.seen(message.clone()).mend(remedy))
+}
+
 fn unknown(scene: &Scene<'_>, key: &ServiceKey) -> Finding {
+    if let Some(told) = left_out(scene, key) {
+        return told;
+    }
     let from_daemon = (scene.running.into_iter())
         .flat_map(|it| &it.services.services)
         .map(|it| format!("{}/{}", it.namespace, it.name));
@@ -274,11 +337,14 @@ fn narrow(
     let other = (lan.hosts()).find(|host| *host != lan.addr())?;
     let (wide, uplink) = mtu(other)?;
     let mut asked = BTreeSet::new();
+    let overhead = tunnel_overhead(scene, key);
     let (small, link, address) = (targets.iter())
         .filter(|(_, socket)| asked.insert(socket.ip()))
         .take(MOST_PROBES)
         .filter_map(|(_, socket)| mtu(socket.ip()).map(|(mtu, link)| (mtu, link, socket.ip())))
+        .map(|(mtu, link, ip)| (mtu.saturating_sub(overhead(ip)), link, ip))
         .min()?;
+    let tunnelled = overhead(address);
     let (level, message) = match wide.checked_sub(small)? {
         0 => return None,
         1..=TUNNEL_OVERHEAD => (
@@ -293,12 +359,32 @@ fn narrow(
     };
     Some(
         of(key, level, message.to_owned())
-            .seen(format!("{small} to {address} by {link}, {wide} on {uplink}"))
+            .seen(match tunnelled {
+                0 => format!("{small} to {address} by {link}, {wide} on {uplink}"),
+                _ => format!(
+                    "{small} to {address} by {link} less {tunnelled} of the forwarding method tunnel, {wide} on \
+                     {uplink}"
+                ),
+            })
             .mend(format!(
-                "ip link set {link} mtu {wide} (and in the pods, by the CNI's configuration), or let ICMP \
-                 through"
+                "ip link set {link} mtu {} (and in the pods, by the CNI's configuration), or let ICMP \
+                 through",
+                wide + tunnelled
             )),
     )
+}
+
+/// What the forwarding method adds to a packet: a header of IP of the endpoint's family, where it tunnels.
+fn tunnel_overhead(scene: &Scene<'_>, key: &ServiceKey) -> impl Fn(IpAddr) -> u32 + use<> {
+    let service = scene.cluster.and_then(|it| it.services.get(key));
+    let method = service.and_then(|it| it.annotations.get(METHOD_ANNOTATION));
+    let tunnels = method.is_some_and(|it| it.trim().parse() == Ok(ForwardingMethod::Tunnel));
+    let ipvs = scene.running.is_some_and(|it| it.status.datapath == "ipvs");
+    move |endpoint| match endpoint {
+        _ if !(tunnels && ipvs) => 0,
+        IpAddr::V4(_) => 20,
+        IpAddr::V6(_) => 40,
+    }
 }
 
 /// How its connections are spread.

@@ -34,6 +34,8 @@ pub(super) enum Seen {
     NoRoute,
     /// A firewall of this node forbids it.
     Forbidden,
+    /// Nothing came back, and it went out by the default route.
+    Astray,
     /// Nothing came back.
     Silent,
 }
@@ -47,6 +49,7 @@ impl Seen {
             Self::Refused => "refuses connections",
             Self::NoRoute => "has no route to it",
             Self::Forbidden => "is forbidden by a firewall of this node",
+            Self::Astray => "is sent out by the default route",
             Self::Silent => "does not answer within 500 ms",
         }
     }

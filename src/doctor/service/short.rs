@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::endpoints::{Slices, named};
-use super::{MOST_PROBES, Scene, probe, reach, told};
+use super::endpoints::{Slices, named, pod_network};
+use super::{MOST_PROBES, Scene, Ways, astray, probe, reach, told};
 use crate::doctor::finding::{Depth, Finding, Level, Section};
 use crate::model::service::{ServiceKey, ServiceType};
 use crate::plan::reason::Reason;
@@ -12,7 +12,7 @@ use crate::plan::reason::Reason;
 const PROBES_IN_SHORT: usize = 2;
 
 /// All Services in short: what is wrong with several of them in the same way is one line.
-pub(in crate::doctor) async fn examine_all(scene: &Scene<'_>) -> Vec<Finding> {
+pub(in crate::doctor) async fn examine_all(scene: &Scene<'_>, ways: &mut Ways<'_>) -> Vec<Finding> {
     let mut alike: BTreeMap<String, (Finding, Vec<String>)> = BTreeMap::new();
     let mut add = |kind: String, finding: Finding| {
         let service = finding.service.clone().unwrap_or_default();
@@ -51,13 +51,17 @@ pub(in crate::doctor) async fn examine_all(scene: &Scene<'_>) -> Vec<Finding> {
         }
     }
     if let Some(cluster) = scene.cluster {
+        let network = pod_network(scene.links.values().map(|link| link.name.as_str()));
         let forwarded = cluster.services.values().filter(|it| it.is_forwarded());
-        let slices: Vec<Slices<'_>> = forwarded.map(|it| Slices::new(cluster, it)).collect();
+        let slices: Vec<Slices<'_>> = forwarded
+            .map(|it| Slices::new(cluster, it).on(network))
+            .collect();
         counted = counted.max(cluster.services.len());
         let targets = slices
             .iter()
             .flat_map(|it| it.targets().into_iter().take(PROBES_IN_SHORT));
-        let seen = probe::ask(targets.take(MOST_PROBES).collect::<BTreeSet<_>>()).await;
+        let mut seen = probe::ask(targets.take(MOST_PROBES).collect::<BTreeSet<_>>()).await;
+        astray(&mut seen, ways);
         for it in slices {
             let outside = it.service.kind == ServiceType::LoadBalancer;
             for mut finding in it.judge(&seen) {

@@ -291,7 +291,7 @@ fn a_kernel_that_differs_comes_before_the_rest() {
     assert!(!told.works);
     assert_eq!(
         told.differences[0].remedy,
-        "the next resync repairs it, within 30 s; if it comes back, somebody else keeps changing it"
+        "the next resync repairs it, within 30 s; if it comes back, somebody else keeps changing it: edgelb doctor looks for who"
     );
     assert!(
         told.answer[0].contains("in this node's kernel, element inet edgelb frontends4"),

@@ -409,7 +409,7 @@ impl Gatherer {
             from_snapshot: self.open && self.from_record,
             last_event: self.last_event,
             problems,
-            ignored: Vec::new(),
+            ignored: self.problems.ignored(),
         };
         self.status.send_if_modified(|old| {
             let differs = *old != new;

@@ -9,7 +9,7 @@ use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::api::networking::v1 as networking;
 use serde::Deserialize;
 
-use super::convert::{self, Note, Notes};
+use super::convert::{self, Ignored, Note, Notes};
 use super::fields;
 use super::slice;
 use crate::api_server::{SERVICE_SELECTORS, lenient};
@@ -44,6 +44,8 @@ pub struct Read {
     pub change: Result<ClusterChange, String>,
     /// What was left out of it.
     pub notes: Vec<Note>,
+    /// Why it is left out, of a Service with which nothing is wrong.
+    pub ignored: Option<Ignored>,
 }
 
 #[derive(Deserialize)]
@@ -108,13 +110,17 @@ impl Watched {
             namespace: metadata.namespace,
             name: metadata.name,
         };
+        let mut ignored = None;
         let converted = match self {
             Self::Services => lenient::read::<core::Service>(text.as_bytes(), ADDRESS_CONDITION)
                 .map(|object| {
                     let converted = convert::service(&object);
                     let change = match converted.object {
                         Ok(service) => ClusterChange::Service(Arc::new(service)),
-                        Err(_) => self.gone(&key),
+                        Err(reason) => {
+                            ignored = Some(reason);
+                            self.gone(&key)
+                        }
                     };
                     (change, converted.notes)
                 }),
@@ -163,6 +169,7 @@ impl Watched {
             resource_version: metadata.resource_version,
             change,
             notes,
+            ignored,
         })
     }
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::address::shorten;
+use super::convert::Ignored;
 use super::kind::{ObjectKey, Read, Watched};
 use crate::source::SourceProblem;
 
@@ -11,6 +12,8 @@ use crate::source::SourceProblem;
 const MOST_OBJECTS: usize = 500;
 /// Problems kept of one object.
 const MOST_OF_ONE: usize = 10;
+/// Services left out on purpose that are told.
+const MOST_IGNORED: usize = 250;
 
 /// The problems by object.
 #[derive(Debug, Default)]
@@ -18,6 +21,8 @@ pub(super) struct Problems {
     objects: BTreeMap<(Watched, ObjectKey), Vec<SourceProblem>>,
     /// Whether some were left out because there are too many.
     more: bool,
+    /// Services left out on purpose, and why.
+    ignored: BTreeMap<ObjectKey, Ignored>,
 }
 
 impl Problems {
@@ -46,6 +51,12 @@ impl Problems {
             ));
         }
         self.replace(watched, &read.key, problems);
+        match &read.ignored {
+            Some(reason) => {
+                self.ignored.insert(read.key.clone(), reason.clone());
+            }
+            None => self.include(watched, &read.key),
+        }
     }
 
     /// An object without a readable name.
@@ -70,12 +81,32 @@ impl Problems {
     /// The object is gone.
     pub(super) fn forget(&mut self, watched: Watched, key: &ObjectKey) {
         self.replace(watched, key, Vec::new());
+        self.include(watched, key);
+    }
+
+    fn include(&mut self, watched: Watched, key: &ObjectKey) {
+        if watched == Watched::Services {
+            self.ignored.remove(key);
+        }
+    }
+
+    /// Services that were left out on purpose, with the reason: a bounded list.
+    pub(super) fn ignored(&self) -> Vec<String> {
+        let told = (self.ignored.iter()).map(|(key, reason)| format!("Service {key}: {reason}"));
+        let mut told: Vec<String> = told.take(MOST_IGNORED).collect();
+        if self.ignored.len() > MOST_IGNORED {
+            told.push("and more".to_owned());
+        }
+        told
     }
 
     /// Keeps those of a kind for which this holds.
     pub(super) fn retain(&mut self, watched: Watched, mut holds: impl FnMut(&ObjectKey) -> bool) {
         self.objects
             .retain(|(of, key), _| *of != watched || holds(key));
+        if watched == Watched::Services {
+            self.ignored.retain(|key, _| holds(key));
+        }
     }
 
     fn replace(&mut self, watched: Watched, key: &ObjectKey, problems: Vec<SourceProblem>) {

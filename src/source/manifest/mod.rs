@@ -92,10 +92,24 @@ impl ManifestSource {
 /// Reads a directory once: everything in it as changes to an empty cluster, and the problems. A
 /// directory that cannot be read is a problem too.
 pub fn read_directory(path: &Path) -> (Vec<ClusterChange>, Vec<SourceProblem>) {
+    let (changes, problems, _) = read_all(path);
+    (changes, problems)
+}
+
+/// The same, and what was left out on purpose.
+pub fn read_all(path: &Path) -> (Vec<ClusterChange>, Vec<SourceProblem>, Vec<String>) {
     let mut source = ManifestSource::new(path.to_owned());
     match source.look(&Look::everything(), &BTreeSet::new(), Instant::now()) {
-        Ok(_) => (source.state.everything(), source.problems()),
-        Err(error) => (Vec::new(), vec![directory_problem(&error, false)]),
+        Ok(_) => (
+            source.state.everything(),
+            source.problems(),
+            source.ignored(),
+        ),
+        Err(error) => (
+            Vec::new(),
+            vec![directory_problem(&error, false)],
+            Vec::new(),
+        ),
     }
 }
 

@@ -118,6 +118,42 @@ fn what_a_daemon_lacks_is_told() {
 }
 
 #[test]
+fn what_the_daemon_works_from_is_compared_with_the_disk() {
+    let mut rig = Rig::new(1, 1);
+    let file = rig.daemons[0].configuration_path();
+    let before = fs::read_to_string(&file).unwrap();
+    let mut changed: toml::Table = before.parse().unwrap();
+    changed.insert(
+        "announce".to_owned(),
+        "refresh = \"30s\"".parse::<toml::Table>().unwrap().into(),
+    );
+    fs::write(&file, changed.to_string()).unwrap();
+    names(
+        &rig,
+        None,
+        "warning",
+        &["was changed and not loaded", "systemctl reload edgelb"],
+    );
+    fs::write(&file, before).unwrap();
+    let found = super::findings(&rig, 0, None);
+    let stale = |it: &&serde_json::Value| it["message"].as_str().unwrap().contains("not loaded");
+    assert_eq!(found.iter().find(stale), None);
+
+    // Nobody else tells of the manifests where no daemon runs.
+    rig.manifests
+        .write("broken.yaml", "kind: Service\nmetadata: [\n")
+        .unwrap();
+    rig.daemons[0].kill().unwrap();
+    names(&rig, None, "warning", &["broken.yaml", "cannot be used"]);
+    names(
+        &rig,
+        None,
+        "problem",
+        &["does not run now", "journalctl -u edgelb"],
+    );
+}
+
+#[test]
 fn files_that_a_daemon_needs_are_looked_at() {
     let rig = healthy::with_membership();
     let key = rig.lab.directory().join("membership.key");

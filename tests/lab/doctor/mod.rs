@@ -13,6 +13,7 @@
 //! | kube-proxy in IPVS mode, the speaker of `MetalLB` | `firewall` |
 //! | daemon frozen, dead, twice, drained, without descriptors, its port taken, a broken manifest | `daemon` |
 //! | key file open to others or useless, disk full, disk read-only | `daemon` |
+//! | forwarding, ARP or netem of one interface, a VIP on lo, rules of routing, netdev chains, unknown pods | `uncommon` |
 //! | chains that drop, processes on node ports, kube-proxy, foreign virtual servers, sysctls | `node` |
 //!
 //! What this machine cannot be brought to (full tables of the whole kernel, clocks, bonds) is judged case by
@@ -25,6 +26,7 @@ mod network;
 mod node;
 mod reach;
 mod service;
+mod uncommon;
 
 use std::process::Output;
 use std::time::{Duration, Instant};

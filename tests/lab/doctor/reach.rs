@@ -112,7 +112,7 @@ fn peers_that_cannot_be_heard_are_told_with_the_rule() {
                 }; add rule inet theirs in udp dport 9751 drop'";
     run(&rig, 0, rule);
     let words = [
-        "chain inet theirs in drops what goes udp port 9751",
+        "chain inet theirs in drops what goes to udp port 9751",
         "membership",
         "nft delete rule",
     ];
@@ -148,8 +148,31 @@ fn peers_with_another_key_are_told() {
     for daemon in &mut rig.daemons {
         daemon.wait_ready(START).unwrap();
     }
-    let words = ["edge-b was never heard", "membership.key_files"];
-    names(&rig, None, "warning", &words);
+    let words = [
+        "with a membership key that this node does not have",
+        "sha256sum",
+    ];
+    names(&rig, None, "problem", &words);
+}
+
+#[test]
+fn two_nodes_of_one_name_are_told() {
+    let mut rig = healthy::with_membership();
+    let membership = Membership::among(&rig.lab, 2, MembershipNetwork::Lan).unwrap();
+    rig.daemons.clear();
+    // As after cloning a machine.
+    let name: toml::Table = "[node]\nname = \"edge-a\"\n".parse().unwrap();
+    for (node, configuration) in [toml::Table::new(), name].into_iter().enumerate() {
+        let options = DaemonOptions {
+            membership: Some(membership.clone()),
+            ..rig.options(configuration)
+        };
+        let mut daemon = Daemon::start(&rig.lab, node, &options).unwrap();
+        daemon.wait_ready(START).unwrap();
+        rig.daemons.push(daemon);
+    }
+    let words = ["another node speaks under this node's name", "node.name"];
+    names(&rig, None, "problem", &words);
 }
 
 #[test]

@@ -77,10 +77,7 @@ fn endpoints_that_are_not_there_are_the_cause() {
 
     rig.manifests.write_service(&web("lost", 85)).unwrap();
     write("lost", &slice("lost", "203.0.113.77", true, "http"));
-    problem(
-        "lost",
-        &["no route to the pods", "203.0.113.77:8080", "ip route get"],
-    );
+    problem("lost", &["no route", "203.0.113.77:8080", "ip route get"]);
 
     rig.serve(&web("silent", 86), &[rig.workload("web-2")]);
     let drop = "add table inet wall; add chain inet wall in { type filter hook input priority 0; }; \
@@ -97,6 +94,51 @@ fn endpoints_that_are_not_there_are_the_cause() {
 
     // In short they are told as one.
     names(&rig, None, "warning", &["kubectl"]);
+}
+
+#[test]
+fn what_has_nothing_to_forward_is_told_as_what_it_is() {
+    let rig = Rig::new(1, 1);
+    let headless = "apiVersion: v1\nkind: Service\nmetadata:\n  name: db\n  namespace: default\nspec:\n  \
+                    clusterIP: None\n  ports:\n  - port: 5432\n";
+    rig.manifests.write("db.yaml", headless).unwrap();
+    let name = "apiVersion: v1\nkind: Service\nmetadata:\n  name: away\n  namespace: default\nspec:\n  \
+                type: ExternalName\n  externalName: example.net\n";
+    rig.manifests.write("away.yaml", name).unwrap();
+    names(
+        &rig,
+        Some("default/db"),
+        "info",
+        &["nothing to do with it: a headless Service"],
+    );
+    names(
+        &rig,
+        Some("default/away"),
+        "info",
+        &["nothing to do with it: an ExternalName"],
+    );
+}
+
+/// A pod network that lost a pod, and one that drops for it.
+#[test]
+fn a_pod_without_a_route_is_told_from_one_that_is_silent() {
+    let rig = Rig::new(1, 1);
+    rig.serve(&web("web", 81), &rig.workloads());
+    let pod = rig.workload("web-1").address.ipv4;
+    // Another host of the LAN, which does not know the way either.
+    let gateway = rig.client_address();
+    let command =
+        format!("ip route add default via {gateway}; ip route replace {pod}/32 via {gateway}");
+    super::run(&rig, 0, &command);
+    let words = ["no route of its own", "default route", "pod network"];
+    names(&rig, Some("default/web"), "warning", &words);
+    super::run(
+        &rig,
+        0,
+        &format!("ip route del {pod}/32; ip route add blackhole {pod}/32"),
+    );
+    let words = ["there is no route to the pods", "blackhole"];
+    names(&rig, Some("default/web"), "warning", &words);
 }
 
 #[test]
