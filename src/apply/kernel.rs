@@ -8,50 +8,26 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::Failure;
 use super::conntrack::{self, Conntrack};
 use super::departures::Departures;
 use super::fence::Fence;
 use super::forwarder::Forwarder;
 use super::handover::Handover;
+use super::ipvs::Ipvs;
 use super::ipvs::types::Timeouts;
-use super::ipvs::{self, Ipvs};
+pub use super::kernel_error::{OpenError, TimeoutsError};
 use super::nftables::{self, Layout, Nftables};
 use super::reach::Reach;
 pub use super::report::Report;
-use super::route::{self, Routes};
+use super::route::Routes;
 use super::state_directory::{Journal, StateDirectory};
 use super::sysctl::{self, Sysctls};
 use super::virtual_servers::{SYSCTLS, VirtualServers};
-use super::{Failure, module};
 use crate::config::{Config, Datapath};
 use crate::model::family::Family;
 use crate::model::node_state::NodeState;
 use crate::model::sysctl::Sysctl;
-
-/// Why the kernel cannot be used at all.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// `proxy.datapath` says IPVS, and there is none.
-    #[error("proxy.datapath is \"ipvs\": {0}{remedy}", remedy = ipvs_remedy(.0))]
-    Ipvs(#[source] ipvs::Error),
-    #[error(transparent)]
-    Nftables(#[from] nftables::Error),
-    #[error(transparent)]
-    Routes(#[from] route::Error),
-    #[error(transparent)]
-    Conntrack(#[from] conntrack::Error),
-    #[error(transparent)]
-    State(#[from] super::state_directory::Error),
-}
-
-/// Why the timeouts of IPVS could not be set.
-#[derive(Debug, thiserror::Error)]
-pub enum TimeoutsError {
-    #[error("cannot set the timeouts of IPVS")]
-    Ipvs(#[from] ipvs::Error),
-    #[error("cannot record the timeouts of IPVS")]
-    State(#[from] super::state_directory::Error),
-}
 
 /// The settings that make this node a router.
 const FORWARDING: [(Family, &str); 2] = [
@@ -445,13 +421,5 @@ impl Kernel {
         }
         report.sysctls(self.sysctls.restore(&self.state, &BTreeMap::new()));
         report
-    }
-}
-
-/// How to get IPVS, where the kernel has none.
-fn ipvs_remedy(error: &ipvs::Error) -> String {
-    match error {
-        ipvs::Error::NotAvailable => format!("; {}", module::remedy("ip_vs")),
-        _ => String::new(),
     }
 }

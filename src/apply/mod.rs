@@ -10,6 +10,7 @@ pub mod inspect;
 pub mod ipvs;
 mod jitter;
 pub mod kernel;
+mod kernel_error;
 pub mod kubernetes;
 mod module;
 pub mod monitor;
