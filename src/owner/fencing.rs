@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use imbl::OrdSet;
 use tokio::sync::watch;
 
+use super::counters::{GuardCounters, Held};
 use super::handover::passing::Passing;
-use crate::apply::fence::{Fence, FenceError, Fenced};
+use crate::apply::fence::{Fence, FenceError, FenceSupport, Fenced};
 use crate::apply::handover::{HandedOver, Handover};
 
 /// How long after a failure the fence is looked at again.
@@ -46,11 +47,12 @@ pub(super) async fn carry_out(
     handover: Handover,
     mut orders: watch::Receiver<Order>,
     progress: watch::Sender<Progress>,
+    counters: GuardCounters,
 ) {
     let mut looks = 0;
     let mut again: Option<Instant> = None;
     let mut problem = None;
-    let mut passing = Passing::new(handover);
+    let mut passing = Passing::new(handover, counters.clone());
     loop {
         tokio::select! {
             changed = orders.changed() => if changed.is_err() {
@@ -77,6 +79,13 @@ pub(super) async fn carry_out(
             Ok(_) | Err(_) => Some(Instant::now() + REPAIR_AGAIN),
         };
         let repaired = result.as_ref().is_ok_and(|repaired| *repaired);
+        let held = match &result {
+            Ok(false) => Held::Found,
+            Ok(true) => Held::Repaired,
+            Err(_) => Held::Failed,
+        };
+        let active = fence.support() == FenceSupport::Active;
+        counters.fence(held, active && result.is_ok() && fence.is_whole());
         if repaired {
             tracing::info!("the fence was not as it should be, it is repaired");
         }

@@ -13,6 +13,7 @@ use anyhow::Context;
 use imbl::OrdSet;
 use tokio::sync::watch;
 
+use super::counters::GuardCounters;
 use super::fencing::{Order, Progress, carry_out, describe};
 use crate::apply::fence::{Fence, FenceSupport, Fenced, Lease, Renewal};
 use crate::apply::handover::{HandedOver, Handover};
@@ -37,6 +38,7 @@ pub struct Guard {
     looked: Option<Instant>,
     /// What was logged of why renewals do not work now.
     problem: Option<String>,
+    counters: GuardCounters,
 }
 
 impl Guard {
@@ -45,6 +47,7 @@ impl Guard {
     pub fn start(
         mut fence: Fence,
         handover: Handover,
+        counters: GuardCounters,
     ) -> anyhow::Result<(
         Self,
         impl Future<Output = anyhow::Result<()>> + Send + 'static,
@@ -67,8 +70,9 @@ impl Guard {
             owned: inherited,
             ..Progress::default()
         });
+        let counted = counters.clone();
         let ended = on_thread("fence", move || async move {
-            carry_out(fence, handover, ordered, done).await;
+            carry_out(fence, handover, ordered, done, counted).await;
             Ok(())
         })
         .context("cannot start a thread")?;
@@ -80,6 +84,7 @@ impl Guard {
             ordered: None,
             looked: None,
             problem: None,
+            counters,
         };
         Ok((guard, ended))
     }
@@ -166,6 +171,7 @@ impl Guard {
                 None
             }
             Err(error) => {
+                self.counters.renewal_failed();
                 self.look();
                 Some(describe(error))
             }
