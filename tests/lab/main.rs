@@ -27,6 +27,7 @@ mod ipvs;
 mod lab_faults;
 mod lab_itself;
 mod membership;
+mod metrics;
 mod model_check;
 mod monitor;
 mod netlink;
