@@ -2,7 +2,8 @@
 //! that the handover passed on. Sockets of its own: reading waits for no pass, and no pass for it.
 //!
 //! ```text
-//! IPVS       each virtual server: connections, bytes (64 bits)
+//! IPVS       each virtual server: connections, bytes (64 bits), as its estimator added them up, which
+//!            it does each two seconds
 //! inet       sets of frontends that a new connection is looked up in: connections alone, for what
 //!            belongs to one is never looked up there
 //! netdev     the rules of the fence that drop
