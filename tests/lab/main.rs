@@ -28,6 +28,7 @@ mod lab_faults;
 mod lab_itself;
 mod membership;
 mod metrics;
+mod metrics_queries;
 mod model_check;
 mod monitor;
 mod netlink;

@@ -53,7 +53,7 @@ fn samples(rig: &Rig, node: usize) -> BTreeMap<String, f64> {
 }
 
 /// A program of this project's tests, with that on its standard input; fails with what it says.
-fn filter(program: &str, arguments: &[&str], input: &str) -> String {
+pub fn filter(program: &str, arguments: &[&str], input: &str) -> String {
     let path = format!("{}/tests/{program}", env!("CARGO_MANIFEST_DIR"));
     let mut child = Command::new(path)
         .args(arguments)
@@ -74,7 +74,7 @@ fn filter(program: &str, arguments: &[&str], input: &str) -> String {
 }
 
 /// Name, type and labels of each metric, as the README's table has them.
-fn documented() -> BTreeMap<String, (String, String)> {
+pub fn documented() -> BTreeMap<String, (String, String)> {
     let rows = include_str!("../../README.md")
         .lines()
         .filter(|line| line.starts_with("| `edgelb_"));
