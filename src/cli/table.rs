@@ -130,9 +130,9 @@ pub fn with_notes(table: &Table, notes: &[(String, String)]) -> String {
         let line = match same.unwrap_or_default() {
             [first, .., _] if first != name && same.is_some_and(|it| it.len() > NAMED) => continue,
             all if all.len() > NAMED => {
-                let named: Vec<&str> = all.iter().take(NAMED).copied().collect();
+                let first: Vec<&str> = all.iter().take(NAMED).copied().collect();
                 let more = all.len() - NAMED;
-                format!("{} and {more} more: {note}", named.join(", "))
+                format!("{} and {more} more: {note}", first.join(", "))
             }
             _ => format!("{name}: {note}"),
         };

@@ -18,7 +18,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::snapshot::{PassSummary, Snapshot};
+use super::snapshot::{KINDS, PassSummary, Snapshot};
 use crate::plan::Plan;
 pub use exposition::Format;
 use traffic::Traffic;
@@ -84,7 +84,7 @@ impl Metrics {
     /// Where all values of a label are known, each series is there from the start on: so that the first
     /// one is a rise.
     fn zeroed(self) -> Self {
-        for reason in crate::apply::KINDS {
+        for reason in KINDS {
             self.pass_failures
                 .get_or_create(&ReasonLabels { reason })
                 .inc_by(0);

@@ -1,3 +1,4 @@
+//! What readings come to: over counters that begin again, over Services that come and go.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
