@@ -153,9 +153,10 @@ async fn metrics_come_in_the_format_that_was_asked_for() {
             "{}",
             answer.head
         );
-        let samples = match media_type == open {
-            true => parse(&answer.body),
-            false => parse_text(&answer.body),
+        let samples = if media_type == open {
+            parse(&answer.body)
+        } else {
+            parse_text(&answer.body)
         };
         assert_eq!(samples["edgelb_services"], 5.0);
     }

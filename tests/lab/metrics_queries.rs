@@ -2,6 +2,7 @@
 //! that the README lists, which is what a running daemon serves.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use serde_json::Value;
@@ -109,7 +110,7 @@ fn alerts_are_tested_and_every_query_asks_for_what_is_served() {
     let mut rules = "groups:\n- name: dashboard\n  rules:\n".to_owned();
     for (number, query) in queries.iter().enumerate() {
         let query = Value::from(query.as_str());
-        rules.push_str(&format!("  - record: query:{number}\n    expr: {query}\n"));
+        writeln!(rules, "  - record: query:{number}\n    expr: {query}").unwrap();
     }
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("dashboard.yaml");

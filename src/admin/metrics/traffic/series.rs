@@ -32,7 +32,6 @@ impl Collector for Series {
             let labels = [namespace, service, port];
             counter(&mut connections, &labels, total.connections)
         })?;
-        drop(connections);
         // On nftables alone nobody counts bytes: no rule looks at the packets of a connection.
         let counts = |total: &Total| total.bytes.is_some();
         if self
@@ -69,6 +68,8 @@ impl Collector for Series {
 }
 
 type Label<'a> = (&'static str, &'a str);
+/// What is counted of a family.
+type What = fn(Family) -> Silent;
 const NONE: [Label<'static>; 0] = [];
 
 impl Series {
@@ -90,7 +91,6 @@ impl Series {
     /// From the start on, so that the first one is a rise.
     fn packets(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let of = |what| self.0.packets.get(&what).copied().unwrap_or_default();
-        type What = fn(Family) -> Silent;
         let all: [(_, _, What); 2] = [
             (
                 "fence_dropped_frames",
