@@ -1,6 +1,8 @@
 //! What a running daemon serves to Prometheus, on the datapath under test: the list in the README, read by
 //! two parsers that are not ours, and the traffic of each Service.
 
+#![allow(clippy::float_cmp, reason = "counts are exact")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::TcpStream;
