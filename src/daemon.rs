@@ -33,6 +33,7 @@ use crate::apply::kernel::Kernel;
 use crate::apply::monitor::Monitor;
 use crate::apply::prober::ProbeSettings;
 use crate::apply::state_directory::StateDirectory;
+use crate::apply::traffic::TrafficReader;
 use crate::config::{self, Config, Environment, SourceKind};
 use crate::drain_flag::DrainFlag;
 use crate::owning::{Follows, Owning};
@@ -70,6 +71,7 @@ pub async fn run(
     if let Some(warning) = warning {
         tracing::warn!(error = %warning, "allocations could not be read, addresses are given out anew");
     }
+    let mut traffic = TrafficReader::new(kernel.datapath());
     let mut ports = kernel.ports();
     let handover = Handover::open().context("cannot find out what can be handed over")?;
     ports.extend([fence.port(), handover.port()]);
@@ -117,7 +119,9 @@ pub async fn run(
     reconciler.show_membership(membership.clone());
     let metrics = Metrics::new(&config.node.name)
         .with(|registry| counters.register(registry))
-        .with(|registry| membership.register(registry));
+        .with(|registry| membership.register(registry))
+        .with(|registry| owning.counters().register(registry))
+        .with_traffic(Box::new(move || Ok(traffic.read()?)));
     let metrics = Arc::new(metrics);
     let (snapshots, snapshot) = watch::channel(Arc::new(reconciler.snapshot()));
     let admin = AdminSocket::bind(&config.node.runtime_dir.join("admin.sock"))

@@ -22,6 +22,7 @@ use crate::model::announcement::AnnouncedSet;
 use crate::model::foreign::ForeignHosts;
 use crate::model::host::Host;
 use crate::model::peer::{Claims, Peers, Presence};
+use crate::owner::counters::GuardCounters;
 use crate::owner::pause::boot_time;
 use crate::owner::thread::{self, Ownership, Start};
 use crate::publisher::Publisher;
@@ -131,6 +132,11 @@ impl Owning {
     /// What others see of membership.
     pub fn membership(&self) -> &MembershipView {
         &self.ownership.membership
+    }
+
+    /// What is counted of the fence and the handover.
+    pub fn counters(&self) -> &GuardCounters {
+        &self.ownership.counters
     }
 
     /// What others see of the announcer.

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::applied::Applied;
 use crate::allocator::AllocatorStatus;
-pub use crate::apply::Failure;
+pub use crate::apply::{Failure, KINDS};
 use crate::config::Config;
 use crate::membership::counters::MembershipCounters;
 use crate::plan::{Inputs, Plan};

@@ -22,6 +22,7 @@ mod report;
 pub mod route;
 pub mod state_directory;
 pub mod sysctl;
+pub mod traffic;
 pub mod virtual_servers;
 
 use std::collections::HashMap;
@@ -29,11 +30,22 @@ use std::error::Error;
 
 use serde::Serialize;
 
+/// The kinds of objects that cannot be applied, as failures name them.
+pub const KINDS: [&str; 8] = [
+    "table",
+    "route",
+    "virtual_server",
+    "sysctl",
+    "state_directory",
+    "announcement",
+    "conntrack",
+    "health_check_port",
+];
+
 /// Something that could not be applied; it is tried again with back-off and never stops the rest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Failure {
-    /// What kind of object: `table`, `route`, `virtual_server`, `sysctl`, `state_directory`,
-    /// `announcement`, `conntrack`, `health_check_port`. The metric label.
+    /// What kind of object, one of [`KINDS`]. The metric label.
     pub kind: &'static str,
     /// Which one, in the words of `nft`, `ip` or `ipvsadm`.
     pub object: String,

@@ -47,7 +47,8 @@ fn text(answer: &Services) -> String {
             .to_owned(),
             list(service.vips.iter().map(|vip| vip.address)),
             list(owners),
-            list(&service.cluster_ips),
+            // The first alone, as kubectl get service writes it: -o json has both.
+            list(service.cluster_ips.first()),
             list(service.ports.iter().map(|port| {
                 // As kubectl get service writes it.
                 let node_port = port.node_port.map(|number| format!(":{number}"));

@@ -12,7 +12,7 @@ use super::table::printable;
 use super::view::show;
 use super::watch::{self, WatchedArguments};
 use crate::admin::protocol::Command;
-use crate::admin::view::{AllocatorView, Status};
+use crate::admin::view::{AllocatorView, PeerCounts, Status};
 use crate::allocator::Role;
 use crate::config::SourceKind;
 
@@ -76,10 +76,17 @@ fn text(status: &Status, now: f64) -> String {
     line(
         "vips",
         format!(
-            "{} held, {} announced by this node",
-            status.vips.held, status.vips.owned
+            "{} held, {} announced by this node{}",
+            status.vips.held,
+            status.vips.owned,
+            if status.draining {
+                ", which is drained (edgelb undrain ends it)"
+            } else {
+                ""
+            }
         ),
     );
+    line("peers", peers(&status.peers));
     line("last pass", pass(status, now));
     for problem in &status.source.problems {
         let place = match problem.line {
@@ -143,7 +150,10 @@ fn coloured(text: &str) -> String {
             .any(|name| line.starts_with(name))
             || line.contains(": not ready, ")
             || line.contains("the newest file is not in force");
-        let code = match line.starts_with("ignored") {
+        let known = line.starts_with("ignored")
+            || (line.starts_with("peers ") && line.contains(" down ("))
+            || (line.starts_with("vips ") && line.contains("which is drained"));
+        let code = match known {
             _ if wrong => "31",
             true => "33",
             false => "0",
@@ -175,6 +185,20 @@ fn source(status: &Status, now: f64) -> String {
         None => "no event yet".to_owned(),
     };
     format!("{kind}, {connected}, {event}")
+}
+
+fn peers(peers: &PeerCounts) -> String {
+    if !peers.membership {
+        return "none are heard: there is no key in membership.key_files".to_owned();
+    }
+    let mut text = format!("{} alive", peers.alive);
+    for (word, names) in [("restarting", &peers.restarting), ("down", &peers.down)] {
+        if !names.is_empty() {
+            // Writing to a String cannot fail.
+            let _ = write!(text, ", {} {word} ({})", names.len(), names.join(", "));
+        }
+    }
+    text
 }
 
 fn allocator_text(allocator: &AllocatorView) -> String {

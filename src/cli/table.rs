@@ -1,5 +1,7 @@
 //! Tables for people: aligned by hand, as wide as the terminal, no colour, no line without content.
 
+use std::collections::BTreeMap;
+
 /// What a terminal has at the least, and what is assumed of everything else.
 const NARROWEST: usize = 80;
 
@@ -11,6 +13,12 @@ const GAP: usize = 2;
 
 /// Columns of addresses, which are never shortened: half an address is none.
 const WHOLE: [&str; 4] = ["VIP", "CLUSTER-IP", "ADDRESSES", "ADDRESS"];
+
+/// Columns that are shortened when all others are as short as may be: by these people go on.
+const LAST: [&str; 2] = ["SERVICE", "NODE"];
+
+/// So many that something is to be said about are named one by one.
+const NAMED: usize = 3;
 
 /// A head line and rows of the same number of cells, two spaces between columns.
 pub struct Table {
@@ -55,7 +63,7 @@ impl Table {
         text
     }
 
-    /// How wide each column is: the widest are shortened first, and only as far as is needed.
+    /// How wide each column is: the widest are shortened first, and only as far as is needed; names last.
     fn widths(&self, width: usize) -> Vec<usize> {
         let head = self.rows.first().map(Vec::as_slice).unwrap_or_default();
         let mut widths: Vec<usize> = (0..head.len())
@@ -67,14 +75,19 @@ impl Table {
         let gaps = GAP * head.len().saturating_sub(1);
         let mut excess = (widths.iter().sum::<usize>() + gaps).saturating_sub(width);
         while excess > 0 {
-            let shortest = |name: &String| name.chars().count().max(SHORTEST);
-            let widest = (widths.iter_mut().zip(head))
-                .filter(|(width, name)| !WHOLE.contains(&name.as_str()) && **width > shortest(name))
-                .max_by_key(|(width, _)| **width);
-            let Some((widest, _)) = widest else {
-                break;
+            let shortest = |name: &str| name.chars().count().max(SHORTEST);
+            let mut cut = |last: bool| {
+                let widest = (widths.iter_mut().zip(head))
+                    .filter(|(_, name)| {
+                        !WHOLE.contains(&name.as_str()) && LAST.contains(&name.as_str()) == last
+                    })
+                    .filter(|(width, name)| **width > shortest(name))
+                    .max_by_key(|(width, _)| **width);
+                widest.map(|(widest, _)| *widest -= 1).is_some()
             };
-            *widest -= 1;
+            if !cut(false) && !cut(true) {
+                break;
+            }
             excess -= 1;
         }
         widths
@@ -101,14 +114,29 @@ fn shortened(text: &str, width: usize) -> String {
     start.chain(['…']).collect()
 }
 
-/// A table, and below it a line for each name that something is to be said about.
+/// A table, and below it a line for each name that something is to be said about, or one line for many
+/// of which the same is to be said.
 pub fn with_notes(table: &Table, notes: &[(String, String)]) -> String {
     let mut text = table.text();
     if !notes.is_empty() {
         text.push('\n');
     }
+    let mut names: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (name, note) in notes {
-        text.push_str(&printable(&format!("{name}: {note}")));
+        names.entry(note).or_default().push(name);
+    }
+    for (name, note) in notes {
+        let same = names.get(note.as_str()).map(Vec::as_slice);
+        let line = match same.unwrap_or_default() {
+            [first, .., _] if first != name && same.is_some_and(|it| it.len() > NAMED) => continue,
+            all if all.len() > NAMED => {
+                let first: Vec<&str> = all.iter().take(NAMED).copied().collect();
+                let more = all.len() - NAMED;
+                format!("{} and {more} more: {note}", first.join(", "))
+            }
+            _ => format!("{name}: {note}"),
+        };
+        text.push_str(&printable(&line));
         text.push('\n');
     }
     text
@@ -128,6 +156,8 @@ pub fn printable(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::indexing_slicing)]
+
     use super::*;
 
     #[test]
@@ -161,6 +191,38 @@ mod tests {
         // Where there is room nothing is cut, and where there is none addresses are not either.
         assert!(!table.fitted(200).contains('…'));
         assert!(table.fitted(20).contains(vip));
+    }
+
+    #[test]
+    fn names_are_shortened_last() {
+        let mut table = Table::new(["SERVICE", "TYPE", "VIP", "OWNER", "PORTS"]);
+        table.row([
+            "default/web-local".to_owned(),
+            "LoadBalancer".to_owned(),
+            "192.0.2.200,2001:db8:1::200".to_owned(),
+            "edge-b".to_owned(),
+            "80:30080/TCP,443:30443/TCP".to_owned(),
+        ]);
+        let text = table.fitted(80);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[1].starts_with("default/web-local  "), "{text}");
+        assert_eq!(lines[1].chars().count(), 80, "{text}");
+    }
+
+    #[test]
+    fn what_is_said_of_many_is_said_once() {
+        let table = Table::new(["VIP"]);
+        let note = |name: &str, note: &str| (name.to_owned(), note.to_owned());
+        let mut notes = vec![note("a", "full"), note("b", "late"), note("c", "full")];
+        assert_eq!(
+            with_notes(&table, &notes),
+            "VIP\n\na: full\nb: late\nc: full\n"
+        );
+        notes.extend([note("d", "full"), note("e", "full"), note("f", "full")]);
+        assert_eq!(
+            with_notes(&table, &notes),
+            "VIP\n\na, c, d and 2 more: full\nb: late\n"
+        );
     }
 
     #[test]

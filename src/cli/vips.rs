@@ -9,6 +9,7 @@ use super::view::{list, show};
 use super::watch::WatchedArguments;
 use crate::admin::protocol::Command;
 use crate::admin::view::Vips;
+use crate::plan::reason::Reason;
 
 /// Asks and prints.
 pub fn run(arguments: &WatchedArguments, config: &Path, format: Format) -> anyhow::Result<Exit> {
@@ -19,12 +20,13 @@ fn text(answer: &Vips) -> String {
     let mut table = Table::new(["VIP", "SERVICE", "POOL", "OWNER", "ANNOUNCED-ON"]);
     let mut notes = Vec::new();
     for vip in &answer.vips {
-        if !vip.reasons.is_empty() {
-            let reasons = vip.reasons.iter().map(|reason| reason.text.as_str());
-            notes.push((
-                vip.address.to_string(),
-                reasons.collect::<Vec<_>>().join("; "),
-            ));
+        // The table says who announces it.
+        let reasons = (vip.reasons.iter())
+            .filter(|reason| !matches!(reason.reason, Reason::OwnedBy { .. }))
+            .map(|reason| reason.text.as_str());
+        let reasons = reasons.collect::<Vec<_>>().join("; ");
+        if !reasons.is_empty() {
+            notes.push((vip.address.to_string(), reasons));
         }
         table.row([
             vip.address.to_string(),

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use imbl::OrdSet;
 use tokio::sync::watch;
 
+use super::counters::{GuardCounters, Held};
 use super::handover::passing::Passing;
 use crate::apply::fence::{Fence, FenceError, FenceSupport, Fenced};
 use crate::apply::handover::{HandedOver, Handover};
@@ -75,11 +76,12 @@ pub(super) async fn carry_out(
     handover: Handover,
     mut orders: watch::Receiver<Order>,
     progress: watch::Sender<Progress>,
+    counters: GuardCounters,
 ) {
     let mut looks = 0;
     let mut again: Option<Instant> = None;
     let mut problem = None;
-    let mut passing = Passing::new(handover);
+    let mut passing = Passing::new(handover, counters.clone());
     loop {
         tokio::select! {
             changed = orders.changed() => if changed.is_err() {
@@ -110,6 +112,13 @@ pub(super) async fn carry_out(
             Ok(_) | Err(_) => Some(Instant::now() + REPAIR_AGAIN),
         };
         let outcome = result.as_ref().map(|repaired| *repaired).map_err(|_| ());
+        let held = match outcome {
+            Ok(false) => Held::Found,
+            Ok(true) => Held::Repaired,
+            Err(()) => Held::Failed,
+        };
+        let active = fence.support() == FenceSupport::Active;
+        counters.fence(held, active && result.is_ok() && fence.is_whole());
         if outcome == Ok(true) {
             tracing::info!("the fence was not as it should be, it is repaired");
         }

@@ -14,6 +14,7 @@ use imbl::OrdSet;
 use imbl::ordset::DiffItem;
 use tokio::sync::watch;
 
+use super::counters::GuardCounters;
 use super::fencing::{Order, Progress, carry_out, describe};
 use crate::apply::fence::{Fence, FenceSupport, Fenced, Lease, Renewal};
 use crate::apply::handover::{HandedOver, Handover};
@@ -39,6 +40,7 @@ pub struct Guard {
     looked: Option<Instant>,
     /// What was logged of why renewals do not work now.
     problem: Option<String>,
+    counters: GuardCounters,
 }
 
 /// Which VIPs wait for an order: the kernel may carry out one in between that gives them up.
@@ -86,6 +88,7 @@ impl Guard {
     pub fn start(
         mut fence: Fence,
         handover: Handover,
+        counters: GuardCounters,
     ) -> anyhow::Result<(
         Self,
         impl Future<Output = anyhow::Result<()>> + Send + 'static,
@@ -112,8 +115,9 @@ impl Guard {
             owned: inherited,
             ..Progress::default()
         });
+        let counted = counters.clone();
         let ended = on_thread("fence", move || async move {
-            carry_out(fence, handover, ordered, done).await;
+            carry_out(fence, handover, ordered, done, counted).await;
             Ok(())
         })
         .context("cannot start a thread")?;
@@ -126,6 +130,7 @@ impl Guard {
             ordered: None,
             looked: None,
             problem: None,
+            counters,
         };
         Ok((guard, ended))
     }
@@ -215,6 +220,7 @@ impl Guard {
                 None
             }
             Err(error) => {
+                self.counters.renewal_failed();
                 self.look();
                 Some(describe(error))
             }

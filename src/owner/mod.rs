@@ -13,6 +13,7 @@
 
 pub mod announcing;
 mod asking;
+pub mod counters;
 pub mod digest;
 pub mod engine;
 mod fencing;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use tokio::sync::watch;
 
+use super::counters::GuardCounters;
 use super::engine::alone;
 use super::guard::Guard;
 use super::handover::HandingOver;
@@ -61,6 +62,7 @@ pub struct Ownership {
     pub owners: watch::Receiver<Owners>,
     pub claims: watch::Receiver<Claims>,
     pub membership: MembershipView,
+    pub counters: GuardCounters,
     /// Addresses that are not claimed because another host uses them.
     pub foreign: watch::Receiver<Arc<ForeignHosts>>,
 }
@@ -102,7 +104,8 @@ pub fn start(
     };
     let mut handover = start.handover;
     let handing = HandingOver::new(settings.node.clone(), &mut handover);
-    let (guard, fencing) = Guard::start(start.fence, handover)?;
+    let counters = GuardCounters::default();
+    let (guard, fencing) = Guard::start(start.fence, handover, counters.clone())?;
     let task = on_thread("membership", move || async move {
         let (membership, view) = match Membership::open(settings, inputs) {
             Ok(opened) => opened,
@@ -163,6 +166,7 @@ pub fn start(
         owners: owners_receiver,
         claims: claims_receiver,
         membership,
+        counters,
         foreign: foreign_receiver,
     };
     // The thread of the fence ends after the other one, which gives it orders.

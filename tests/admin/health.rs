@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::openmetrics::parse;
+use crate::openmetrics::{parse, parse_text};
 use crate::world;
 
 struct Answer {
@@ -45,8 +45,20 @@ async fn get_within(address: SocketAddr, path: &str, longest: Duration) -> Answe
 }
 
 async fn ask_within(address: SocketAddr, method: &str, path: &str, longest: Duration) -> Answer {
+    ask_for(address, method, path, "", longest).await
+}
+
+/// With further header lines.
+async fn ask_for(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    lines: &str,
+    longest: Duration,
+) -> Answer {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = format!("{method} {path} HTTP/1.1\r\nHost: edge-a\r\nContent-Length: 0\r\n\r\n");
+    let request =
+        format!("{method} {path} HTTP/1.1\r\nHost: edge-a\r\nContent-Length: 0\r\n{lines}\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut text = String::new();
     let read = stream.read_to_string(&mut text);
@@ -114,18 +126,40 @@ async fn a_live_daemon_on_an_eligible_node_is_healthy() {
 }
 
 #[tokio::test]
-async fn metrics_are_openmetrics() {
+async fn metrics_come_in_the_format_that_was_asked_for() {
     let served = served(Paths::Observability, world::snapshot()).await;
-    let answer = get(served.address, "/metrics").await;
-    assert_eq!(answer.status, 200);
-    assert!(
-        answer.head.contains(
-            "content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n"
+    let longest = Duration::from_secs(4);
+    let open = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let text = "text/plain; version=0.0.4; charset=utf-8";
+    for (lines, media_type) in [
+        (
+            "Accept: application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3\r\n",
+            open,
         ),
-        "{}",
-        answer.head
-    );
-    assert_eq!(parse(&answer.body)["edgelb_services"], 5.0);
+        (
+            "Accept: text/html\r\nAccept: application/openmetrics-text\r\n",
+            open,
+        ),
+        ("", text),
+        ("Accept: */*\r\n", text),
+        ("Accept: \u{ff}\r\n", text),
+    ] {
+        let answer = ask_for(served.address, "GET", "/metrics", lines, longest).await;
+        assert_eq!(answer.status, 200);
+        let wanted = format!("content-type: {media_type}\r\n");
+        assert!(answer.head.contains(&wanted), "{lines} {}", answer.head);
+        assert!(
+            answer.head.contains("\r\nvary: accept\r\n"),
+            "{}",
+            answer.head
+        );
+        let samples = if media_type == open {
+            parse(&answer.body)
+        } else {
+            parse_text(&answer.body)
+        };
+        assert_eq!(samples["edgelb_services"], 5.0);
+    }
 }
 
 /// HZ-9, and any method as kube-proxy takes it.
@@ -146,7 +180,7 @@ async fn health_answers_any_method_and_counts() {
     });
     served.snapshots.send_replace(Arc::new(deleting));
     eventually(served.address, "/healthz", 503).await;
-    let samples = parse(&get(served.address, "/metrics").await.body);
+    let samples = parse_text(&get(served.address, "/metrics").await.body);
     let answers = |path, code| {
         let series = format!("edgelb_health_answers_total{{code=\"{code}\",path=\"{path}\"}}");
         samples.get(&series).copied().unwrap_or_default()

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use edgelb::admin::metrics::Metrics;
+use edgelb::admin::metrics::{Format, Metrics};
 use edgelb::admin::snapshot::{PassSummary, Snapshot};
 use edgelb::apply::announcer::counters::AnnouncerCounters;
 use edgelb::apply::announcer::socket::Protocol;
@@ -18,7 +18,7 @@ use crate::openmetrics::parse;
 use crate::world;
 
 fn samples(metrics: &Metrics, snapshot: &Snapshot) -> BTreeMap<String, f64> {
-    parse(&metrics.render(snapshot).unwrap())
+    parse(&metrics.render(snapshot, Format::OpenMetrics).unwrap())
 }
 
 #[test]
@@ -288,7 +288,7 @@ fn transitions(before: Option<&Snapshot>, after: &Snapshot) -> Vec<(String, f64)
         .into_iter()
         .filter_map(|(series, count)| {
             let reason = series.strip_prefix(start)?.strip_suffix("\"}")?;
-            Some((reason.to_owned(), count))
+            (count > 0.0).then(|| (reason.to_owned(), count))
         })
         .collect()
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use edgelb::admin::health::{BindFailure, Health, serve_node_ports};
-use edgelb::admin::metrics::Metrics;
+use edgelb::admin::metrics::{Format, Metrics};
 use edgelb::admin::snapshot::Snapshot;
 use edgelb::model::family::Family;
 use edgelb::model::node_state::HealthCheck;
@@ -174,7 +174,9 @@ async fn every_path_and_method_answers_with_the_count() {
         check(&answer, 200, 2, true);
         assert_eq!(answer.body.is_empty(), request.starts_with("HEAD"));
     }
-    let text = served.metrics.render(&world::snapshot()).unwrap();
+    let text = (served.metrics)
+        .render(&world::snapshot(), Format::OpenMetrics)
+        .unwrap();
     let series = r#"edgelb_health_answers_total{code="200",path="node_port"}"#;
     assert_eq!(parse(&text).get(series), Some(&9.0), "{text}");
     for (count, status) in [(0, 503), (1, 200)] {

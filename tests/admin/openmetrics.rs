@@ -1,5 +1,5 @@
-//! A strict reader of `OpenMetrics` text 1.0.0, as far as edgelb writes it. It panics at the first line
-//! that a scraper could refuse.
+//! A strict reader of `OpenMetrics` text 1.0.0 and of the text format 0.0.4, as far as edgelb writes them.
+//! It panics at the first line that a scraper could refuse.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -45,6 +45,39 @@ pub fn parse(text: &str) -> BTreeMap<String, f64> {
             assert!(allowed.contains(&suffix), "{line}");
             if family.1 != "gauge" {
                 assert!(value >= 0.0, "{line}");
+            }
+            assert!(samples.insert(series, value).is_none(), "twice: {line}");
+        }
+    }
+    samples
+}
+
+/// The same of the text format 0.0.4: `# EOF` and units are comments there, and nobody writes them.
+pub fn parse_text(text: &str) -> BTreeMap<String, f64> {
+    assert!(text.ends_with('\n'), "the last line has no end");
+    let mut samples = BTreeMap::new();
+    let mut families: BTreeMap<String, String> = BTreeMap::new();
+    let mut family = String::new();
+    for line in text.lines() {
+        if let Some(help) = line.strip_prefix("# HELP ") {
+            help.split_once(' ').expect(line).0.clone_into(&mut family);
+        } else if let Some(kind) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = kind.split_once(' ').expect(line);
+            assert_eq!(name, family, "{line}");
+            assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
+            let before = families.insert(name.to_owned(), kind.to_owned());
+            assert_eq!(before, None, "twice: {line}");
+        } else {
+            assert!(!line.starts_with('#'), "{line}");
+            let (series, value) = sample(line);
+            let name = series.split('{').next().unwrap();
+            let suffix = name.strip_prefix(&family).expect(line);
+            match families[&family].as_str() {
+                "histogram" => assert!(["_bucket", "_sum", "_count"].contains(&suffix), "{line}"),
+                kind => {
+                    assert_eq!(suffix, "", "{line}");
+                    assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
+                }
             }
             assert!(samples.insert(series, value).is_none(), "twice: {line}");
         }

@@ -58,6 +58,8 @@ fn the_status_counts_and_names_every_trouble() {
             "version": env!("CARGO_PKG_VERSION"),
             "node": "edge-a",
             "datapath": "nftables",
+            "draining": false,
+            "peers": {"membership": false, "alive": 0, "restarting": [], "down": []},
             "uptime_seconds": 90,
             "ready": false,
             "config": {

@@ -27,6 +27,8 @@ mod ipvs;
 mod lab_faults;
 mod lab_itself;
 mod membership;
+mod metrics;
+mod metrics_queries;
 mod model_check;
 mod monitor;
 mod netlink;

@@ -6,16 +6,18 @@ use std::time::SystemTime;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::map_response;
 use axum::response::Response;
 use axum::routing::{any, get};
 use serde::Serialize;
 use serde_json::{Value, json};
+use tokio::sync::Mutex;
+use tokio::task::spawn_blocking;
 use tracing::error;
 
 use super::{Health, Paths};
-use crate::admin::metrics::{CONTENT_TYPE, Metrics};
+use crate::admin::metrics::{Format, Metrics};
 use crate::model::family::Family;
 
 const JSON: &str = "application/json";
@@ -26,6 +28,8 @@ const HEALTHZ: &str = "/healthz";
 struct Told {
     health: Health,
     metrics: Arc<Metrics>,
+    /// One writes metrics at a time: however many ask, the other processors are the daemon's.
+    writing: Arc<Mutex<()>>,
 }
 
 pub(super) fn router(paths: Paths, health: Health, metrics: Arc<Metrics>) -> Router {
@@ -39,9 +43,11 @@ pub(super) fn router(paths: Paths, health: Health, metrics: Arc<Metrics>) -> Rou
             .route("/metrics", get(metrics_text))
             .route("/readyz", get(readyz)),
     };
-    router
-        .layer(map_response(last_answer))
-        .with_state(Told { health, metrics })
+    router.layer(map_response(last_answer)).with_state(Told {
+        health,
+        metrics,
+        writing: Arc::default(),
+    })
 }
 
 /// One answer a connection, whatever the path, so that idle clients hold no place.
@@ -106,21 +112,26 @@ async fn readyz(State(told): State<Told>) -> Response {
     json_answer(snapshot.ready, &body)
 }
 
-async fn metrics_text(State(told): State<Told>) -> Response {
-    // Ten thousand VIPs take some time to write: not on a thread that answers ARP requests.
+async fn metrics_text(State(told): State<Told>, headers: HeaderMap) -> Response {
+    let accept = headers.get_all(header::ACCEPT).into_iter();
+    let accept: Vec<&str> = accept.filter_map(|it| it.to_str().ok()).collect();
+    let format = Format::accepted(&accept.join(","));
+    let _turn = told.writing.lock().await;
+    // Ten thousand Services take some time to read and to write: not on a thread that others wait for.
     let rendered =
-        tokio::task::spawn_blocking(move || told.metrics.render(&told.health.snapshot())).await;
-    match rendered {
-        Ok(Ok(text)) => answer(StatusCode::OK, CONTENT_TYPE, text),
-        Ok(Err(error)) => {
-            error!(%error, "cannot write the metrics");
-            failed()
+        spawn_blocking(move || told.metrics.render(&told.health.snapshot(), format)).await;
+    let error = match rendered {
+        Ok(Ok(text)) => {
+            let mut response = answer(StatusCode::OK, format.media_type(), text);
+            let vary = HeaderValue::from_static("accept");
+            response.headers_mut().insert(header::VARY, vary);
+            return response;
         }
-        Err(error) => {
-            error!(%error, "cannot write the metrics");
-            failed()
-        }
-    }
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    };
+    error!(error, "cannot write the metrics");
+    failed()
 }
 
 fn failed() -> Response {

@@ -1,10 +1,12 @@
-//! The metrics of the daemon, registered in one place, as `OpenMetrics` text.
+//! The metrics of the daemon, registered in one place, as `OpenMetrics` text or Prometheus' own.
 //!
 //! What happens is counted after each pass by [`Metrics::observe`]; what is so now is read from the
 //! snapshot at each scrape, so that a series goes with the VIP or pool that it is about. Labels are
 //! bounded by the configuration and the Services, never by what a client sends.
 
+mod exposition;
 mod gauges;
+pub mod traffic;
 pub(super) mod transition;
 
 use std::fmt;
@@ -16,11 +18,10 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::snapshot::{PassSummary, Snapshot};
+use super::snapshot::{KINDS, PassSummary, Snapshot};
 use crate::plan::Plan;
-
-/// The media type of [`Metrics::render`].
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub use exposition::Format;
+use traffic::Traffic;
 
 /// Every name begins with this.
 const PREFIX: &str = "edgelb";
@@ -59,6 +60,8 @@ pub struct Metrics {
     kernel_changes: Family<ChangeLabels, Counter>,
     transitions: Family<ReasonLabels, Counter>,
     health_answers: Family<AnswerLabels, Counter>,
+    /// Absent where there is no kernel to read.
+    traffic: Option<Traffic>,
 }
 
 impl Metrics {
@@ -73,8 +76,25 @@ impl Metrics {
             kernel_changes: Family::default(),
             transitions: Family::default(),
             health_answers: Family::default(),
+            traffic: None,
         };
-        metrics.registered()
+        metrics.zeroed().registered()
+    }
+
+    /// Where all values of a label are known, each series is there from the start on: so that the first
+    /// one is a rise.
+    fn zeroed(self) -> Self {
+        for reason in KINDS {
+            self.pass_failures
+                .get_or_create(&ReasonLabels { reason })
+                .inc_by(0);
+        }
+        for reason in transition::WORDS {
+            self.transitions
+                .get_or_create(&ReasonLabels { reason })
+                .inc_by(0);
+        }
+        self
     }
 
     fn registered(mut self) -> Self {
@@ -121,6 +141,15 @@ impl Metrics {
         self
     }
 
+    /// With the traffic of each Service, which this reads from the kernel at each scrape.
+    #[must_use]
+    pub fn with_traffic(self, read: traffic::Read) -> Self {
+        Self {
+            traffic: Some(Traffic::new(read)),
+            ..self
+        }
+    }
+
     /// Counts one pass: what it did, and which VIPs this node gained and lost between the plans.
     /// Costs as much as what changed.
     pub fn observe(&self, pass: &PassSummary, previous: Option<&Plan>, now: &Plan) {
@@ -158,12 +187,21 @@ impl Metrics {
         self.health_answers.get_or_create(&labels).inc();
     }
 
-    /// Everything as `OpenMetrics` text; its media type is [`CONTENT_TYPE`].
-    pub fn render(&self, snapshot: &Snapshot) -> Result<String, fmt::Error> {
+    /// Everything in one of the formats. Reads the kernel's counters, unless somebody just did: for
+    /// threads that may wait.
+    pub fn render(&self, snapshot: &Snapshot, format: Format) -> Result<String, fmt::Error> {
         let mut text = String::new();
         encode_registry(&mut text, &self.registry)?;
         encode_registry(&mut text, &gauges::registry(snapshot))?;
+        if let Some(traffic) = &self.traffic {
+            let mut registry = Registry::with_prefix(PREFIX);
+            traffic::register(&mut registry, traffic.totals(snapshot));
+            encode_registry(&mut text, &registry)?;
+        }
         encode_eof(&mut text)?;
-        Ok(text)
+        Ok(match format {
+            Format::OpenMetrics => text,
+            Format::Text => exposition::text(&text),
+        })
     }
 }

@@ -20,6 +20,9 @@ const BETTER_NODE: &str = "better_node";
 /// The owner so far is not among the Nodes any more.
 const NODE_GONE: &str = "node_gone";
 
+/// All of these words.
+pub(super) const WORDS: [&str; 6] = [START, ALLOCATED, RELEASED, ELIGIBLE, BETTER_NODE, NODE_GONE];
+
 /// A VIP that this node began or ceased to announce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::admin) struct Transition {

@@ -19,7 +19,7 @@ pub use services::{ServicePortView, ServiceView, ServiceVip, Services};
 pub(super) use status::seconds_since_epoch;
 pub use status::{
     AddressConflict, AllocatorView, ConfigurationState, Conflict, FailureView, LastPass,
-    ServiceCounts, SourceProblemView, SourceState, Status, VipCounts,
+    PeerCounts, ServiceCounts, SourceProblemView, SourceState, Status, VipCounts,
 };
 pub use vips::{ExcludedNode, VipView, Vips};
 

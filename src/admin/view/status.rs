@@ -12,6 +12,7 @@ use crate::allocator::{AllocatorStatus, Role};
 use crate::config::SourceKind;
 use crate::model::foreign::MacAddress;
 use crate::model::node_state::HeldFor;
+use crate::model::peer::{Peers, Presence};
 use crate::model::service::ServiceType;
 use crate::plan::ipam::not_ours;
 use crate::plan::reason::Reason;
@@ -45,6 +46,39 @@ pub struct Status {
     /// A daemon of an earlier version does not tell it.
     #[serde(default)]
     pub passing: Passing,
+    /// Nor this.
+    #[serde(default)]
+    pub peers: PeerCounts,
+    /// Whether this node gives its VIPs up, by command.
+    #[serde(default)]
+    pub draining: bool,
+}
+
+/// The other nodes as they are heard.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct PeerCounts {
+    /// Whether nodes talk with one another; otherwise each decides alone, from the Nodes.
+    pub membership: bool,
+    pub alive: usize,
+    /// Those that said that they restart, and are waited for.
+    pub restarting: Vec<String>,
+    pub down: Vec<String>,
+}
+
+impl PeerCounts {
+    fn of(peers: &Peers) -> Self {
+        let named = |presence| {
+            let members = peers.members.iter();
+            let found = members.filter(move |(_, peer)| peer.presence == presence);
+            found.map(|(name, _)| name.clone())
+        };
+        Self {
+            membership: peers.enabled,
+            alive: named(Presence::Alive).count(),
+            restarting: named(Presence::Restarting).collect(),
+            down: named(Presence::Down).collect(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -251,6 +285,8 @@ impl Status {
             conflicts: conflicts(snapshot),
             address_conflicts: address_conflicts(snapshot),
             passing: Passing::of(snapshot),
+            peers: PeerCounts::of(&snapshot.inputs.peers),
+            draining: snapshot.inputs.draining,
         }
     }
 }

@@ -235,6 +235,8 @@ impl InterfaceCounters {
     }
 
     pub(super) fn count_gratuitous(&self, vip: IpAddr) {
+        // There from the first announcement on, so that the first conflict is a rise.
+        self.all.conflicts(vip);
         by_family(&self.gratuitous, vip).inc();
     }
 

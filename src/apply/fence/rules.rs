@@ -236,7 +236,10 @@ fn judged(name: String, offset: u32, length: u32, vips: &str, owned: &str) -> Ch
         lookup(request, LEASE, FIRST_REGISTER, None, false);
         end(request, &Verdict::Accept);
     });
-    let rest = rule("not this node's", |request| end(request, &Verdict::Drop));
+    let rest = rule("not this node's", |request| {
+        expression(request, "counter", |_| {});
+        end(request, &Verdict::Drop);
+    });
     plain(name, vec![others, own, rest])
 }
 

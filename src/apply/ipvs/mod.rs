@@ -16,7 +16,8 @@ use nix::errno::Errno;
 use crate::apply::netlink::{self, Access, Counters, NetlinkSocket, Reply, RequestError};
 use message::{Encoder, MalformedReply};
 use types::{
-    Capabilities, Change, ObservedRealServer, ObservedVirtualServer, Timeouts, VirtualServerKey,
+    Capabilities, Change, ObservedRealServer, ObservedVirtualServer, Statistics, Timeouts,
+    VirtualServerKey,
 };
 
 /// Virtual servers (320 bytes each) that surely come in one datagram of a dump, of 4 KiB at least.
@@ -124,6 +125,17 @@ impl Ipvs {
             previous = Some(keys);
         }
         Err(Error::Netlink(netlink::Error::DumpInterrupted))
+    }
+
+    /// What virtual servers counted, by one dump. Where they change meanwhile it may lack some or name
+    /// some twice, for which nobody who adds up has to read twice.
+    pub fn statistics(&mut self) -> Result<Vec<(VirtualServerKey, Statistics)>, Error> {
+        let replies = self.socket.dump(&self.encoder.get_virtual_servers())?;
+        let decode = |reply: &Reply| {
+            let server = message::virtual_server(&reply.payload)?;
+            Ok((server.key, server.statistics))
+        };
+        replies.iter().map(decode).collect()
     }
 
     /// One virtual server; `None` where there is none with this key.

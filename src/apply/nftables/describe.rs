@@ -105,7 +105,8 @@ pub(super) fn set_words(table: Table, family: Family) -> String {
     };
     let name = table.name(family);
     let keys = types(shape.key);
-    format!("nft add {kind} inet {TABLE} {name} '{{ type {keys}{data};{flags} }}'")
+    let counter = if table.counts() { " counter;" } else { "" };
+    format!("nft add {kind} inet {TABLE} {name} '{{ type {keys}{data};{flags}{counter} }}'")
 }
 
 /// A range begins with its first key and ends where the next element begins.

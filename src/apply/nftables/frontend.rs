@@ -67,6 +67,10 @@ pub(super) fn of_frontend(
         let by_frontend = (Table::Scopes, Table::NodePortScopes);
         put.one(by_frontend, Value::Number(scope));
     }
+    if outside_too || by_nftables(SourceClass::Pod) {
+        let by_frontend = (Table::Connections, Table::NodePortConnections);
+        put.one(by_frontend, Value::Nothing);
+    }
     put.allowed_sources();
     put.closed();
     if let Some(chain) = masquerade_chain(frontend) {

@@ -27,20 +27,22 @@ use crate::model::observation::{Difference, Stuck, Way};
 
 /// The sets with an element under a frontend of an address itself, or under a node port: where the plan
 /// has none, there must be none.
-const BY_ADDRESS: [Table; 8] = [
+const BY_ADDRESS: [Table; 9] = [
     Table::Restricted,
     Table::Closed,
     Table::OutsideClosed,
     Table::Masquerade,
+    Table::Connections,
     Table::Scopes,
     Table::Frontends,
     Table::Outside,
     Table::Inside,
 ];
-const BY_NODE_PORT: [Table; 7] = [
+const BY_NODE_PORT: [Table; 8] = [
     Table::NodePortsClosed,
     Table::NodePortsOutsideClosed,
     Table::NodePortMasquerade,
+    Table::NodePortConnections,
     Table::NodePortScopes,
     Table::NodePorts,
     Table::NodePortsOutside,

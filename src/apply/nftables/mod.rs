@@ -39,7 +39,7 @@ use element::{ElementKey, List, Summary, Value};
 use encode::{Request, message};
 use expression::Verdict;
 use handover::{opens, released};
-use sets::Table;
+pub(in crate::apply) use sets::Table;
 
 pub use describe::{describe, describe_chains};
 pub use layout::Layout;

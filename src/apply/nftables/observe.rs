@@ -122,6 +122,9 @@ pub(super) fn observe(socket: &mut NetlinkSocket) -> Result<Option<Observed>, Er
                 size: attributes
                     .nested(9)
                     .and_then(|description| description.number(1)),
+                counts: attributes
+                    .nested(17)
+                    .is_some_and(|expression| matches!(expression.string(1), Ok(Some("counter")))),
             };
             observed.sets.insert(name.to_owned(), set);
         }

@@ -126,6 +126,7 @@ pub(super) fn set_request(set: Table, family: Family, identifier: u32) -> Reques
         key_length,
         data_type,
         size,
+        counts,
     } = set.as_observed(family);
     request.number(3, flags);
     request.number(4, key_type);
@@ -152,6 +153,13 @@ pub(super) fn set_request(set: Table, family: Family, identifier: u32) -> Reques
         request.close(description);
     }
     request.number(10, identifier);
+    if counts {
+        let counter = request.open(17); // NFTA_SET_EXPR
+        request.string(1, "counter");
+        let zero = request.open(2);
+        request.close(zero);
+        request.close(counter);
+    }
     request
 }
 

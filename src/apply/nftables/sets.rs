@@ -37,6 +37,10 @@ pub enum Table {
     Masquerade,
     /// Whose source address is replaced, by node port.
     NodePortMasquerade,
+    /// Frontends whose new connections are counted: of which nftables forwards some.
+    Connections,
+    /// Node ports whose new connections are counted.
+    NodePortConnections,
     /// Frontend and index → endpoint.
     Endpoints,
     /// Node port and index → endpoint.
@@ -177,6 +181,8 @@ pub(super) struct ObservedSet {
     pub(super) data_type: Option<u32>,
     /// The most elements; none for any number.
     pub(super) size: Option<u32>,
+    /// Whether each element counts the packets that it is found for (`NFTA_SET_EXPR`).
+    pub(super) counts: bool,
 }
 
 /// How the keys of a set stand for packets.
@@ -204,7 +210,7 @@ pub(super) struct Shape {
 
 impl Table {
     /// Every set, in the order in which they are made.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 34] = [
         Self::PodRanges,
         Self::PodInterfaces,
         Self::ServiceRanges,
@@ -220,6 +226,8 @@ impl Table {
         Self::Hairpin,
         Self::Masquerade,
         Self::NodePortMasquerade,
+        Self::Connections,
+        Self::NodePortConnections,
         Self::Endpoints,
         Self::NodePortEndpoints,
         Self::Choices,
@@ -267,6 +275,10 @@ impl Table {
                 node_port("node_ports_outside4", "node_ports_outside6", Verdict)
             }
             Self::NodePortsInside => node_port("node_ports_inside4", "node_ports_inside6", Verdict),
+            Self::Connections => frontend("connections4", "connections6", Nothing),
+            Self::NodePortConnections => {
+                node_port("node_port_connections4", "node_port_connections6", Nothing)
+            }
             Self::Endpoints => index("endpoints4", "endpoints6", Endpoint),
             Self::NodePortEndpoints => {
                 node_port_index("node_port_endpoints4", "node_port_endpoints6", Endpoint)
@@ -356,6 +368,7 @@ impl Table {
                 Maps::Number => Some(data_type(&NUMBER, family).0),
             },
             size: (shape.keys == Keys::Dynamic).then_some(MOST_CLIENTS),
+            counts: self.counts(),
         }
     }
 
@@ -396,6 +409,21 @@ impl Table {
     /// Whether it tells where packets of a frontend go.
     pub(super) fn translates(self) -> bool {
         self >= Self::Endpoints && !self.dynamic()
+    }
+
+    /// Whether its elements count the packets that they are found for. The chains that look there see the
+    /// first packet of a connection alone, and nothing else is edited when endpoints come and go.
+    pub(super) fn counts(self) -> bool {
+        matches!(self, Self::Connections | Self::NodePortConnections)
+    }
+
+    /// The sets whose elements count, by name and family, and whether their keys are node ports.
+    pub(in crate::apply) fn counting() -> impl Iterator<Item = (&'static str, Family, bool)> {
+        let tables = Self::ALL.into_iter().filter(|table| table.counts());
+        tables.flat_map(|table| {
+            let node_ports = table.shape().key.first() == Some(&Part::Protocol);
+            Family::BOTH.map(|family| (table.name(family), family, node_ports))
+        })
     }
 
     /// Whether it is replaced whole.

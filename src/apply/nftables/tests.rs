@@ -288,6 +288,7 @@ fn beside_ipvs_only_what_it_cannot_do_is_translated() {
     assert_eq!(
         described(one_frontend(&[1], &[1, 2]), true),
         [
+            "connections4 { 192.0.2.1 . tcp . 80 }",
             "endpoints4 { 192.0.2.1 . tcp . 80 . 0x00000000 : 10.244.0.1 . 8080 }",
             "endpoints4 { 192.0.2.1 . tcp . 80 . 0x00000001 : 10.244.0.2 . 8080 }",
             "inside4 { 192.0.2.1 . tcp . 80 : goto pick4_2 }",
@@ -306,6 +307,7 @@ fn affinity_is_the_same_on_both_datapaths() {
     assert_eq!(
         elements,
         [
+            "connections4 { 192.0.2.1 . tcp . 80 }",
             "choices4 { 192.0.2.1 . tcp . 80 . 0x00000000 : 80 . 0x7d11672f }",
             "choices4 { 192.0.2.1 . tcp . 80 . 0x00010000 : 80 . 0x7d11672f }",
             "choices4 { 192.0.2.1 . tcp . 80 . 0x00000001 : 80 . 0x76fc65c6 }",

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::cluster_record;
 use crate::config::{self, Config, Environment, SourceKind};
 use crate::model::cluster::{ClusterChange, ClusterState};
 use crate::model::host::Host;
+use crate::model::peer::Peers;
 use crate::plan::Inputs;
 use crate::plan::announcement::relevant;
 use crate::source::kubernetes::timing::Timing;
@@ -67,7 +69,13 @@ pub(super) fn here(mut config: Config, state: &StateDirectory) -> anyhow::Result
     let (draining, damaged_drain) = state
         .read_drain()
         .context("cannot read whether this node is drained")?;
-    for warning in [damaged, damaged_drain].into_iter().flatten() {
+    let (claims, damaged_claims) = state
+        .read_claims()
+        .context("cannot read what this node owns")?;
+    for warning in [damaged, damaged_drain, damaged_claims]
+        .into_iter()
+        .flatten()
+    {
         tell(&warning.to_string());
     }
     let cluster = match config.source.kind {
@@ -82,6 +90,15 @@ pub(super) fn here(mut config: Config, state: &StateDirectory) -> anyhow::Result
         address_source: config.source.kind.into(),
         draining,
         allocations,
+        // A start goes on with what this node owned; who owns the rest the nodes settle among themselves.
+        peers: Arc::new(Peers {
+            enabled: !config.membership.key_files.is_empty(),
+            settled: true,
+            ..Peers::default()
+        }),
+        owners: (claims.keys())
+            .map(|vip| (*vip, config.node.name.clone()))
+            .collect(),
         ..Inputs::default()
     };
     Ok(Gathered {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::COUNT_EVERY;
 use crate::apply::handover::{HandedOver, Handover, HandoverError};
+use crate::owner::counters::{GuardCounters, Held};
 
 /// How long after a failure the tables are looked at again.
 const REPAIR_AGAIN: Duration = Duration::from_secs(1);
@@ -25,17 +26,19 @@ pub(in crate::owner) struct Passing {
     passed: Arc<BTreeMap<IpAddr, Instant>>,
     /// When that is looked at; never where nothing is to be passed on.
     count_at: Option<Instant>,
+    counters: GuardCounters,
 }
 
 impl Passing {
     /// What an earlier run left stays so at first.
-    pub(in crate::owner) fn new(tables: Handover) -> Self {
+    pub(in crate::owner) fn new(tables: Handover, counters: GuardCounters) -> Self {
         Self {
             tables,
             again: None,
             problem: None,
             passed: Arc::default(),
             count_at: None,
+            counters,
         }
     }
 
@@ -53,14 +56,18 @@ impl Passing {
     /// compares them with what there is.
     pub(in crate::owner) fn pass(&mut self, wanted: &Arc<HandedOver>, look: bool) {
         let due = self.again.is_some_and(|again| again <= Instant::now());
-        let mut result = self.tables.set(wanted);
+        let mut result = self.tables.set(wanted).map(|()| Held::Found);
         if result.is_ok() && (look || due) {
             result = self.repair();
         }
-        if result.is_ok() {
-            result = self.count(wanted);
+        if result.is_ok()
+            && let Err(error) = self.count(wanted)
+        {
+            result = Err(error);
         }
-        self.note(result);
+        let held = *result.as_ref().unwrap_or(&Held::Failed);
+        self.counters.handover(held, wanted.to.len());
+        self.note(result.map(|_| ()));
     }
 
     fn count(&mut self, wanted: &HandedOver) -> Result<(), HandoverError> {
@@ -87,11 +94,12 @@ impl Passing {
         Ok(())
     }
 
-    fn repair(&mut self) -> Result<(), HandoverError> {
-        if self.tables.repair()? {
-            tracing::info!("the handover was not as it should be, it is repaired");
+    fn repair(&mut self) -> Result<Held, HandoverError> {
+        if !self.tables.repair()? {
+            return Ok(Held::Found);
         }
-        Ok(())
+        tracing::info!("the handover was not as it should be, it is repaired");
+        Ok(Held::Repaired)
     }
 
     fn note(&mut self, result: Result<(), HandoverError>) {

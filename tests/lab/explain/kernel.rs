@@ -130,7 +130,7 @@ fn what_others_changed_is_named() {
             (
                 "nft flush chain inet edgelb prerouting",
                 "chain inet edgelb prerouting",
-                "lacks the rule \"frontends as outside clients see them\"",
+                "lacks the rule \"connections to frontends are counted\"",
             ),
             (
                 "nft insert rule inet edgelb guard ip daddr 192.0.2.200 drop",

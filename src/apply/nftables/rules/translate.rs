@@ -12,7 +12,7 @@ use crate::model::family::Family;
 /// What comes in from somewhere.
 pub(super) fn prerouting() -> Chain {
     let rules = Family::BOTH.into_iter().flat_map(|family| {
-        let mut rules = Vec::new();
+        let mut rules = counted(family).to_vec();
         for ports in [Ports::Frontends, Ports::NodePorts] {
             let [outside, inside, everybody] = ports.choices(family);
             let mut steps = vec![
@@ -40,6 +40,7 @@ pub(super) fn output() -> Chain {
         let mut rules = vec![not_allowed(family)];
         // Before IPVS, which refuses where real servers only drain.
         rules.extend(closed(family));
+        rules.extend(counted(family));
         for ports in [Ports::Frontends, Ports::NodePorts] {
             let [_, inside, everybody] = ports.choices(family);
             rules.push(rule(ports.comments().1, Some(family), inside));
@@ -52,6 +53,30 @@ pub(super) fn output() -> Chain {
         hook: Some(hook(OUTPUT, -100, "nat")),
         rules: rules.collect(),
     }
+}
+
+/// Counts connections by frontend, and lets them pass. What is refused never comes this far.
+fn counted(family: Family) -> [Rule; 2] {
+    let listed = |key: &[Load], table: Table| Step::In {
+        key: key.to_vec(),
+        set: table.name(family),
+        inverted: false,
+    };
+    [
+        rule(
+            "connections to frontends are counted",
+            Some(family),
+            vec![listed(&FRONTEND, Table::Connections)],
+        ),
+        rule(
+            "connections to node ports are counted",
+            Some(family),
+            vec![
+                in_set(Load::DestinationAddress, Table::NodeAddresses, family),
+                listed(&NODE_PORT, Table::NodePortConnections),
+            ],
+        ),
+    ]
 }
 
 /// Which maps send a packet to the chain that chooses its endpoint.
