@@ -24,7 +24,7 @@ use crate::model::allocation::Allocations;
 use crate::model::announcement::{AnnouncedInterface, AnnouncedSet};
 use crate::model::foreign::ForeignHosts;
 use crate::model::host::Host;
-use crate::model::peer::{Claims, MOST_EXCEPTIONS, MemberState, Owners, Peers, Publication};
+use crate::model::peer::{Claims, Owners, Peers, Publication};
 use crate::plan::announcement::relevant;
 use crate::plan::ownership::table::VipTable;
 
@@ -345,12 +345,7 @@ impl OwnerTask {
     /// Tells everybody else. Other nodes hear of a claim when this node may speak for the VIP: its owner
     /// until then goes on for so long.
     fn tell(&self, world: &World<'_>, may_speak: &OrdSet<IpAddr>) {
-        let World {
-            config,
-            table,
-            host,
-            ..
-        } = *world;
+        let World { config, host, .. } = *world;
         let owners = self.engine.owners();
         (self.mouths.owners).send_if_modified(|told| {
             let other = told != owners;
@@ -375,7 +370,6 @@ impl OwnerTask {
             }
             other
         });
-        let interfaces = digest::published(config, host);
         let lans = digest::lans(config, host);
         (self.mouths.interfaces).send_if_modified(|told| {
             let other = **told != lans;
@@ -392,17 +386,7 @@ impl OwnerTask {
             claims.remove(vip);
         }
         let publication = Publication {
-            state: MemberState {
-                ready: world.ready && self.suspended.is_none(),
-                draining: world.draining,
-                restarting: false,
-                interfaces,
-                exceptions: (table.exceptions.iter().copied())
-                    .take(MOST_EXCEPTIONS)
-                    .collect(),
-                configuration_digest: self.digests.0,
-                snapshot_digest: self.digests.1,
-            },
+            state: digest::state(world, self.digests),
             claims,
             allocations: (**self.ears.allocations.borrow()).clone(),
         };

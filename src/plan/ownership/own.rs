@@ -11,6 +11,7 @@ use super::{Candidates, Ownership, together};
 use crate::config::Config;
 use crate::model::allocation::Allocations;
 use crate::model::node_state::HeldFor;
+use crate::model::peer::NO_EXCEPTIONS;
 use crate::model::service::{Service, ServiceKey, TrafficPolicy};
 use crate::plan::endpoints::ready_nodes;
 use crate::plan::reason::Reason;
@@ -65,7 +66,7 @@ pub(in crate::plan) fn own(
                 host: &inputs.host,
                 ready: true,
                 draining: inputs.draining,
-                exceptions: &[],
+                exceptions: &NO_EXCEPTIONS,
             };
             Field::new(config, &nodes, own, &inputs.peers)
         }),
