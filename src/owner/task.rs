@@ -13,6 +13,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::asking::Probed;
 use super::engine::{Engine, Outcome, World};
+use super::farewell::Awaited;
 use super::guard::Guard;
 use super::handover::{HandingOver, Scene};
 use super::pause::PauseWatch;
@@ -62,12 +63,12 @@ pub struct Mouths {
 }
 
 /// What an earlier run of this node left.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Beginning<'a> {
     /// What it claimed.
     pub claims: &'a Claims,
-    /// Until when the others certainly wait for this node, because it told them that it restarts.
-    pub awaited: Option<Instant>,
+    /// The others wait for this node, because it told them that it restarts.
+    pub awaited: Option<Awaited>,
 }
 
 /// The task.
@@ -122,8 +123,8 @@ impl OwnerTask {
         let probe_interval = membership.probe_interval;
         let mut engine = Engine::new(node, start.claims);
         let mut claimed = None;
-        if let Some(until) = start.awaited {
-            engine.resume(until);
+        if let Some(Awaited { until, vips }) = start.awaited {
+            engine.resume(until, vips);
             claimed = Some(Arc::new(VipTable::of_claims(start.claims)));
         }
         Self {
@@ -149,7 +150,8 @@ impl OwnerTask {
         }
     }
 
-    /// Decides until `stopped`; returns whether this node owns something that it keeps while it restarts.
+    /// Decides until `stopped`; returns whether this node owns something that it keeps while it restarts,
+    /// and is sure of it.
     pub async fn run(mut self, mut stopped: watch::Receiver<bool>) -> bool {
         let mut lease = tokio::time::interval(self.renew_every);
         lease.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -187,8 +189,17 @@ impl OwnerTask {
         }
         // Nobody waits for a drained node, also where nobody took what it owns, unless it still has
         // connections.
-        (!self.engine.claims().is_empty() && !*self.ears.draining.borrow())
-            || self.handover.is_passed_to()
+        let keeps = (!self.engine.claims().is_empty() && !*self.ears.draining.borrow())
+            || self.handover.is_passed_to();
+        keeps && self.is_sure()
+    }
+
+    /// Whether what this node claims is certainly its own: it was not stopped for longer than its lease
+    /// lasts, and has heard the others since it last was. Else somebody may have followed it, and whoever
+    /// said that it restarts would answer beside that one.
+    fn is_sure(&mut self) -> bool {
+        let stopped = self.pause.was_longer_than(self.lease);
+        !stopped && self.suspended.is_none() && self.ears.peers.borrow().settled
     }
 
     /// Renews the permission to announce, unless this node was stopped for longer than that lasts: then

@@ -50,6 +50,14 @@ struct Member {
     asked: Vec<IpAddr>,
 }
 
+impl Member {
+    fn interface(&mut self, running: bool) {
+        for interface in self.host.interfaces.values_mut() {
+            interface.running = running;
+        }
+    }
+}
+
 struct Lan {
     config: Config,
     table: VipTable,
