@@ -81,6 +81,8 @@ pub struct OwnerTask {
     claimed: Option<Arc<VipTable>>,
     guard: Guard,
     handover: HandingOver,
+    /// There is what it needs to be settled.
+    hands_over: bool,
     /// Foreign edits of the fence and of the handover so far.
     fences: u64,
     pause: PauseWatch,
@@ -129,6 +131,7 @@ impl OwnerTask {
         }
         Self {
             handover,
+            hands_over: false,
             engine,
             claimed,
             ears,
@@ -213,7 +216,7 @@ impl OwnerTask {
         if self.suspended.is_none() && !self.engine.announced().is_empty() {
             self.guard.renew();
         }
-        self.suspended.is_none() && !self.handover.is_due()
+        self.suspended.is_none() && !(self.hands_over && self.handover.is_due())
     }
 
     fn suspend(&mut self) {
@@ -310,6 +313,8 @@ impl OwnerTask {
 
     /// Before anything is announced: the first packets may belong to the node that had it before.
     fn hand_over(&mut self, generation: u64, host: &Host, peers: &Arc<Peers>) {
+        // Until then it stays due, and looking again would change nothing.
+        self.hands_over = generation > 0 && (peers.settled || !peers.enabled);
         if generation > 0 {
             self.handover.settle(&Scene {
                 owners: self.engine.owners(),

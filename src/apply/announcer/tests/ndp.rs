@@ -10,36 +10,36 @@ use crate::apply::announcer::verdict::{Claim, IgnoreReason, Neighbour};
 use crate::model::announcement::AnnouncedSet;
 use crate::model::foreign::MacAddress;
 
-const VIP: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0x12, 0x3456);
+pub(super) const VIP: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0x12, 0x3456);
 const OTHER_VIP: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x11);
 const CLIENT: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x99);
-const CLIENT_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x99];
+pub(super) const CLIENT_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x99];
 const GROUP: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff12, 0x3456);
 const GROUP_MAC: [u8; 6] = [0x33, 0x33, 0xff, 0x12, 0x34, 0x56];
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
 /// A frame field by field, built without the code under test.
 #[derive(Clone, Debug)]
-struct Fields {
-    destination_mac: [u8; 6],
-    source_mac: [u8; 6],
-    ethertype: u16,
-    version: u8,
-    next_header: u8,
-    hop_limit: u8,
-    source: Ipv6Addr,
-    destination: Ipv6Addr,
-    kind: u8,
-    code: u8,
-    flags: u8,
-    target: Ipv6Addr,
-    options: Vec<u8>,
-    checksum: Option<u16>,
+pub(super) struct Fields {
+    pub(super) destination_mac: [u8; 6],
+    pub(super) source_mac: [u8; 6],
+    pub(super) ethertype: u16,
+    pub(super) version: u8,
+    pub(super) next_header: u8,
+    pub(super) hop_limit: u8,
+    pub(super) source: Ipv6Addr,
+    pub(super) destination: Ipv6Addr,
+    pub(super) kind: u8,
+    pub(super) code: u8,
+    pub(super) flags: u8,
+    pub(super) target: Ipv6Addr,
+    pub(super) options: Vec<u8>,
+    pub(super) checksum: Option<u16>,
 }
 
 impl Fields {
     /// A client asks for the VIP as Linux does.
-    fn request() -> Self {
+    pub(super) fn request() -> Self {
         Self {
             destination_mac: GROUP_MAC,
             source_mac: CLIENT_MAC,
@@ -67,7 +67,7 @@ impl Fields {
     }
 
     /// Another host's unsolicited advertisement.
-    fn advertisement() -> Self {
+    pub(super) fn advertisement() -> Self {
         Self {
             destination_mac: [0x33, 0x33, 0, 0, 0, 1],
             destination: ALL_NODES,
@@ -79,7 +79,7 @@ impl Fields {
         }
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    pub(super) fn bytes(&self) -> Vec<u8> {
         let mut message = vec![self.kind, self.code, 0, 0, self.flags, 0, 0, 0];
         message.extend(self.target.octets());
         message.extend(&self.options);
@@ -113,18 +113,18 @@ impl Fields {
         frame
     }
 
-    fn with(change: impl FnOnce(&mut Self)) -> Vec<u8> {
+    pub(super) fn with(change: impl FnOnce(&mut Self)) -> Vec<u8> {
         let mut fields = Self::request();
         change(&mut fields);
         fields.bytes()
     }
 }
 
-fn option(kind: u8, mac: [u8; 6]) -> Vec<u8> {
+pub(super) fn option(kind: u8, mac: [u8; 6]) -> Vec<u8> {
     [&[kind, 1], &mac[..]].concat()
 }
 
-fn set() -> AnnouncedSet {
+pub(super) fn set() -> AnnouncedSet {
     announced_addresses(&[IpAddr::V6(VIP)])
 }
 
@@ -280,97 +280,6 @@ fn ignores_everything_else_with_its_reason() {
         let result = answer(&frame, &interface(), &set());
         assert_eq!(result, Err(reason), "case {number}");
     }
-}
-
-/// Hosts take what stands behind extension headers for neighbor discovery: a claim made so is a claim.
-#[test]
-fn extension_headers_hide_nothing() {
-    use IgnoreReason::{Conflict, Fragmented, Malformed, NotNeighborDiscovery, Truncated};
-    let conflict = Conflict {
-        vip: IpAddr::V6(VIP),
-        mac: CLIENT_MAC,
-    };
-    // Hop-by-hop options, routing to its end, destination options: padding.
-    let (hop, route, options) = (0, 43, 60);
-    for kinds in [&[][..], &[hop], &[options], &[hop, options, route, options]] {
-        let frame = behind(&Fields::advertisement(), kinds, 0);
-        assert_eq!(
-            answer(&frame, &interface(), &set()),
-            Err(conflict),
-            "{kinds:?}"
-        );
-        let claimed = claim(&frame, OWN_MAC).unwrap();
-        assert_eq!(claimed.mac, CLIENT_MAC);
-        let asked = behind(&Fields::request(), kinds, 0);
-        assert!(answer(&asked, &interface(), &set()).is_ok(), "{kinds:?}");
-        for length in 54..frame.len() {
-            let cut = answer(&frame[..length], &interface(), &set());
-            assert_eq!(cut, Err(Truncated), "{kinds:?} cut at {length}");
-        }
-    }
-    for (kinds, byte, reason) in [
-        // Fragments are none, not even a single one that is the whole (RFC 6980).
-        (&[44][..], 0, Fragmented),
-        (&[hop, 44], 0, Fragmented),
-        (&[options, 44, options], 0, Fragmented),
-        // Not at the end of its way.
-        (&[route], 1, NotNeighborDiscovery),
-        // Encrypted, authenticated, or no header at all.
-        (&[50], 0, NotNeighborDiscovery),
-        (&[51], 0, NotNeighborDiscovery),
-        (&[59], 0, NotNeighborDiscovery),
-        (&[options; 5], 0, Malformed),
-    ] {
-        let frame = behind(&Fields::advertisement(), kinds, byte);
-        let result = answer(&frame, &interface(), &set());
-        assert_eq!(result, Err(reason), "{kinds:?}");
-    }
-}
-
-/// The frame with these extension headers of 8 octets, `byte` the fourth of each.
-fn behind(fields: &Fields, kinds: &[u8], byte: u8) -> Vec<u8> {
-    let mut frame = fields.bytes();
-    let mut next = 58;
-    for kind in kinds.iter().rev() {
-        // Followed by padding of four octets.
-        frame.splice(54..54, [next, 0, 0, byte, 1, 2, 0, 0]);
-        next = *kind;
-    }
-    frame[20] = next;
-    let length = u16::try_from(frame.len() - 54).unwrap();
-    frame[18..20].copy_from_slice(&length.to_be_bytes());
-    frame
-}
-
-/// Of several options of one kind the first one counts, as for Linux neighbours.
-#[test]
-fn the_first_of_several_hardware_addresses_counts() {
-    const SECOND: [u8; 6] = [0x02, 0, 0, 0, 0, 0x77];
-    let both = |kind| [option(kind, CLIENT_MAC), option(kind, SECOND)].concat();
-    let unknown = [14, 1, 1, 2, 3, 4, 5, 6];
-    for options in [
-        both(2),
-        [&unknown[..], &both(2)].concat(),
-        [option(1, SECOND), both(2)].concat(),
-    ] {
-        let frame = Fields {
-            options,
-            ..Fields::advertisement()
-        }
-        .bytes();
-        assert_eq!(claim(&frame, OWN_MAC).unwrap().mac, CLIENT_MAC);
-    }
-    let frame = Fields::with(|it| it.options = both(1));
-    let answered = answer(&frame, &interface(), &set()).unwrap();
-    assert_eq!(answered.asker.unwrap().mac, CLIENT_MAC);
-    // One of another length is no Ethernet address, whatever follows it.
-    let long = [&[2, 2][..], &[0; 14], &option(2, CLIENT_MAC)].concat();
-    let frame = Fields {
-        options: long,
-        ..Fields::advertisement()
-    }
-    .bytes();
-    assert_eq!(claim(&frame, OWN_MAC), Err(IgnoreReason::Malformed));
 }
 
 #[test]
