@@ -26,7 +26,7 @@ use super::{Lab, LabError, Namespace};
 /// How often a state that can only be polled is looked at.
 const LOOK: Duration = Duration::from_millis(5);
 /// How long a command to a daemon may take.
-pub const LONGEST_COMMAND: Duration = Duration::from_secs(5);
+pub const LONGEST_COMMAND: Duration = Duration::from_secs(15);
 /// How many lines of the log an error repeats.
 const LOG_TAIL: usize = 15;
 

@@ -26,10 +26,12 @@ use crate::plan::announcement::{interfaces, may_announce};
 use crate::plan::ownership::field::{Field, Own};
 use crate::plan::ownership::table::{VipGroup, VipTable};
 
-/// How long the next best node waits for a better one.
+/// The shortest time that the next best node waits for a better one.
 pub const TURN: Duration = Duration::from_millis(400);
-/// How long an owner that may not own any more goes on while somebody else is to follow.
-pub(super) const LINGER: Duration = Duration::from_secs(2);
+/// The same in probe intervals: nodes that ask one another seldom are slow to tell what they did.
+const TURN_IN_PROBES: u32 = 4;
+/// For how many turns an owner that may not own any more goes on while somebody else is to follow.
+const LINGER_IN_TURNS: u32 = 5;
 /// How long a better node must have been well before it takes a VIP from an owner that is well.
 pub(super) const PREEMPT_AFTER: Duration = Duration::from_secs(10);
 /// Moves of one VIP within [`MOVES_WINDOW`] after which nobody preempts: fabrics block an address that
@@ -354,6 +356,16 @@ impl Engine {
         let first = lately.len().checked_sub(MOST_MOVES)?;
         lately.get(first).map(|moved| **moved + MOVES_WINDOW)
     }
+}
+
+/// How long the next best node waits for a better one.
+pub(super) fn turn(config: &Config) -> Duration {
+    TURN.max(config.membership.probe_interval * TURN_IN_PROBES)
+}
+
+/// How long an owner that may not own any more goes on while somebody else is to follow.
+pub(super) fn linger(config: &Config) -> Duration {
+    turn(config) * LINGER_IN_TURNS
 }
 
 /// The same claims, as made by a node that was alone.

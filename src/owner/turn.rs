@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::engine::{
-    ASK_AGAIN, ASK_PEER_AGAIN, Engine, LINGER, Outcome, PREEMPT_AFTER, Probe, START_TOGETHER, TURN,
-    Waiting, World,
+    ASK_AGAIN, ASK_PEER_AGAIN, Engine, Outcome, PREEMPT_AFTER, Probe, START_TOGETHER, Waiting,
+    World, linger, turn,
 };
 use super::present::Owner;
 use crate::model::peer::IN_COMPANY;
@@ -125,7 +125,7 @@ impl<'a, 'w> Turn<'a, 'w> {
             Reason::NoInterface => false,
             // As good as anybody's, where nobody serves it whole.
             Reason::NotServedThere if !followed => true,
-            _ => followed && self.within(lowest, Waiting::Relief, LINGER),
+            _ => followed && self.within(lowest, Waiting::Relief, linger(self.world.config)),
         };
         if goes_on {
             self.show_here(group);
@@ -187,7 +187,7 @@ impl<'a, 'w> Turn<'a, 'w> {
             self.engine.waiting.remove(&lowest);
             return;
         };
-        let after = after + TURN * place;
+        let after = after + turn(self.world.config) * place;
         if after > Duration::ZERO && self.within(lowest, waiting, after) {
             return;
         }

@@ -13,12 +13,14 @@ mod view;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
 use crate::cli::exit::Exit;
 use crate::cli::output::{Format, write_json};
 use crate::lab::LabError;
+use crate::lab::prober::ProberOptions;
 use crate::lab::sandbox::{self, Entered, SandboxError};
 
 use crate::cli::interrupt::Interrupt;
@@ -39,9 +41,10 @@ pub struct DemoArguments {
     /// Leave everything up at the end, and print how to look around, until Ctrl-C
     #[arg(long)]
     pub keep: bool,
-    /// How often the nodes ask one another, 100ms by default: a slow machine needs longer
-    #[arg(long, value_name = "DURATION", value_parser = probe_interval)]
-    pub probe_interval: Option<String>,
+    /// How often the nodes ask one another, 100ms by default: a slow machine needs longer, and its client
+    /// asks less often
+    #[arg(long, value_name = "DURATION", value_parser = crate::config::duration::parse)]
+    pub probe_interval: Option<Duration>,
     /// The edgelb program to run in the nodes; this one by default
     #[arg(long, hide = true)]
     pub program: Option<PathBuf>,
@@ -62,6 +65,12 @@ pub enum Datapath {
 const MOST_NODES: i64 = 26;
 /// More would take longer to start than the demo may last.
 const MOST_WORKLOADS: i64 = 100;
+/// How long a step of the story may take on a machine that is not slow.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// The default of `membership.probe_interval`.
+const USUAL_PROBE_INTERVAL: Duration = Duration::from_millis(100);
+/// Shorter than TCP's first retransmission (RFC 6298), which would hide a loss.
+const LONGEST_REQUEST: Duration = Duration::from_millis(900);
 
 impl Datapath {
     /// The value of `proxy.datapath`.
@@ -74,11 +83,27 @@ impl Datapath {
     }
 }
 
-/// A duration of the configuration, as it is written there.
-fn probe_interval(text: &str) -> Result<String, String> {
-    crate::config::duration::parse(text)
-        .map(|_| text.to_owned())
-        .map_err(|error| error.to_string())
+impl DemoArguments {
+    /// How many times slower than usual the nodes are asked to be.
+    fn slower(&self) -> f64 {
+        self.probe_interval.map_or(1.0, |interval| {
+            (interval.as_secs_f64() / USUAL_PROBE_INTERVAL.as_secs_f64()).clamp(1.0, 20.0)
+        })
+    }
+
+    /// The pace of the client: slower where the nodes are.
+    fn pace(&self) -> ProberOptions {
+        let usual = ProberOptions::default();
+        ProberOptions {
+            interval: usual.interval.mul_f64(self.slower()),
+            timeout: (usual.timeout.mul_f64(self.slower())).min(LONGEST_REQUEST),
+        }
+    }
+
+    /// How long a step may take.
+    fn patience(&self) -> Duration {
+        PATIENCE.mul_f64(self.slower().min(4.0))
+    }
 }
 
 /// Runs the demo. It must be called before the program has any other thread: it starts the program

@@ -3,7 +3,7 @@
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, ensure};
 
@@ -29,14 +29,12 @@ use crate::cli::interrupt::Interrupt;
 pub(super) const REQUESTS: usize = 60;
 /// Requests in a row elsewhere.
 const FEW_REQUESTS: usize = 12;
-/// How long a daemon may take to start, and the daemons to agree on an address or an owner.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 /// How many lines of each log are shown after a failure.
 const LOG_TAIL: usize = 5;
 
 /// The demo while it runs. What it built goes away with it.
 pub(super) struct Story<'a> {
-    arguments: &'a DemoArguments,
+    pub(super) arguments: &'a DemoArguments,
     pub(super) interrupt: &'a Interrupt,
     lines: &'a mut dyn Write,
     start: Instant,
@@ -241,8 +239,8 @@ impl<'a> Story<'a> {
         if nodes > 1 {
             let membership = Membership::among(lab, nodes, MembershipNetwork::Lan)?;
             options.membership = Some(membership);
-            if let Some(interval) = &self.arguments.probe_interval {
-                let interval = toml::Value::String(interval.clone());
+            if let Some(interval) = self.arguments.probe_interval {
+                let interval = toml::Value::String(format!("{}us", interval.as_micros()));
                 let section = toml::Table::from_iter([("probe_interval".to_owned(), interval)]);
                 let section = toml::Value::Table(section);
                 (options.configuration).insert("membership".to_owned(), section);
@@ -256,7 +254,9 @@ impl<'a> Story<'a> {
         for daemon in &mut self.daemons {
             let what = format!("edgelb on {} was not ready", daemon.node());
             self.interrupt
-                .wait_for(&what, PATIENCE, || Ok(daemon.hears_ready()?.then_some(())))?;
+                .wait_for(&what, self.arguments.patience(), || {
+                    Ok(daemon.hears_ready()?.then_some(()))
+                })?;
         }
         if let Some(datapath) = self
             .daemons
@@ -285,11 +285,13 @@ impl<'a> Story<'a> {
         let what = format!("the daemons did not give {name} the same address from the pool");
         let vip = self
             .interrupt
-            .wait_for(&what, PATIENCE, || agreed_vip(&self.daemons, &service.name))?;
+            .wait_for(&what, self.arguments.patience(), || {
+                agreed_vip(&self.daemons, &service.name)
+            })?;
         let client = lab.client()?;
         let (owner, mac) = self.interrupt.wait_for(
             &format!("not exactly one node answered ARP for {vip}"),
-            PATIENCE,
+            self.arguments.patience(),
             || only_owner(lab.nodes(), client, vip),
         )?;
         let owner = owner.name.clone();

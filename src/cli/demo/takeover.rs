@@ -10,12 +10,12 @@ use crate::lab::client::Protocol;
 use crate::lab::daemon::Daemon;
 use crate::lab::fault::PowerFailure;
 use crate::lab::manifests::{ManifestDirectory, ServiceManifest};
-use crate::lab::prober::{Prober, ProberOptions};
+use crate::lab::prober::Prober;
 use crate::lab::{Lab, Workload};
 
 use super::report::{DrainReport, TakeoverReport};
 use super::scene::{PORT, milliseconds, must_all_succeed, only_owner};
-use super::story::{PATIENCE, REQUESTS, Story};
+use super::story::{REQUESTS, Story};
 use super::view;
 
 /// Answers in a row by which the connection counts as steady.
@@ -103,7 +103,10 @@ impl Story<'_> {
         )?;
         self.say(
             "",
-            &format!("client-1, with a new connection each 5 ms, had none for {blackout_ms} ms"),
+            &format!(
+                "client-1, with a new connection each {} ms, had none for {blackout_ms} ms",
+                self.arguments.pace().interval.as_millis()
+            ),
         )?;
         self.say(
             "",
@@ -145,7 +148,9 @@ impl Story<'_> {
         let mut daemon = Daemon::start(lab, dead.index, &self.options()?)?;
         let what = format!("edgelb on {} was not ready", dead.name);
         self.interrupt
-            .wait_for(&what, PATIENCE, || Ok(daemon.hears_ready()?.then_some(())))?;
+            .wait_for(&what, self.arguments.patience(), || {
+                Ok(daemon.hears_ready()?.then_some(()))
+            })?;
         *self
             .daemons
             .get_mut(dead.index)
@@ -153,15 +158,16 @@ impl Story<'_> {
         write_endpoints(self.lab()?, manifests, services, None)?;
         self.wait_whole(vip)?;
         let what = format!("{owner} did not see {} again", dead.name);
-        self.interrupt.wait_for(&what, PATIENCE, || {
-            let owner = position(self.lab()?, owner)?;
-            let daemon = self.daemons.get(owner).context("the owner has no daemon")?;
-            Ok(view::is_candidate(daemon, &dead.name)?.then_some(()))
-        })?;
+        self.interrupt
+            .wait_for(&what, self.arguments.patience(), || {
+                let owner = position(self.lab()?, owner)?;
+                let daemon = self.daemons.get(owner).context("the owner has no daemon")?;
+                Ok(view::is_candidate(daemon, &dead.name)?.then_some(()))
+            })?;
         let lab = self.lab()?;
         let only = self.interrupt.wait_for(
             &format!("not exactly one node answered ARP for {vip}"),
-            PATIENCE,
+            self.arguments.patience(),
             || only_owner(lab.nodes(), lab.client()?, vip),
         )?;
         ensure!(
@@ -225,7 +231,7 @@ impl Story<'_> {
             &self.lab()?.client()?.namespace,
             SocketAddr::from((vip, PORT)),
             Protocol::Tcp,
-            ProberOptions::default(),
+            self.arguments.pace(),
         )?;
         self.steady(&prober, vip)?;
         prober.reset();
@@ -234,25 +240,29 @@ impl Story<'_> {
 
     fn other_owner(&self, vip: Ipv4Addr, than: &str) -> anyhow::Result<String> {
         let lab = self.lab()?;
-        self.interrupt
-            .wait_for(&format!("no other node took {vip} over"), PATIENCE, || {
+        self.interrupt.wait_for(
+            &format!("no other node took {vip} over"),
+            self.arguments.patience(),
+            || {
                 Ok(only_owner(lab.nodes(), lab.client()?, vip)?
                     .map(|(node, _)| node.name.clone())
                     .filter(|name| name != than))
-            })
+            },
+        )
     }
 
     /// Waits until new connections are answered whichever workload they go to.
     fn wait_whole(&self, vip: Ipv4Addr) -> anyhow::Result<()> {
         let prober = self.probe(vip)?;
         let what = format!("new connections to {vip} failed");
-        self.interrupt.wait_for(&what, PATIENCE, || {
-            let report = prober.report();
-            if !report.failed.is_empty() {
-                prober.reset();
-            }
-            Ok((report.failed.is_empty() && report.answered >= STEADY).then_some(()))
-        })
+        self.interrupt
+            .wait_for(&what, self.arguments.patience(), || {
+                let report = prober.report();
+                if !report.failed.is_empty() {
+                    prober.reset();
+                }
+                Ok((report.failed.is_empty() && report.answered >= STEADY).then_some(()))
+            })
     }
 
     /// Waits for answers in a row.
@@ -260,7 +270,7 @@ impl Story<'_> {
         let before = prober.report().answered;
         self.interrupt.wait_for(
             &format!("new connections to {vip} were not answered steadily"),
-            PATIENCE,
+            self.arguments.patience(),
             || Ok((prober.report().answered >= before + STEADY).then_some(())),
         )
     }
