@@ -45,6 +45,10 @@ pub struct PublishedInterface {
 
 /// What a node says of itself. What an older version does not say has its default.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is told and heeded by itself"
+)]
 #[serde(default)]
 pub struct MemberState {
     /// It holds the forwarding state of its first complete list: it may own VIPs.

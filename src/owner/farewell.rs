@@ -86,9 +86,12 @@ fn left(farewell: &Farewell, restart_grace: Duration, now: Duration) -> Option<D
 /// was anybody and nobody is expected.
 fn resumed(farewell: &Farewell, membership: &Membership, claims: &Claims) -> OrdSet<IpAddr> {
     let expects = !membership.peers.is_empty();
-    let goes_on = |number: u64| match farewell.alone {
-        true => !expects,
-        false => number & IN_COMPANY != 0,
+    let goes_on = |number: u64| {
+        if farewell.alone {
+            !expects
+        } else {
+            number & IN_COMPANY != 0
+        }
     };
     let resumed = claims.iter().filter(|(_, number)| goes_on(**number));
     resumed.map(|(vip, _)| *vip).collect()

@@ -317,10 +317,8 @@ fn named_mac(options: &[u8], kind: u8) -> Result<Option<[u8; 6]>, IgnoreReason> 
     let mut rest = options;
     while let [option, length, value @ ..] = rest {
         if *option == kind {
-            return match (length, value) {
-                (1, [a, b, c, d, e, f, ..]) => Ok(Some([*a, *b, *c, *d, *e, *f])),
-                _ => Err(IgnoreReason::Malformed),
-            };
+            let whole = value.first_chunk().filter(|_| *length == 1);
+            return whole.copied().map(Some).ok_or(IgnoreReason::Malformed);
         }
         if *length == 0 {
             return Err(IgnoreReason::Malformed);
