@@ -85,10 +85,12 @@ pub async fn run(
 
     let drain = DrainFlag::open(Arc::clone(&state)).context("cannot read whether to drain")?;
     let leaving = drain.leaving();
+    let going = watch::Sender::new(false);
     stopping::forget(&config.node.runtime_dir);
     let follows = Follows {
         host: host.clone(),
         draining: drain.watch(),
+        leaves: going.subscribe(),
         fence,
         handover,
         foreign_edits: foreign_edits.clone(),
@@ -175,6 +177,7 @@ pub async fn run(
                 let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
                 if stopping::is_leave(&config.node.runtime_dir).await {
                     tracing::info!("the machine goes down, vips are given up");
+                    going.send_replace(true);
                     leaving.send_replace(true);
                     owning.leave().await;
                 }

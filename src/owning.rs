@@ -38,6 +38,8 @@ type NodeAddresses = BTreeMap<String, Vec<IpAddr>>;
 pub struct Follows {
     pub host: watch::Receiver<Host>,
     pub draining: watch::Receiver<bool>,
+    /// Whether the machine goes down.
+    pub leaves: watch::Receiver<bool>,
     pub fence: Fence,
     pub handover: Handover,
     pub foreign_edits: watch::Receiver<ForeignEdits>,
@@ -90,6 +92,7 @@ impl Owning {
                 config: config_receiver,
                 host: follows.host,
                 draining: follows.draining.clone(),
+                leaves: follows.leaves,
                 node_addresses: node_addresses_receiver,
                 allocations: allocations_receiver,
                 foreign_edits: follows.foreign_edits,

@@ -28,7 +28,7 @@ fn judge(support: &Result<HandoverSupport, HandoverError>, release: &str) -> Opt
                  another node on purpose"
             );
             let remedy = format!(
-                "install the kernel package that has {} (CONFIG_NFT_DUP_IPV4, CONFIG_NFT_DUP_IPV6)",
+                "install the kernel package that has {} (CONFIG_NFT_DUP_IPV4, CONFIG_NFT_DUP_IPV6; they need CONFIG_NFT_LIMIT beside them)",
                 missing.join(" and ")
             );
             (message, remedy)

@@ -1,7 +1,9 @@
-//! The thread that changes the fence and the handover. A transaction on `nf_tables` waits for those of everybody else in
-//! the namespace, for seconds where somebody loads a large ruleset: nothing that has to go on may stand
-//! behind one. Only the newest order counts; it decides nothing about owners and never renews the lease.
+//! The thread that changes the fence and the handover. A transaction on `nf_tables` waits for those of
+//! everybody else in the namespace, for seconds where somebody loads a large ruleset: nothing that has to
+//! go on may stand behind one. Only the newest order counts; it decides nothing about owners and never
+//! renews the lease.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +12,7 @@ use imbl::OrdSet;
 use tokio::sync::watch;
 
 use super::handover::passing::Passing;
-use crate::apply::fence::{Fence, FenceError, Fenced};
+use crate::apply::fence::{Fence, FenceError, FenceSupport, Fenced};
 use crate::apply::handover::{HandedOver, Handover};
 
 /// How long after a failure the fence is looked at again.
@@ -32,12 +34,39 @@ pub(super) struct Order {
 /// What became of the orders.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Progress {
-    /// The newest order that is carried out, or that failed: strict ARP stands behind the fence.
+    /// The newest order that is carried out. One that failed is not, but where the fence holds nothing
+    /// back anyway: there strict ARP stands alone.
     pub(super) number: u64,
-    /// What that order lets this node speak for.
+    /// What this node may speak for by that order; after one that failed only what that one allows too:
+    /// the kernel may hold any part of it.
     pub(super) owned: OrdSet<IpAddr>,
     /// Counts the times that tables were made anew, which have no lease yet.
     pub(super) repairs: u64,
+    /// When a packet was passed on to another node last, by VIP; that it changes is no news.
+    pub(super) passed: Arc<BTreeMap<IpAddr, Instant>>,
+}
+
+impl Progress {
+    /// Notes what became of an order that lets this node speak for these VIPs: carried out, and whether
+    /// tables had to be made anew for it, or failed. Whether that is news.
+    fn note(
+        &mut self,
+        number: u64,
+        owned: OrdSet<IpAddr>,
+        outcome: Result<bool, ()>,
+        support: FenceSupport,
+    ) -> bool {
+        if outcome.is_err() && support == FenceSupport::Active {
+            self.owned = std::mem::take(&mut self.owned).intersection(owned);
+            return false;
+        }
+        let repaired = outcome.unwrap_or(false);
+        let news = self.number != number || repaired;
+        self.number = number;
+        self.owned = owned;
+        self.repairs += u64::from(repaired);
+        news
+    }
 }
 
 /// Carries out orders until nobody gives any more.
@@ -63,6 +92,10 @@ pub(super) async fn carry_out(
         // The first packets of a VIP that moves here may belong to the node that had it before.
         if let Some(handed) = &order.handed {
             passing.pass(handed, order.looks != looks);
+            progress.send_if_modified(|told| {
+                told.passed = passing.passed();
+                false
+            });
         }
         let Some(fenced) = order.fenced else {
             continue;
@@ -76,8 +109,8 @@ pub(super) async fn carry_out(
             Ok(_) if fence.is_whole() => None,
             Ok(_) | Err(_) => Some(Instant::now() + REPAIR_AGAIN),
         };
-        let repaired = result.as_ref().is_ok_and(|repaired| *repaired);
-        if repaired {
+        let outcome = result.as_ref().map(|repaired| *repaired).map_err(|_| ());
+        if outcome == Ok(true) {
             tracing::info!("the fence was not as it should be, it is repaired");
         }
         let news = result.err().map(describe);
@@ -85,13 +118,8 @@ pub(super) async fn carry_out(
             tracing::warn!(error, "the fence is not as it should be");
         }
         problem = news;
-        progress.send_if_modified(|told| {
-            let news = told.number != order.number || repaired;
-            told.number = order.number;
-            told.owned = fenced.owned;
-            told.repairs += u64::from(repaired);
-            news
-        });
+        let support = fence.support();
+        progress.send_if_modified(|told| told.note(order.number, fenced.owned, outcome, support));
     }
 }
 
@@ -110,5 +138,60 @@ async fn sleep_until(instant: Option<Instant>) {
     match instant {
         Some(instant) => tokio::time::sleep_until(instant.into()).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn vips(last: &[u8]) -> OrdSet<IpAddr> {
+        (last.iter())
+            .map(|last| IpAddr::from([192, 0, 2, *last]))
+            .collect()
+    }
+
+    #[test]
+    fn an_order_that_failed_allows_nothing_that_was_not_allowed() {
+        use FenceSupport::{Active, NoEgressHook, NoTables};
+        let failed = Err(());
+        for (support, outcome, number, owned, news) in [
+            (Active, Ok(false), 8, &[2, 3][..], true),
+            (Active, Ok(true), 8, &[2, 3], true),
+            // What is taken does not come, and what is given up may have gone.
+            (Active, failed, 7, &[2], false),
+            // Nothing in the kernel holds anything back.
+            (NoEgressHook, failed, 8, &[2, 3], true),
+            (NoTables, failed, 8, &[2, 3], true),
+        ] {
+            let mut progress = Progress {
+                number: 7,
+                owned: vips(&[1, 2]),
+                ..Progress::default()
+            };
+            let told = progress.note(8, vips(&[2, 3]), outcome, support);
+            assert_eq!(told, news, "{support:?} {outcome:?}");
+            assert_eq!(progress.number, number, "{support:?} {outcome:?}");
+            assert_eq!(progress.owned, vips(owned), "{support:?} {outcome:?}");
+            assert_eq!(progress.repairs, u64::from(outcome == Ok(true)));
+            // Tried again, it is carried out.
+            progress.note(8, vips(&[2, 3]), Ok(false), support);
+            assert_eq!((progress.number, progress.owned), (8, vips(&[2, 3])));
+        }
+    }
+
+    #[test]
+    fn what_is_so_already_is_no_news() {
+        let mut progress = Progress {
+            number: 7,
+            ..Progress::default()
+        };
+        for (outcome, news) in [(Ok(false), false), (Ok(true), true), (Err(()), false)] {
+            let told = progress.note(7, vips(&[1]), outcome, FenceSupport::Active);
+            assert_eq!(told, news, "{outcome:?}");
+            assert_eq!(progress.owned, vips(&[1]));
+        }
     }
 }

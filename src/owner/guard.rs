@@ -1,5 +1,5 @@
-//! The fence as the owner task sees it, and with it what is passed on: what this node owns may be spoken for, as long as the task says
-//! so. Edits are ordered from the thread of the fence, and the lease is renewed here, by a frame that
+//! The fence as the owner task sees it, and with it what is passed on: what this node owns may be spoken
+//! for, as long as the task says so. Edits are ordered from the thread of the fence, and the lease is renewed here, by a frame that
 //! waits for nobody. Whatever fails is told once, tried again, and stops nothing: strict ARP stands
 //! behind it.
 
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use imbl::OrdSet;
+use imbl::ordset::DiffItem;
 use tokio::sync::watch;
 
 use super::fencing::{Order, Progress, carry_out, describe};
@@ -31,12 +32,52 @@ pub struct Guard {
     lease: Lease,
     orders: watch::Sender<Order>,
     progress: watch::Receiver<Progress>,
+    waiting: Waiting,
     /// Since when an order is not carried out.
     ordered: Option<Instant>,
     /// Until when no look is ordered because one was.
     looked: Option<Instant>,
     /// What was logged of why renewals do not work now.
     problem: Option<String>,
+}
+
+/// Which VIPs wait for an order: the kernel may carry out one in between that gives them up.
+#[derive(Debug, Default)]
+struct Waiting {
+    /// What may be spoken for by the last order.
+    ordered: OrdSet<IpAddr>,
+    /// By VIP the order since which it may be, unless that is carried out.
+    taken: BTreeMap<IpAddr, u64>,
+}
+
+impl Waiting {
+    /// There is a new order.
+    fn order(&mut self, number: u64, owned: &OrdSet<IpAddr>, carried_out: u64) {
+        self.taken.retain(|_, taken| *taken > carried_out);
+        for change in self.ordered.diff(owned) {
+            match change {
+                DiffItem::Add(vip) => {
+                    self.taken.insert(*vip, number);
+                }
+                DiffItem::Remove(vip) => {
+                    self.taken.remove(vip);
+                }
+            }
+        }
+        self.ordered = owned.clone();
+    }
+
+    /// What of this may be spoken for with what is carried out.
+    fn allowed(&self, owned: &OrdSet<IpAddr>, progress: &Progress) -> OrdSet<IpAddr> {
+        if self.taken.is_empty() && progress.owned.ptr_eq(owned) {
+            return owned.clone();
+        }
+        let allowed = |vip: &&IpAddr| {
+            let taken = self.taken.get(*vip);
+            progress.owned.contains(*vip) && taken.is_none_or(|taken| *taken <= progress.number)
+        };
+        owned.iter().filter(allowed).copied().collect()
+    }
 }
 
 impl Guard {
@@ -63,6 +104,10 @@ impl Guard {
             tracing::debug!(error, "what an earlier run was let speak for is not known");
             OrdSet::new()
         });
+        let waiting = Waiting {
+            ordered: inherited.clone(),
+            ..Waiting::default()
+        };
         let (done, progress) = watch::channel(Progress {
             owned: inherited,
             ..Progress::default()
@@ -77,6 +122,7 @@ impl Guard {
             lease,
             orders,
             progress,
+            waiting,
             ordered: None,
             looked: None,
             problem: None,
@@ -115,17 +161,20 @@ impl Guard {
         });
         if changed {
             self.ordered.get_or_insert(Instant::now());
+            let carried_out = self.progress.borrow().number;
+            let number = self.orders.borrow().number;
+            self.waiting.order(number, owned, carried_out);
         }
+    }
+
+    /// When a packet was passed on to another node last, by VIP, as of the last minute.
+    pub fn passed(&self) -> Arc<BTreeMap<IpAddr, Instant>> {
+        Arc::clone(&self.progress.borrow().passed)
     }
 
     /// What of this may be spoken for now: the rest waits for the kernel.
     pub fn allowed(&self, owned: &OrdSet<IpAddr>) -> OrdSet<IpAddr> {
-        let progress = self.progress.borrow();
-        if progress.owned.ptr_eq(owned) {
-            return owned.clone();
-        }
-        let allowed = |vip: &&IpAddr| progress.owned.contains(*vip);
-        owned.iter().filter(allowed).copied().collect()
+        self.waiting.allowed(owned, &self.progress.borrow())
     }
 
     /// Whether an order waits for so long that this node should not take VIPs.
@@ -139,8 +188,8 @@ impl Guard {
         at.filter(|at| *at > Instant::now())
     }
 
-    /// Waits until more orders are carried out, or tables were made anew, which have no lease; for ever where the thread ended, of which the daemon
-    /// hears otherwise.
+    /// Waits until more orders are carried out, or tables were made anew, which have no lease; for ever
+    /// where the thread ended, of which the daemon hears otherwise.
     pub async fn changed(&mut self) {
         if self.progress.changed().await.is_err() {
             std::future::pending::<()>().await;
@@ -187,6 +236,103 @@ impl Guard {
         if self.looked.is_none_or(|until| until <= now) {
             self.looked = Some(now + LOOK_AGAIN);
             self.distrust();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vips(last: &[u8]) -> OrdSet<IpAddr> {
+        (last.iter())
+            .map(|last| IpAddr::from([192, 0, 2, *last]))
+            .collect()
+    }
+
+    /// An order by what may be spoken for, or what of one is carried out by its number.
+    enum Event {
+        Order(&'static [u8]),
+        Done(u64),
+    }
+
+    #[test]
+    fn what_was_given_up_waits_for_the_order_that_takes_it_again() {
+        use Event::{Done, Order};
+        for (case, inherited, events, allowed) in [
+            ("taken", &[][..], &[Order(&[1])][..], &[][..]),
+            ("taken and done", &[], &[Order(&[1]), Done(1)], &[1]),
+            ("inherited", &[1], &[Order(&[1, 2])], &[1]),
+            (
+                "kept over orders",
+                &[],
+                &[Order(&[1]), Done(1), Order(&[1, 2]), Order(&[1])],
+                &[1],
+            ),
+            (
+                "given up and taken again",
+                &[],
+                &[Order(&[1, 2]), Done(1), Order(&[2]), Order(&[1, 2])],
+                &[2],
+            ),
+            (
+                "given up alone is done",
+                &[],
+                &[Order(&[1]), Done(1), Order(&[]), Order(&[1]), Done(2)],
+                &[],
+            ),
+            (
+                "all is done",
+                &[],
+                &[Order(&[1]), Done(1), Order(&[]), Order(&[1]), Done(3)],
+                &[1],
+            ),
+            (
+                "again and again",
+                &[1],
+                &[
+                    Order(&[]),
+                    Order(&[1]),
+                    Order(&[]),
+                    Order(&[1]),
+                    Done(2),
+                    Order(&[1, 2]),
+                ],
+                &[],
+            ),
+            (
+                "an inherited one too",
+                &[1],
+                &[Order(&[]), Order(&[1])],
+                &[],
+            ),
+        ] {
+            let mut waiting = Waiting {
+                ordered: vips(inherited),
+                ..Waiting::default()
+            };
+            let mut progress = Progress {
+                owned: vips(inherited),
+                ..Progress::default()
+            };
+            let mut orders = Vec::new();
+            for event in events {
+                match event {
+                    Order(owned) => {
+                        orders.push(vips(owned));
+                        let number = orders.len() as u64;
+                        waiting.order(number, &vips(owned), progress.number);
+                    }
+                    Done(number) => {
+                        let done = usize::try_from(*number).unwrap_or_default() - 1;
+                        progress.owned = orders.get(done).cloned().unwrap_or_default();
+                        progress.number = *number;
+                    }
+                }
+            }
+            let owned = orders.last().cloned().unwrap_or_default();
+            let found = waiting.allowed(&owned, &progress);
+            assert_eq!(found, vips(allowed), "{case}");
         }
     }
 }

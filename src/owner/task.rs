@@ -41,6 +41,8 @@ pub struct Ears {
     pub table: watch::Receiver<Arc<VipTable>>,
     pub host: watch::Receiver<Host>,
     pub draining: watch::Receiver<bool>,
+    /// Whether the machine goes down: nobody waits for it, whoever has connections there.
+    pub leaves: watch::Receiver<bool>,
     pub peers: watch::Receiver<Arc<Peers>>,
     /// What somebody else changed in our tables.
     pub foreign_edits: watch::Receiver<ForeignEdits>,
@@ -102,6 +104,8 @@ pub struct OwnerTask {
     staged: Option<(u64, Host, Arc<Config>)>,
     /// All VIPs of the table.
     vips: OrdSet<IpAddr>,
+    /// Those of which conntrack sees both sides, so that their connections can be handed over.
+    translated: OrdSet<IpAddr>,
     /// Of the configuration and of the table.
     digests: (u64, u64),
     wake: Option<Instant>,
@@ -147,6 +151,7 @@ impl OwnerTask {
             fenced: BTreeMap::new(),
             staged: None,
             vips: OrdSet::new(),
+            translated: OrdSet::new(),
             digests: (0, 0),
             wake: None,
             probed: mpsc::channel(8),
@@ -193,7 +198,7 @@ impl OwnerTask {
         // Nobody waits for a drained node, also where nobody took what it owns, unless it still has
         // connections.
         let keeps = (!self.engine.claims().is_empty() && !*self.ears.draining.borrow())
-            || self.handover.is_passed_to();
+            || (self.handover.is_passed_to() && !*self.ears.leaves.borrow());
         keeps && self.is_sure()
     }
 
@@ -306,6 +311,11 @@ impl OwnerTask {
             self.vips = groups
                 .flat_map(|group| group.vips.iter().copied())
                 .collect();
+            self.translated = self.vips.clone();
+            let directly = table.groups.values().flat_map(|it| &it.answered_directly);
+            for vip in directly {
+                self.translated.remove(vip);
+            }
             self.digests = (digest::configuration(config), digest::table(table));
             self.staged = Some((table.generation, host.clone(), Arc::clone(config)));
         }
@@ -322,6 +332,8 @@ impl OwnerTask {
                 host,
                 stage: &self.stage,
                 vips: &self.vips,
+                translated: &self.translated,
+                passed: &self.guard.passed(),
             });
         }
     }

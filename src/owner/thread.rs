@@ -38,6 +38,8 @@ pub struct Start {
     pub config: watch::Receiver<Arc<Config>>,
     pub host: watch::Receiver<Host>,
     pub draining: watch::Receiver<bool>,
+    /// Whether the machine goes down.
+    pub leaves: watch::Receiver<bool>,
     /// The addresses of all Nodes, by name.
     pub node_addresses: watch::Receiver<Arc<BTreeMap<String, Vec<IpAddr>>>>,
     pub allocations: watch::Receiver<Arc<Allocations>>,
@@ -126,6 +128,7 @@ pub fn start(
             table,
             host: start.host,
             draining: start.draining,
+            leaves: start.leaves,
             peers: view.peers.clone(),
             allocations: start.allocations,
             foreign_edits: start.foreign_edits,

@@ -350,10 +350,7 @@ fn cleanup_leaves_the_kernel_as_it_was() {
         let vip = address.parse().unwrap();
         (Arrival { vip, interface: 2 }, vip)
     });
-    let handed_over = HandedOver {
-        to: to.into(),
-        ..HandedOver::default()
-    };
+    let handed_over = HandedOver { to: to.into() };
     let handover = || Handover::open().unwrap().set(&handed_over);
     rig.node(0).run(handover).unwrap().unwrap();
     let families = ["netdev edgelb", "arp edgelb", "ip edgelb", "ip6 edgelb"];

@@ -16,6 +16,7 @@ mod ipvs;
 #[allow(dead_code)]
 mod lan;
 mod methods;
+mod methods_moved;
 mod missing;
 #[path = "../lab/rig.rs"]
 #[allow(dead_code)]

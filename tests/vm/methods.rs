@@ -4,27 +4,30 @@
 use std::net::IpAddr;
 
 use edgelb::lab::client::{Protocol, Stream, open_stream};
-use edgelb::lab::daemon::Daemon;
+use edgelb::lab::daemon::{Daemon, DaemonOptions};
 use edgelb::lab::manifests::{ManifestDirectory, ServiceManifest, ServicePort};
+use edgelb::lab::membership::{Membership, MembershipNetwork};
 use edgelb::lab::server::{Listen, Server};
 use edgelb::lab::{Host, Lab, LabOptions, tool};
 
 use super::rig::{PATIENCE, Rig, START, cluster_ips, eventually, socket, spread};
 
 const TCP: Protocol = Protocol::Tcp;
-const VIPS: [&str; 2] = ["192.0.2.210", "fd00:2::210"];
+pub(super) const VIPS: [&str; 2] = ["192.0.2.210", "fd00:2::210"];
 
-/// One node; of the hosts on the LAN the first is the client, the others serve.
-fn lan() -> Rig {
+/// Of the hosts on the LAN the first is the client, the others serve. Several nodes talk with one another.
+pub(super) fn lan(nodes: usize) -> Rig {
     let lab = Lab::build(LabOptions {
-        nodes: 1,
+        nodes,
         workloads: 1,
         clients: 3,
         ..LabOptions::default()
     })
     .unwrap();
     let manifests = ManifestDirectory::create(&lab.directory().join("manifests")).unwrap();
-    manifests.write_node(lab.node(0).unwrap()).unwrap();
+    for node in lab.nodes() {
+        manifests.write_node(node).unwrap();
+    }
     let mut rig = Rig {
         lab,
         manifests,
@@ -35,16 +38,27 @@ fn lan() -> Rig {
         name = "lan"
         addresses = ["192.0.2.200-192.0.2.219", "fd00:2::200-fd00:2::219"]
         forwarding_methods = ["direct-routing", "tunnel"]
+
+        [membership]
+        probe_interval = "1s"
     };
-    let options = rig.options(configuration);
-    let mut daemon = Daemon::start(&rig.lab, 0, &options).unwrap();
-    daemon.wait_ready(START).unwrap();
-    rig.daemons.push(daemon);
+    let membership = Membership::among(&rig.lab, nodes, MembershipNetwork::Lan).unwrap();
+    let options = DaemonOptions {
+        membership: (nodes > 1).then_some(membership),
+        ..rig.options(configuration)
+    };
+    for node in 0..nodes {
+        let daemon = Daemon::start(&rig.lab, node, &options).unwrap();
+        rig.daemons.push(daemon);
+    }
+    for daemon in &mut rig.daemons {
+        daemon.wait_ready(START).unwrap();
+    }
     rig
 }
 
 /// Lets a host answer for the VIPs without telling the LAN that it has them (SYS-5, SYS-6).
-fn take_vips(host: &Host, method: &str) -> Server {
+pub(super) fn take_vips(host: &Host, method: &str) -> Server {
     let namespace = &host.namespace;
     for (path, value) in [
         ("net/ipv4/conf/all/arp_ignore", "1"),
@@ -70,7 +84,7 @@ fn take_vips(host: &Host, method: &str) -> Server {
     Server::start(namespace, &host.name, &[Listen::tcp(80)]).unwrap()
 }
 
-fn service(method: &str) -> ServiceManifest {
+pub(super) fn service(method: &str) -> ServiceManifest {
     let mut service = ServiceManifest::load_balancer(
         "bare",
         cluster_ips(60),
@@ -89,7 +103,7 @@ fn service(method: &str) -> ServiceManifest {
     service
 }
 
-fn endpoints(rig: &Rig, hosts: &[&Host]) {
+pub(super) fn endpoints(rig: &Rig, hosts: &[&Host]) {
     let text = [("IPv4", 0), ("IPv6", 1)]
         .map(|(family, index)| {
             let addresses: Vec<String> = hosts
@@ -109,7 +123,7 @@ fn endpoints(rig: &Rig, hosts: &[&Host]) {
 }
 
 fn served_by_hosts(method: &str, shown: &str) {
-    let rig = lan();
+    let rig = lan(1);
     let [client, first, second] = rig.lab.clients() else {
         panic!("three hosts on the LAN");
     };

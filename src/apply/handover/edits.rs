@@ -121,7 +121,15 @@ fn set_request(table: &Table, set: &str, identifier: u32) -> Request {
         request.number(6, data_type);
         request.number(7, length);
     }
+    if kind.size > 0 {
+        let description = request.open(9);
+        request.number(1, kind.size);
+        request.close(description);
+    }
     request.number(10, identifier);
+    if kind.timeout > 0 {
+        request.bytes(11, &kind.timeout.to_be_bytes()); // NFTA_SET_TIMEOUT
+    }
     request
 }
 

@@ -8,8 +8,8 @@
 //!                                     address in the map, and dropped here
 //! ```
 //!
-//! What another node passed on (`stations`) is never passed on again: one hop at most. There is no table
-//! where there is nothing to pass on. Decides nothing about who had a VIP: it does what [`HandedOver`]
+//! What another node passed on is never passed on again: it has too few hops left for that ([`rules`]).
+//! There is no table where there is nothing to pass on. Decides nothing about who had a VIP: it does what [`HandedOver`]
 //! says. Must not touch any other table.
 
 mod edits;
@@ -22,8 +22,8 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
-use imbl::OrdSet;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 
@@ -31,9 +31,12 @@ use super::fence::transact;
 use super::netlink::{self, NetlinkSocket, TransactionError};
 use super::nftables;
 use crate::model::family::Family;
-use crate::model::foreign::MacAddress;
 pub use support::{HandoverSupport, support};
 use table::Tables;
+
+/// How long it is remembered that a packet for a VIP was passed on: longer than an idle connection goes
+/// without a keep-alive (two hours at the least by default, RFC 9293, section 3.8.4).
+pub const REMEMBERED: Duration = Duration::from_secs(3 * 60 * 60);
 
 /// Why the handover is not as it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -66,8 +69,6 @@ pub struct HandedOver {
     /// An address of the other node on the LAN of that interface, of the VIP's family; one of another
     /// family counts for nothing.
     pub to: BTreeMap<Arrival, IpAddr>,
-    /// The hardware addresses of the other nodes: what comes from one of them is not passed on again.
-    pub stations: OrdSet<MacAddress>,
 }
 
 /// Our tables in this network namespace.
@@ -132,6 +133,24 @@ impl Handover {
             }
         }
         Ok(standing)
+    }
+
+    /// The VIPs for which packets were passed on within [`REMEMBERED`], each with how long ago.
+    pub fn passed(&mut self) -> Result<BTreeMap<IpAddr, Duration>, HandoverError> {
+        let mut passed = BTreeMap::new();
+        let (Some(socket), Some(applied)) = (&mut self.socket, &self.applied) else {
+            return Ok(passed);
+        };
+        for family in Family::BOTH {
+            if applied.get(family).is_none() {
+                continue;
+            }
+            for (vip, ago) in observe::passed(socket, family)? {
+                let least = passed.entry(vip).or_insert(ago);
+                *least = ago.min(*least);
+            }
+        }
+        Ok(passed)
     }
 
     /// Makes the kernel pass on exactly this, by the difference to the last call; the first one takes

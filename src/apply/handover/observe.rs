@@ -1,9 +1,11 @@
 //! Reads a table of the handover back from the kernel.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
 
-use super::HandoverError;
-use super::table::{Contents, Elements, SetKind, number};
+use super::table::{Contents, Elements, PASSED, SetKind, number};
+use super::{Arrival, HandoverError, REMEMBERED};
 use crate::apply::netlink::{NetlinkSocket, Reply};
 use crate::apply::nftables::encode::{Request, message};
 use crate::apply::nftables::observe::{Attributes, comment, table};
@@ -60,13 +62,48 @@ fn contents(socket: &mut NetlinkSocket, family: Family) -> Result<Option<Content
                 key_type: set.number(4).unwrap_or_default(),
                 key_length: set.number(5).unwrap_or_default(),
                 data: set.number(6).zip(set.number(7)),
+                size: set
+                    .nested(9)
+                    .and_then(|it| it.number(1))
+                    .unwrap_or_default(),
+                timeout: set.get(11).and_then(milliseconds).unwrap_or_default(),
             };
-            let elements = elements(socket, family, &name)?;
+            let elements = match name.as_str() {
+                PASSED => Elements::new(),
+                _ => elements(socket, family, &name)?,
+            };
             sets.insert(name, (kind, elements));
         }
     }
     contents.sets = sets;
     Ok(Some(contents))
+}
+
+/// The VIPs of this family for which packets were passed on lately, each with how long ago. Our table must
+/// be there.
+pub(super) fn passed(
+    socket: &mut NetlinkSocket,
+    family: Family,
+) -> Result<Vec<(IpAddr, Duration)>, HandoverError> {
+    let mut passed = Vec::new();
+    for reply in dump(socket, message::GET_ELEMENT, family, Some(PASSED))? {
+        let attributes = Attributes::of(&reply.payload)?;
+        for (_, element) in attributes.nested(3).iter().flat_map(Attributes::iter) {
+            let element = Attributes::nest(element);
+            let key = element.nested(1).and_then(|nest| nest.get(1));
+            let arrival = key.and_then(|key| Arrival::from_key(key, family));
+            let rest = element.get(5).and_then(milliseconds); // NFTA_SET_ELEM_EXPIRATION
+            if let (Some(arrival), Some(rest)) = (arrival, rest) {
+                let ago = REMEMBERED.saturating_sub(Duration::from_millis(rest));
+                passed.push((arrival.vip, ago));
+            }
+        }
+    }
+    Ok(passed)
+}
+
+fn milliseconds(bytes: &[u8]) -> Option<u64> {
+    bytes.try_into().ok().map(u64::from_be_bytes)
 }
 
 fn elements(

@@ -3,17 +3,23 @@
 //! ```text
 //! prerouting -150    after conntrack (-200), before anything of `inet edgelb`
 //!   connections known here      accept: all that a packet of theirs pays
-//!   from another node           accept: it was passed on, and what is unknown here too is refused here
 //!   TCP without SYN             → pass
 //!   ICMP of no connection here  → pass: the errors of routers, path MTU discovery among them
 //! pass                          to the other node by the map of VIP and interface, and no further here
 //! ```
 //!
+//! What may go over only few more hops (TTL, hop limit) is not passed on, and what is passed on may go over
+//! only so few: so the next node never passes it on again, whatever each of them believes of the other,
+//! and whichever of its interfaces it came from. What is unknown there too is refused there.
+//!
+//! No more than [`RATE`] a second are: anybody can send what belongs to no connection, and each such packet is
+//! another node's work too. What is more than that is refused here, as everything would be without this.
+//!
 //! A packet in the middle of a connection is `new` to conntrack, which would take it up
 //! (`nf_conntrack_tcp_loose`), or `invalid`: a FIN, a RST, and all of them without that setting. As it is
 //! dropped, nothing of it stays in conntrack. A pure SYN begins a connection here; nobody passes it on.
 
-use super::table::{HANDOVER, STATIONS, address_length};
+use super::table::{HANDOVER, PASSED, address_length};
 use crate::apply::nftables::encode::{Request, message};
 use crate::apply::nftables::expression::Verdict;
 use crate::apply::nftables::expression::primitive::{
@@ -33,13 +39,25 @@ const AFTER_CONNTRACK: i32 = -150;
 const INVALID: u32 = 1;
 const NEW: u32 = 8;
 
-/// `NFT_PAYLOAD_LL_HEADER`, `NFT_PAYLOAD_NETWORK_HEADER`, `NFT_PAYLOAD_TRANSPORT_HEADER`
-const LINK_HEADER: u32 = 0;
+/// `NFT_PAYLOAD_NETWORK_HEADER`, `NFT_PAYLOAD_TRANSPORT_HEADER`
 const NETWORK_HEADER: u32 = 1;
 const TRANSPORT_HEADER: u32 = 2;
 /// `NFT_META_IIF`, `NFT_META_L4PROTO`
 const INPUT_INTERFACE: u32 = 4;
 const PROTOCOL: u32 = 16;
+
+/// Hops for what is passed on, `dup`'s own among them: enough from any node to any pod. Clients are further
+/// away from the limit: systems send with 64, 128 or 255 (RFC 1700 and later practice), and the longest
+/// ways take some 30.
+const HOPS: u8 = 16;
+/// Packets a second of a family that are passed on, and those that may come at once after a pause.
+const RATE: u64 = 50_000;
+const BURST: u32 = 10_000;
+/// Where the hop count and its neighbour begin, each in a word of 16 bits: TTL and protocol (RFC 791), next
+/// header and hop limit (RFC 8200); the place of the header checksum.
+const TTL_AND_PROTOCOL: u32 = 8;
+const NEXT_HEADER_AND_HOP_LIMIT: u32 = 6;
+const HEADER_CHECKSUM: u32 = 10;
 
 const TCP: u8 = 6;
 const ICMP: u8 = 1;
@@ -74,11 +92,6 @@ pub(super) fn chains(family: Family) -> Vec<Chain> {
         state(request, INVALID | NEW, false);
         end(request, &Verdict::Accept);
     });
-    let one_hop = rule("what another node passed on", |request| {
-        payload(request, LINK_HEADER, 6, 6, FIRST_REGISTER);
-        lookup(request, STATIONS, FIRST_REGISTER, None, false);
-        end(request, &Verdict::Accept);
-    });
     let tcp = rule("tcp of other nodes' connections", |request| {
         protocol(request, TCP);
         payload(request, TRANSPORT_HEADER, TCP_FLAGS, 1, FIRST_REGISTER);
@@ -108,37 +121,97 @@ pub(super) fn chains(family: Family) -> Vec<Chain> {
         Chain {
             name: "prerouting",
             hook: Some((PREROUTING, AFTER_CONNTRACK)),
-            rules: vec![known, one_hop, tcp, errors],
+            rules: vec![known, tcp, errors],
         },
     ]
 }
 
-/// `dup to ip daddr . iif map @handover device iif`: routed to that node by its neighbour entry, its
-/// addresses as they are, past conntrack.
+/// `ip ttl > 16 limit rate 50000/second update @passed { ip daddr . iif } ip ttl set 16 dup to ip daddr . iif map @handover device iif`: routed to that node by its
+/// neighbour entry, its addresses as they are, past conntrack.
 fn pass(family: Family) -> Rule {
     let (offset, length) = match family {
         Family::V4 => (16, address_length(family)),
         Family::V6 => (24, address_length(family)),
     };
     let behind = FIRST_REGISTER + length / 4;
+    let to = behind + 1;
     rule("to the node that may know it", |request| {
+        more_hops_than(request, family, HOPS);
         payload(request, NETWORK_HEADER, offset, length, FIRST_REGISTER);
         meta(request, INPUT_INTERFACE, behind);
-        lookup(
-            request,
-            HANDOVER,
-            FIRST_REGISTER,
-            Some(FIRST_REGISTER),
-            false,
-        );
+        lookup(request, HANDOVER, FIRST_REGISTER, Some(to), false);
+        limit(request);
+        expression(request, "dynset", |request| {
+            request.string(1, PASSED);
+            request.number(3, 1); // NFT_DYNSET_OP_UPDATE
+            request.number(4, FIRST_REGISTER);
+        });
+        set_hops(request, family, HOPS);
         meta(request, INPUT_INTERFACE, behind);
         expression(request, "dup", |request| {
-            request.number(1, FIRST_REGISTER);
+            request.number(1, to);
             request.number(2, behind);
         });
         expression(request, "counter", |_| {});
         end(request, &Verdict::Drop);
     })
+}
+
+/// Goes on with packets that may go over more hops than that.
+fn more_hops_than(request: &mut Request, family: Family, hops: u8) {
+    let offset = match family {
+        Family::V4 => TTL_AND_PROTOCOL,
+        Family::V6 => NEXT_HEADER_AND_HOP_LIMIT + 1,
+    };
+    payload(request, NETWORK_HEADER, offset, 1, FIRST_REGISTER);
+    expression(request, "cmp", |request| {
+        request.number(1, FIRST_REGISTER);
+        request.number(2, 4); // NFT_CMP_GT
+        let data = request.open(3);
+        request.bytes(1, &[hops]);
+        request.close(data);
+    });
+}
+
+/// Goes on with so many packets a second.
+fn limit(request: &mut Request) {
+    expression(request, "limit", |request| {
+        request.bytes(1, &RATE.to_be_bytes());
+        request.bytes(2, &1_u64.to_be_bytes()); // seconds
+        request.number(3, BURST);
+        request.number(4, 0); // NFT_LIMIT_PKTS
+        request.number(5, 0);
+    });
+}
+
+/// Writes how many hops the packet may go over.
+fn set_hops(request: &mut Request, family: Family, hops: u8) {
+    // In a word of 16 bits, of which the checksum is made.
+    let (offset, kept, written) = match family {
+        Family::V4 => (TTL_AND_PROTOCOL, [0, 0xff], [hops, 0]),
+        Family::V6 => (NEXT_HEADER_AND_HOP_LIMIT, [0xff, 0], [0, hops]),
+    };
+    payload(request, NETWORK_HEADER, offset, 2, FIRST_REGISTER);
+    expression(request, "bitwise", |request| {
+        request.number(1, FIRST_REGISTER);
+        request.number(2, FIRST_REGISTER);
+        request.number(3, 2);
+        for (kind, value) in [(4, kept), (5, written)] {
+            let nest = request.open(kind);
+            request.bytes(1, &value);
+            request.close(nest);
+        }
+    });
+    expression(request, "payload", |request| {
+        request.number(2, NETWORK_HEADER);
+        request.number(3, offset);
+        request.number(4, 2);
+        request.number(5, FIRST_REGISTER);
+        if family == Family::V4 {
+            request.number(6, 1); // NFT_PAYLOAD_CSUM_INET
+            request.number(7, HEADER_CHECKSUM);
+        }
+    });
 }
 
 /// Goes on where one of `bits` is set in the connection's state, or where none is.

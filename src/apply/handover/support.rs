@@ -13,7 +13,8 @@ use crate::model::family::Family;
 /// The name under which a table is tried; it never stays.
 const TRIAL: &str = "edgelb_trial";
 
-/// For which families packets can be passed on: it takes the modules `nft_dup_ipv4` and `nft_dup_ipv6`.
+/// For which families packets can be passed on: it takes the modules `nft_dup_ipv4` and `nft_dup_ipv6`,
+/// and `nft_limit`, which kernels with those have.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HandoverSupport {
     pub v4: bool,

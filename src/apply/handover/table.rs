@@ -4,23 +4,26 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::rules::{self, Chain};
-use super::{Arrival, HandedOver, HandoverSupport};
+use super::{Arrival, HandedOver, HandoverSupport, REMEMBERED};
 use crate::apply::nftables::TABLE;
 use crate::model::family::Family;
 
 /// The map of what is passed on to whom.
 pub(super) const HANDOVER: &str = "handover";
-/// The set of the other nodes' hardware addresses.
-pub(super) const STATIONS: &str = "stations";
+/// The set of those of its keys for which packets were passed on lately: the packets see to it.
+pub(super) const PASSED: &str = "passed";
 
-/// `NFT_SET_MAP`
+/// `NFT_SET_MAP`, `NFT_SET_TIMEOUT`, `NFT_SET_EVAL`
 const MAP: u32 = 8;
+const TIMEOUT: u32 = 0x10;
+const EVAL: u32 = 0x20;
+/// Only keys of the map come into the set; dead ones count until they are collected.
+const MOST_PASSED: u32 = 65_535;
 
 /// nft's numbers of datatypes; a concatenation has six bits for each.
 mod datatype {
     pub(super) const IPV4_ADDRESS: u32 = 7;
     pub(super) const IPV6_ADDRESS: u32 = 8;
-    pub(super) const ETHERNET_ADDRESS: u32 = 9;
     pub(super) const INTERFACE: u32 = 20;
     pub(super) const BITS: u32 = 6;
 }
@@ -53,6 +56,10 @@ pub(super) struct SetKind {
     pub(super) key_length: u32,
     /// Of a map: its datatype and its length in bytes.
     pub(super) data: Option<(u32, u32)>,
+    /// Elements at most; 0 for no bound.
+    pub(super) size: u32,
+    /// Of elements, in milliseconds; 0 for none.
+    pub(super) timeout: u64,
 }
 
 /// One table as we want it.
@@ -60,7 +67,7 @@ pub(super) struct SetKind {
 pub(super) struct Table {
     pub(super) name: &'static str,
     pub(super) family: Family,
-    /// Elements by set.
+    /// Elements by set; none of those that packets add.
     pub(super) elements: BTreeMap<&'static str, Elements>,
 }
 
@@ -118,11 +125,10 @@ impl Table {
                 to.insert(arrival.key(), octets(*other));
             }
         }
-        let stations = wanted.stations.iter().map(|mac| (mac.0.to_vec(), vec![]));
         Self {
             name: TABLE,
             family,
-            elements: [(HANDOVER, to), (STATIONS, stations.collect())].into(),
+            elements: [(HANDOVER, to), (PASSED, Elements::new())].into(),
         }
     }
 
@@ -178,19 +184,23 @@ pub(super) fn kind(set: &str, family: Family) -> SetKind {
         Family::V4 => datatype::IPV4_ADDRESS,
         Family::V6 => datatype::IPV6_ADDRESS,
     };
-    if set == STATIONS {
+    let keys = SetKind {
+        key_type: address << datatype::BITS | datatype::INTERFACE,
+        key_length: address_length(family) + 4,
+        ..SetKind::default()
+    };
+    if set == PASSED {
         return SetKind {
-            flags: 0,
-            key_type: datatype::ETHERNET_ADDRESS,
-            key_length: 6,
-            data: None,
+            flags: EVAL | TIMEOUT,
+            size: MOST_PASSED,
+            timeout: u64::try_from(REMEMBERED.as_millis()).unwrap_or(u64::MAX),
+            ..keys
         };
     }
     SetKind {
         flags: MAP,
-        key_type: address << datatype::BITS | datatype::INTERFACE,
-        key_length: address_length(family) + 4,
         data: Some((address, address_length(family))),
+        ..keys
     }
 }
 
@@ -202,7 +212,7 @@ impl Arrival {
         key
     }
 
-    fn from_key(key: &[u8], family: Family) -> Option<Self> {
+    pub(super) fn from_key(key: &[u8], family: Family) -> Option<Self> {
         let length = usize::try_from(address_length(family)).ok()?;
         let (vip, interface) = key.split_at_checked(length)?;
         Some(Self {

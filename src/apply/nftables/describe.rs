@@ -257,6 +257,7 @@ fn words(step: &Step, family: Option<Family>) -> String {
         Step::NewConnection(true) => "ct state new".to_owned(),
         Step::NewConnection(false) => "ct state != new".to_owned(),
         Step::Related => "ct state related".to_owned(),
+        Step::Invalid => "ct state invalid".to_owned(),
         Step::Established => "ct state established,related".to_owned(),
         Step::Reply => "ct direction reply".to_owned(),
         Step::BetweenBridges => "meta iifkind \"bridge\" meta oifkind \"bridge\"".to_owned(),

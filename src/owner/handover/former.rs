@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Instant;
 
 use imbl::OrdSet;
 use imbl::ordmap::DiffItem;
 
+use super::FORGET_AFTER;
 use crate::model::peer::{Owners, Peers, Presence, supersedes};
 
 /// What this node remembers of owners.
@@ -14,9 +16,17 @@ pub(super) struct Former {
     node: String,
     owners: Owners,
     /// Those that had the VIP before and were there when it moved, this node among them, the latest first.
-    had: BTreeMap<IpAddr, Vec<String>>,
+    had: BTreeMap<IpAddr, Had>,
     /// Who had it last, where nobody has it now.
     last: BTreeMap<IpAddr, String>,
+}
+
+/// Who had a VIP.
+#[derive(Debug)]
+struct Had {
+    nodes: Vec<String>,
+    /// Since when.
+    since: Instant,
 }
 
 impl Former {
@@ -31,24 +41,62 @@ impl Former {
 
     /// An earlier run of this node passed packets for the VIP on to that node: one of both had it before
     /// the other.
-    pub(super) fn adopt(&mut self, vip: IpAddr, other: &str) {
-        let had = self.had.entry(vip).or_default();
-        for name in [self.node.as_str(), other] {
-            let owns = self.owners.get(&vip).is_some_and(|owner| owner == name);
+    pub(super) fn adopt(&mut self, vip: IpAddr, other: &str, now: Instant) {
+        let owner = self.owners.get(&vip).cloned();
+        let node = self.node.clone();
+        let had = self.had(vip, now);
+        for name in [node.as_str(), other] {
+            let owns = owner.as_ref().is_some_and(|owner| owner == name);
             if !owns && !had.iter().any(|known| known == name) {
                 had.push(name.to_owned());
             }
         }
     }
 
+    /// Forgets what moved long ago, where nothing was passed on lately: no connection of then lives. When
+    /// there will be more of that, unless packets are passed on meanwhile.
+    pub(super) fn forget(
+        &mut self,
+        passed: &BTreeMap<IpAddr, Instant>,
+        now: Instant,
+    ) -> Option<Instant> {
+        let mut next = None;
+        self.had.retain(|vip, had| {
+            let last = passed.get(vip).map_or(had.since, |at| had.since.max(*at));
+            let end = last + FORGET_AFTER;
+            if end > now {
+                next = Some(next.map_or(end, |next: Instant| next.min(end)));
+            }
+            end > now
+        });
+        next
+    }
+
+    fn had(&mut self, vip: IpAddr, since: Instant) -> &mut Vec<String> {
+        let new = || Had {
+            nodes: Vec::new(),
+            since,
+        };
+        let had = self.had.entry(vip).or_insert_with(new);
+        had.since = since;
+        &mut had.nodes
+    }
+
     /// Takes in who owns what now, and who is there: from a node that is down a VIP is taken with nothing
     /// of what it had. One that is down later is not forgotten: it may only have been silent for a moment,
     /// and where it booted meanwhile it resets what it does not know, as this node would.
-    pub(super) fn follow(&mut self, owners: &Owners, peers: &Peers, vips: &OrdSet<IpAddr>) {
+    pub(super) fn follow(
+        &mut self,
+        owners: &Owners,
+        peers: &Peers,
+        vips: &OrdSet<IpAddr>,
+        now: Instant,
+    ) {
         let node = self.node.clone();
         let is_there = |name: &String| *name == node || is_there(peers, name);
         for had in self.had.values_mut() {
-            had.retain(|name| *name == node || peers.members.contains_key(name));
+            had.nodes
+                .retain(|name| *name == node || peers.members.contains_key(name));
         }
         self.last.retain(|_, name| is_there(name));
         let before = std::mem::replace(&mut self.owners, owners.clone());
@@ -56,11 +104,11 @@ impl Former {
             match change {
                 DiffItem::Add(vip, owner) => {
                     let last = self.last.remove(vip);
-                    self.moved(*vip, last.as_ref(), owner, peers);
+                    self.moved(*vip, last.as_ref(), owner, peers, now);
                 }
                 DiffItem::Update { old, new } => {
                     let last = Some(old.1).filter(|name| is_there(name));
-                    self.moved(*new.0, last, new.1, peers);
+                    self.moved(*new.0, last, new.1, peers, now);
                 }
                 DiffItem::Remove(vip, owner) if is_there(owner) => {
                     self.last.insert(*vip, owner.clone());
@@ -69,15 +117,22 @@ impl Former {
             }
         }
         self.had
-            .retain(|vip, had| !had.is_empty() && vips.contains(vip));
+            .retain(|vip, had| !had.nodes.is_empty() && vips.contains(vip));
         self.last.retain(|vip, _| vips.contains(vip));
     }
 
     /// Of a VIP that this node takes, the owner before is who claims it still: this node may not have seen
     /// it own the VIP, where it looks for the first time, or was stopped for a while.
-    fn moved(&mut self, vip: IpAddr, from: Option<&String>, to: &String, peers: &Peers) {
+    fn moved(
+        &mut self,
+        vip: IpAddr,
+        from: Option<&String>,
+        to: &String,
+        peers: &Peers,
+        now: Instant,
+    ) {
         let claimant = claimant(peers, vip).filter(|_| *to == self.node);
-        let had = self.had.entry(vip).or_default();
+        let had = self.had(vip, now);
         for before in [from, claimant].into_iter().flatten() {
             had.retain(|name| name != before);
             had.insert(0, before.clone());
@@ -95,9 +150,9 @@ impl Former {
         self.had.iter().filter_map(|(vip, had)| {
             let owner = owners.get(vip)?;
             let other = if *owner == self.node {
-                had.iter().find(|name| is_there(peers, name))
+                had.nodes.iter().find(|name| is_there(peers, name))
             } else {
-                had.contains(&self.node).then_some(owner)
+                had.nodes.contains(&self.node).then_some(owner)
             };
             other.map(|other| (*vip, other.as_str()))
         })
@@ -105,7 +160,7 @@ impl Former {
 
     /// Whether another node has a VIP now that this one had.
     pub(super) fn has_given_up(&self) -> bool {
-        self.had.values().any(|had| had.contains(&self.node))
+        (self.had.values()).any(|had| had.nodes.contains(&self.node))
     }
 }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use imbl::{OrdMap, OrdSet};
 
-use crate::apply::handover::{Arrival, HandedOver, Handover};
+use crate::apply::handover::{Arrival, HandedOver, Handover, REMEMBERED};
 use crate::model::announcement::AnnouncedInterface;
 use crate::model::family::Family;
 use crate::model::host::Host;
@@ -23,6 +23,12 @@ use former::Former;
 
 /// For how long after the start a node is waited for that an earlier run passed packets on to.
 const HEAR_OTHERS: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether packets are passed on.
+const COUNT_EVERY: Duration = Duration::from_secs(60);
+/// How long after its move, and after the last packet that was passed on, a VIP is nobody else's any more:
+/// that packet was counted by then.
+const FORGET_AFTER: Duration = REMEMBERED.saturating_add(COUNT_EVERY.saturating_mul(2));
 
 /// What is so now.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +40,11 @@ pub struct Scene<'a> {
     pub stage: &'a BTreeMap<u32, AnnouncedInterface>,
     /// All VIPs; made anew whenever host or stage are others.
     pub vips: &'a OrdSet<IpAddr>,
+    /// Those of which conntrack sees both sides of a connection: of all others it knows none, so that
+    /// nothing of theirs can be told to be another node's. Made anew together with `vips`.
+    pub translated: &'a OrdSet<IpAddr>,
+    /// When a packet was passed on last, by VIP; not known to the minute.
+    pub passed: &'a BTreeMap<IpAddr, Instant>,
 }
 
 /// Knows what is to be passed on.
@@ -46,6 +57,8 @@ pub struct HandingOver {
     standing: BTreeMap<Arrival, IpAddr>,
     /// When it goes, should they not be heard.
     standing_until: Instant,
+    /// When something may be forgotten.
+    forget_at: Option<Instant>,
     /// What is to be so now.
     wanted: Option<Arc<HandedOver>>,
 }
@@ -70,6 +83,7 @@ impl HandingOver {
             seen: None,
             standing,
             standing_until: Instant::now() + HEAR_OTHERS,
+            forget_at: None,
             wanted: None,
         }
     }
@@ -88,17 +102,17 @@ impl HandingOver {
         if same && !self.is_due() {
             return;
         }
-        if self.is_due() || !scene.peers.enabled {
+        let now = Instant::now();
+        if self.standing_until <= now || !scene.peers.enabled {
             self.standing.clear();
         }
-        take_over(&mut self.standing, &mut self.former, scene);
-        self.former.follow(scene.owners, scene.peers, scene.vips);
+        take_over(&mut self.standing, &mut self.former, scene, now);
+        self.former
+            .follow(scene.owners, scene.peers, scene.translated, now);
+        self.forget_at = self.former.forget(scene.passed, now);
         let mut to = self.standing.clone();
         to.extend(ways(&self.former, scene));
-        let wanted = HandedOver {
-            to,
-            stations: stations(scene.peers),
-        };
+        let wanted = HandedOver { to };
         if self.wanted.as_deref() != Some(&wanted) {
             self.wanted = Some(Arc::new(wanted));
         }
@@ -108,7 +122,9 @@ impl HandingOver {
 
     /// Whether it is time to settle, although nothing changed.
     pub fn is_due(&self) -> bool {
-        !self.standing.is_empty() && self.standing_until <= Instant::now()
+        let now = Instant::now();
+        let unheard = !self.standing.is_empty() && self.standing_until <= now;
+        unheard || self.forget_at.is_some_and(|at| at <= now)
     }
 
     /// Whether another node passes packets on to this one: connections end with it that it does not
@@ -124,13 +140,18 @@ impl HandingOver {
 }
 
 /// Takes over what an earlier run left to nodes that are heard by now; the rest stays as it is.
-fn take_over(standing: &mut BTreeMap<Arrival, IpAddr>, former: &mut Former, scene: &Scene<'_>) {
+fn take_over(
+    standing: &mut BTreeMap<Arrival, IpAddr>,
+    former: &mut Former,
+    scene: &Scene<'_>,
+    now: Instant,
+) {
     standing.retain(|arrival, address| {
         let name = whose(scene.peers, *address);
         if let Some(name) = name {
-            former.adopt(arrival.vip, name);
+            former.adopt(arrival.vip, name, now);
         }
-        name.is_none() && scene.vips.contains(&arrival.vip)
+        name.is_none() && scene.translated.contains(&arrival.vip)
     });
 }
 
@@ -146,12 +167,6 @@ fn whose(peers: &Peers, address: IpAddr) -> Option<&str> {
 fn addresses(peer: &Peer) -> impl Iterator<Item = IpAddr> {
     let interfaces = peer.state.interfaces.iter();
     interfaces.flat_map(|interface| interface.subnets.iter().map(ipnet::IpNet::addr))
-}
-
-fn stations(peers: &Peers) -> OrdSet<crate::model::foreign::MacAddress> {
-    let members = peers.members.values();
-    let interfaces = members.flat_map(|peer| &peer.state.interfaces);
-    interfaces.map(|interface| interface.mac).collect()
 }
 
 /// For each VIP, on each interface where it may be announced: an address of the other node there.

@@ -10,11 +10,12 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use imbl::OrdSet;
 
 use super::former::Former;
-use super::{Scene, stations, take_over, ways, whose};
+use super::{FORGET_AFTER, Scene, take_over, ways, whose};
 use crate::apply::handover::Arrival;
 use crate::model::announcement::AnnouncedInterface;
 use crate::model::foreign::MacAddress;
@@ -34,6 +35,9 @@ struct Lan {
     host: Host,
     stage: BTreeMap<u32, AnnouncedInterface>,
     vips: OrdSet<IpAddr>,
+    translated: OrdSet<IpAddr>,
+    passed: BTreeMap<IpAddr, Instant>,
+    now: Instant,
 }
 
 fn number(node: &str) -> u8 {
@@ -106,7 +110,10 @@ impl Lan {
                 infrastructure: Vec::new(),
             },
             stage: [(7, announced)].into(),
+            translated: vips.clone(),
             vips,
+            passed: BTreeMap::new(),
+            now: Instant::now(),
         }
     }
 
@@ -118,7 +125,8 @@ impl Lan {
     }
 
     fn follow(&mut self) {
-        self.former.follow(&self.owners, &self.peers, &self.vips);
+        self.former
+            .follow(&self.owners, &self.peers, &self.translated, self.now);
     }
 
     /// That node has all VIPs now, or nobody.
@@ -141,6 +149,8 @@ impl Lan {
             host: &self.host,
             stage: &self.stage,
             vips: &self.vips,
+            translated: &self.translated,
+            passed: &self.passed,
         }
     }
 
@@ -149,7 +159,7 @@ impl Lan {
         let peers = Arc::new(self.peers.clone());
         let mut former = std::mem::replace(&mut self.former, Former::new(String::new()));
         let mut standing = standing.clone();
-        take_over(&mut standing, &mut former, &self.scene(&peers));
+        take_over(&mut standing, &mut former, &self.scene(&peers), self.now);
         self.former = former;
         standing.len()
     }
@@ -289,22 +299,78 @@ fn it_ends_with_the_vip() {
     lan.owned_by("b");
     let vip: IpAddr = VIP6.parse().unwrap();
     lan.vips.remove(&vip);
+    lan.translated.remove(&vip);
     lan.owners.remove(&vip);
     lan.follow();
     assert_eq!(lan.ways().len(), 1);
     // The same address for another Service begins anew.
     lan.vips.insert(vip);
+    lan.translated.insert(vip);
     lan.owners.insert(vip, "b".to_owned());
     lan.follow();
     assert_eq!(lan.ways().len(), 1);
+}
+
+/// Of direct routing conntrack sees half: every packet would count as another node's.
+#[test]
+fn what_endpoints_answer_themselves_is_nobodys_to_pass_on() {
+    let vip: IpAddr = VIP4.parse().unwrap();
+    for node in ["a", "b"] {
+        let mut lan = Lan::of(node);
+        lan.translated.remove(&vip);
+        lan.owned_by("a");
+        lan.owned_by("b");
+        let ways = lan.ways();
+        assert!(ways.keys().all(|arrival| arrival.vip != vip), "{ways:?}");
+        assert_eq!(ways.len(), 1);
+        // The Service thinks of it later.
+        lan.translated.clear();
+        lan.follow();
+        assert!(lan.ways().is_empty());
+        assert!(!lan.former.has_given_up());
+    }
+}
+
+/// On both sides; a connection with a keep-alive goes on for as long as it lives.
+#[test]
+fn what_moved_long_ago_is_forgotten_unless_packets_are_passed_on() {
+    let second = Duration::from_secs(1);
+    let [vip4, vip6]: [IpAddr; 2] = [VIP4.parse().unwrap(), VIP6.parse().unwrap()];
+    for node in ["a", "b"] {
+        let mut lan = Lan::of(node);
+        let start = lan.now;
+        let forget = |lan: &mut Lan, at| lan.former.forget(&lan.passed, at);
+        assert_eq!(forget(&mut lan, start), None);
+        lan.owned_by("a");
+        lan.now = start + second;
+        lan.owned_by("b");
+        let end = lan.now + FORGET_AFTER;
+        // Looking again makes it no younger.
+        let just = start + FORGET_AFTER;
+        lan.now = just;
+        lan.follow();
+        assert_eq!(forget(&mut lan, just), Some(end));
+        assert_eq!(lan.ways().len(), 2);
+        lan.passed = [(vip6, just), (vip4, start)].into();
+        assert_eq!(forget(&mut lan, end), Some(just + FORGET_AFTER));
+        let ways = lan.ways();
+        assert!(ways.keys().all(|arrival| arrival.vip == vip6), "{ways:?}");
+        assert_eq!(ways.len(), 1);
+        assert_eq!(forget(&mut lan, end + FORGET_AFTER), None);
+        assert!(lan.ways().is_empty());
+        assert!(!lan.former.has_given_up());
+        // It moves again.
+        lan.owned_by("a");
+        assert_eq!(lan.ways().len(), 2);
+    }
 }
 
 #[test]
 fn a_restart_takes_over_what_stands() {
     for (owner, before, after) in [("b", "", "a"), ("a", "", "a"), ("c", "", "c")] {
         let mut lan = Lan::of("b");
-        lan.former.adopt(VIP4.parse().unwrap(), "a");
-        lan.former.adopt(VIP6.parse().unwrap(), "a");
+        lan.former.adopt(VIP4.parse().unwrap(), "a", lan.now);
+        lan.former.adopt(VIP6.parse().unwrap(), "a", lan.now);
         lan.follow();
         assert_eq!(lan.passes_to(), before);
         lan.owned_by(owner);
@@ -328,9 +394,9 @@ fn a_restart_waits_for_those_that_are_not_heard_yet() {
     assert_eq!(lan.takes_over(&standing), 2);
     // Not for what is no VIP any more.
     let vip: IpAddr = VIP6.parse().unwrap();
-    lan.vips.remove(&vip);
+    lan.translated.remove(&vip);
     assert_eq!(lan.takes_over(&standing), 1);
-    lan.vips.insert(vip);
+    lan.translated.insert(vip);
     lan.is("a", Presence::Alive);
     assert_eq!(lan.takes_over(&standing), 0);
     lan.follow();
@@ -380,5 +446,4 @@ fn a_vip_on_two_interfaces_has_two_ways() {
         .collect();
     let expected = [(7, "192.0.2.1"), (8, "10.0.0.1"), (7, "fd00:2::1")];
     assert_eq!(ways, expected.map(|(index, to)| (index, to.to_owned())));
-    assert_eq!(stations(&lan.peers).len(), 2);
 }

@@ -10,7 +10,9 @@ use super::table::{NodeTable, VipGroup};
 use super::{Candidates, Ownership, together};
 use crate::config::Config;
 use crate::model::allocation::Allocations;
-use crate::model::node_state::HeldFor;
+use crate::model::family::Protocol;
+use crate::model::frontend::{ForwardingMethod, FrontendAddress, FrontendPort};
+use crate::model::node_state::{HeldFor, NodeState};
 use crate::model::peer::NO_EXCEPTIONS;
 use crate::model::service::{Service, ServiceKey, TrafficPolicy};
 use crate::plan::endpoints::ready_nodes;
@@ -92,7 +94,9 @@ pub(in crate::plan) fn own(
             .map(AsRef::as_ref)
             .collect();
         let lowest = vips.first().copied().unwrap_or(vip);
-        let (group, ownership) = judges.settle(lowest, served, &services, inputs);
+        let (mut group, ownership) = judges.settle(lowest, served, &services, inputs);
+        let directly = (group.vips.iter()).filter(|vip| is_answered_directly(&plan.state, **vip));
+        group.answered_directly = directly.copied().collect();
         for vip in vips {
             open.remove(&vip);
             let ownership = group.vips.contains(&vip).then(|| Ownership {
@@ -141,7 +145,7 @@ impl Judges<'_> {
         let mut group = VipGroup {
             vips,
             local,
-            by_nodes: None,
+            ..VipGroup::default()
         };
         let ownership = if let Some(field) = &self.field {
             Ownership {
@@ -155,6 +159,19 @@ impl Judges<'_> {
         };
         (group, ownership)
     }
+}
+
+/// Whether endpoints answer clients of one of this address's ports themselves.
+fn is_answered_directly(state: &NodeState, vip: IpAddr) -> bool {
+    let address = FrontendAddress::Address(vip);
+    let first = FrontendPort {
+        address,
+        protocol: Protocol::Tcp,
+        port: 0,
+    };
+    (state.frontends.range(first..))
+        .take_while(|(port, _)| port.address == address)
+        .any(|(_, frontend)| frontend.forwarding_method != ForwardingMethod::Masquerade)
 }
 
 /// Settles one VIP; without ownership it is not served at all.

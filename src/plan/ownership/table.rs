@@ -23,6 +23,9 @@ pub struct VipGroup {
     pub local: Option<BTreeSet<String>>,
     /// The owner where nodes do not talk with one another: then Nodes alone decide.
     pub by_nodes: Option<String>,
+    /// Those of the VIPs with a port whose endpoints answer clients themselves (direct routing, tunnel):
+    /// this node sees one side of such connections, and cannot tell which of them are its own.
+    pub answered_directly: BTreeSet<IpAddr>,
 }
 
 impl VipGroup {

@@ -1,7 +1,7 @@
 //! Forwarding methods: who may ask for one, and where it counts (contract: service annotations).
 
 use super::forwarding::{CLUSTER_IP, everywhere_as, lan};
-use super::{annotated, inputs, labels_of, node_port, slice, tcp};
+use super::{annotated, inputs, ip, labels_of, node_port, slice, tcp};
 use crate::model::family::Family;
 use crate::model::frontend::{ForwardingMethod, SourceClass};
 use crate::model::service::ServiceType;
@@ -75,6 +75,9 @@ fn a_method_counts_where_the_pool_allows_it_and_no_port_changes() {
         let at = |port| &plan.state.frontends[&port];
         let vip = at(tcp("192.0.2.200", port));
         assert_eq!(vip.forwarding_method, expected, "{asked}");
+        let group = &plan.groups[&ip("192.0.2.200")];
+        let directly = group.answered_directly.contains(&ip("192.0.2.200"));
+        assert_eq!(directly, expected != Masquerade, "{asked}");
         // The endpoint answers the client itself: it must see its address.
         let masquerade = vip.treatment(SourceClass::Outside).masquerade;
         assert_eq!(masquerade, expected == Masquerade, "{asked}");

@@ -1,16 +1,17 @@
 //! Connections that are open while their VIP moves on purpose: they go on for as long as the node lives
 //! that has them, over one more move.
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::AsRawFd;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
+use edgelb::apply::handover::{HandedOver, Handover, REMEMBERED};
 use edgelb::lab::client::{RequestError, Stream, open_stream};
-use edgelb::lab::{MacAddress, Namespace, tool};
-use nix::ifaddrs::getifaddrs;
-use nix::sys::socket::bind;
-use socket2::{Domain, Protocol, Socket, Type};
+use edgelb::lab::{DualStack, Namespace, tool};
+use serde_json::Value;
 
 use super::field::{Field, Setup, VIP, bound};
+use crate::packets::{ACK, FIN, LONG, RST, SYN, Segment, Wire, icmp};
 use crate::rig::{PATIENCE, START, eventually};
 
 /// Open connections, each with what it is called in a failure.
@@ -82,10 +83,8 @@ const BOTH: [&str; 2] = ["table ip edgelb", "table ip6 edgelb"];
 fn passed(node: &Namespace, family: &str) -> u64 {
     let chain = ["list", "chain", family, "edgelb", "pass"];
     let text = tool(node, "nft", &chain).unwrap();
-    let mut words = text
-        .split_whitespace()
-        .skip_while(|word| *word != "packets");
-    words.nth(1).unwrap().parse().unwrap()
+    let (_, counter) = text.split_once("counter packets ").unwrap();
+    counter.split_once(' ').unwrap().0.parse().unwrap()
 }
 
 #[test]
@@ -200,7 +199,108 @@ fn nothing_is_left_when_the_old_owner_has_died() {
     Streams::open(&field, "opened after the return");
 }
 
-/// What nobody knows is passed on once, and never what another node passed on: no loops, no flood.
+/// The addresses of which the kernel remembers that it passed on a packet, with how long it does.
+fn remembered(node: &Namespace) -> Vec<(IpAddr, u64)> {
+    let mut remembered = Vec::new();
+    for family in ["ip", "ip6"] {
+        let set = ["-j", "list", "set", family, "edgelb", "passed"];
+        let set: Value = serde_json::from_str(&tool(node, "nft", &set).unwrap()).unwrap();
+        let sets = set["nftables"].as_array().unwrap();
+        let elements = sets.iter().filter_map(|it| it["set"]["elem"].as_array());
+        for element in elements.flatten() {
+            let vip = element["elem"]["val"]["concat"][0].as_str().unwrap();
+            let rest = element["elem"]["expires"].as_u64().unwrap();
+            remembered.push((vip.parse().unwrap(), rest));
+        }
+    }
+    remembered
+}
+
+/// By that the nodes know when the connections of then are gone.
+#[test]
+fn it_is_remembered_what_is_passed_on() {
+    let field = Field::with(&Setup {
+        nodes: 2,
+        ..Setup::default()
+    });
+    let first = field.owner();
+    let mut streams = Streams::open(&field, "opened at the first");
+    let second = drain(&field, first);
+    streams.go_on("after the move");
+    let hours = REMEMBERED.as_secs();
+    let vips = VIP.both().into_iter().collect::<BTreeSet<_>>();
+    let seen = remembered(field.node(second));
+    assert_eq!(seen.iter().map(|it| it.0).collect::<BTreeSet<_>>(), vips);
+    let fresh = |(_, rest): &(IpAddr, u64)| (hours - 60..=hours).contains(rest);
+    assert!(seen.iter().all(fresh), "{seen:?}");
+    // Each packet counts, not only the first one.
+    std::thread::sleep(Duration::from_millis(2500));
+    let before = remembered(field.node(second));
+    streams.go_on("later");
+    let after = remembered(field.node(second));
+    for ((vip, before), (again, after)) in before.into_iter().zip(after) {
+        assert_eq!(vip, again);
+        assert!(after > before, "{vip}: {before} {after}");
+    }
+    // The daemon reads the same.
+    let ago = field.node(second).run(|| {
+        let mut handover = Handover::open().unwrap();
+        let to = handover.standing().unwrap();
+        handover.set(&HandedOver { to }).unwrap();
+        handover.passed().unwrap()
+    });
+    let ago = ago.unwrap();
+    assert_eq!(ago.keys().copied().collect::<BTreeSet<_>>(), vips);
+    let just = |ago: &Duration| *ago < Duration::from_mins(1);
+    assert!(ago.values().all(just), "{ago:?}");
+    // What the tables are was not touched by that.
+    assert_eq!(remembered(field.node(second)).len(), vips.len());
+    streams.go_on("at last");
+}
+
+/// As the nft program reads it from the kernel: what is passed on, how much of it, and how far.
+#[test]
+fn it_is_bounded_what_is_passed_on() {
+    let field = Field::with(&Setup {
+        nodes: 2,
+        ..Setup::default()
+    });
+    let first = field.owner();
+    let second = drain(&field, first);
+    for (family, hops) in [("ip", "ttl"), ("ip6", "hoplimit")] {
+        let chain = ["list", "chain", family, "edgelb", "pass"];
+        let text = eventually(PATIENCE, || tool(field.node(second), "nft", &chain).ok());
+        let rule = format!(
+            "{family} {hops} > 16 limit rate 50000/second burst 10000 packets \
+             update @passed {{ {family} daddr . iif }} {family} {hops} set 16 \
+             dup to {family} daddr . iif map @handover device iif counter packets "
+        );
+        assert!(text.contains(&rule), "{text}");
+    }
+}
+
+/// A machine that goes down does not come back soon: nobody waits for it, although connections end with it.
+#[test]
+fn nothing_is_passed_to_a_machine_that_goes_down() {
+    let mut field = Field::with(&Setup {
+        nodes: 2,
+        configuration: "[membership]\nrestart_grace = \"60s\"\n",
+        ..Setup::default()
+    });
+    let first = field.owner();
+    let mut streams = Streams::open(&field, "opened at the first");
+    let second = drain(&field, first);
+    streams.go_on("after the move");
+    let socket = field.daemon(first).admin_socket();
+    std::fs::write(socket.with_file_name("leaving"), "").unwrap();
+    field.daemon(first).terminate(START).unwrap();
+    let node = field.node(second);
+    eventually(PATIENCE, || tables(node).is_empty().then_some(()));
+    streams.go_on_or_are_reset("after the end");
+}
+
+/// What nobody knows is passed on once, whoever sent it, although the node before would pass it back: no
+/// loops, no flood.
 #[test]
 fn a_packet_is_passed_on_once() {
     let field = Field::with(&Setup {
@@ -214,92 +314,76 @@ fn a_packet_is_passed_on_once() {
         .unwrap();
     let owner = field.node(second);
     let to = field.stations()[second];
-    let before = passed(owner, "ip");
-    let count = || passed(owner, "ip") - before;
-    // In the middle of a connection that nobody has: as another node sends it, and as a stranger does.
-    let port = 1..=10;
-    for port in port.clone() {
-        inject(field.node(third), to, &tcp(port, ACK));
-    }
-    for port in port {
-        inject(field.client(), to, &tcp(100 + port, ACK));
+    let count = || ["ip", "ip6"].map(|family| passed(owner, family));
+    let before = count();
+    // In the middle of a connection that nobody has: from an address that is no node's, and from a node's.
+    let client = Wire::open(field.client());
+    for from in [&client, &Wire::open(field.node(third))] {
+        for port in 1..=10 {
+            from.send(to, &tcp(port, ACK, LONG));
+            from.send(to, &tcp6(port, ACK, LONG));
+        }
     }
     // What ends a connection, and what a router says of one; not what begins one, nor what asks.
-    for packet in [tcp(200, FIN | ACK), tcp(201, RST), icmp(3, 202)] {
-        inject(field.client(), to, &packet);
+    for packet in [
+        tcp(200, FIN | ACK, LONG),
+        tcp(201, RST, LONG),
+        icmp_of(3, 202),
+    ] {
+        client.send(to, &packet);
     }
-    for packet in [tcp(203, SYN), icmp(8, 204)] {
-        inject(field.client(), to, &packet);
+    for packet in [tcp(203, SYN, LONG), icmp_of(8, 204)] {
+        client.send(to, &packet);
     }
-    eventually(PATIENCE, || (count() >= 13).then_some(()));
+    // What could have been passed on before, and what certainly was not.
+    for (hops, port) in [(1, 205), (2, 206), (15, 207), (16, 208), (17, 209)] {
+        client.send(to, &tcp(port, ACK, hops));
+        client.send(to, &tcp6(port, ACK, hops));
+    }
+    let expected = [before[0] + 24, before[1] + 21];
+    eventually(PATIENCE, || {
+        let reached = count().into_iter().zip(expected);
+        reached
+            .into_iter()
+            .all(|(is, wanted)| is >= wanted)
+            .then_some(())
+    });
     // Not one came back, and the node before passed none of them on.
     std::thread::sleep(bound(100));
-    assert_eq!(count(), 13);
-    assert_eq!(passed(field.node(first), "ip"), 0);
+    assert_eq!(count(), expected);
+    assert_eq!(tables(field.node(first)), BOTH);
+    for family in ["ip", "ip6"] {
+        assert_eq!(passed(field.node(first), family), 0, "{family}");
+    }
 }
 
-const FIN: u8 = 1;
-const SYN: u8 = 2;
-const RST: u8 = 4;
-const ACK: u8 = 0x10;
 /// A neighbour that is not there, so that nobody answers what it is told.
-const STRANGER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 250);
-
-/// Sends a packet to this hardware address.
-fn inject(from: &Namespace, to: MacAddress, packet: &[u8]) {
-    let mac = from.mac_address("eth0").unwrap();
-    let frame = [&to.0[..], &mac.0, &[8, 0], packet].concat();
-    from.try_run(|| {
-        let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))?;
-        let mut links = getifaddrs()?.filter(|it| it.interface_name == "eth0");
-        let link = links.find_map(|it| it.address?.as_link_addr().copied());
-        bind(socket.as_raw_fd(), &link.expect("eth0 is there"))?;
-        socket.send(&frame)
-    })
-    .unwrap();
-}
+const STRANGER: DualStack = DualStack {
+    ipv4: Ipv4Addr::new(192, 0, 2, 250),
+    ipv6: Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 0x250),
+};
 
 /// From the stranger's port to the IPv4 VIP's, port 80.
-fn tcp(port: u16, flags: u8) -> Vec<u8> {
-    let mut segment = [port.to_be_bytes(), 80_u16.to_be_bytes()].concat();
-    // Sequence numbers, five words of header, a window.
-    segment.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags, 0x10, 0, 0, 0, 0, 0]);
-    let header = ipv4(6, STRANGER, VIP.ipv4, segment.len());
-    let pseudo = [&header[12..20], &[0, 6, 0, 20], &segment].concat();
-    segment[16..18].copy_from_slice(&checksum(&pseudo).to_be_bytes());
-    [header, segment].concat()
+fn tcp(port: u16, flags: u8, hops: u8) -> Vec<u8> {
+    segment(0, port, flags, hops)
+}
+
+/// The same to the IPv6 VIP.
+fn tcp6(port: u16, flags: u8, hops: u8) -> Vec<u8> {
+    segment(1, port, flags, hops)
 }
 
 /// To the IPv4 VIP; an error is about what the VIP sent to that port of the stranger's.
-fn icmp(kind: u8, port: u16) -> Vec<u8> {
-    let mut message = vec![kind, if kind == 3 { 4 } else { 0 }, 0, 0, 0, 0, 5, 0];
-    message.extend(ipv4(6, VIP.ipv4, STRANGER, 8));
-    message.extend([80_u16.to_be_bytes(), port.to_be_bytes()].concat());
-    message.extend([0, 0, 0, 1]);
-    let sum = checksum(&message);
-    message[2..4].copy_from_slice(&sum.to_be_bytes());
-    [ipv4(1, STRANGER, VIP.ipv4, message.len()), message].concat()
+fn icmp_of(kind: u8, port: u16) -> Vec<u8> {
+    icmp(kind, STRANGER.ipv4, VIP.ipv4, port)
 }
 
-fn ipv4(protocol: u8, source: Ipv4Addr, destination: Ipv4Addr, length: usize) -> Vec<u8> {
-    let mut header = vec![0x45, 0];
-    header.extend(u16::try_from(20 + length).unwrap().to_be_bytes());
-    header.extend([0, 0, 0x40, 0, 64, protocol, 0, 0]);
-    header.extend(source.octets());
-    header.extend(destination.octets());
-    let sum = checksum(&header);
-    header[10..12].copy_from_slice(&sum.to_be_bytes());
-    header
-}
-
-/// RFC 1071
-fn checksum(bytes: &[u8]) -> u16 {
-    let words = bytes
-        .chunks(2)
-        .map(|word| u32::from(word[0]) << 8 | u32::from(word[1]));
-    let mut sum: u32 = words.sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !u16::try_from(sum).unwrap()
+fn segment(family: usize, port: u16, flags: u8, hops: u8) -> Vec<u8> {
+    let segment = Segment {
+        from: SocketAddr::new(STRANGER.both()[family], port),
+        to: SocketAddr::new(VIP.both()[family], 80),
+        flags,
+        hops,
+    };
+    segment.packet()
 }

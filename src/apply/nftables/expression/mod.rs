@@ -63,6 +63,8 @@ pub(super) enum Step {
     NewConnection(bool),
     /// Only packets that are related to a connection (ICMP errors) go on.
     Related,
+    /// Only packets go on that neither belong to a connection nor open one.
+    Invalid,
     /// Only packets of connections that exist, or related to one, go on.
     Established,
     /// Only packets in the direction of replies go on.
@@ -172,6 +174,7 @@ fn encode_step(request: &mut Request, step: &Step, family: Option<Family>) {
         }
         Step::NewConnection(wanted) => state(request, 8, !wanted),
         Step::Related => state(request, 4, false),
+        Step::Invalid => state(request, 1, false),
         Step::Established => state(request, 2 | 4, false),
         Step::Reply => {
             expression(request, "ct", |request| {

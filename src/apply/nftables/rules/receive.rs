@@ -65,6 +65,13 @@ pub(super) fn unserved() -> Chain {
             vec![Step::Protocol(protocol), Step::Verdict(Verdict::Drop)],
         ));
     }
+    // Of a connection that goes on such a packet is not translated, and comes here: a reset in the VIP's name
+    // would end that connection (kube-proxy drops them too). What another node may know has been passed on.
+    rules.push(rule(
+        "what fits no connection",
+        None,
+        vec![Step::Invalid, Step::Verdict(Verdict::Drop)],
+    ));
     rules.push(rule("no frontend has this port", None, vec![goto(REFUSE)]));
     Chain {
         name: "unserved",
