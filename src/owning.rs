@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::sync::watch;
@@ -21,9 +21,9 @@ use crate::model::allocation::Allocations;
 use crate::model::announcement::AnnouncedSet;
 use crate::model::foreign::ForeignHosts;
 use crate::model::host::Host;
-use crate::model::peer::{Claims, Peers, Presence};
+use crate::model::peer::{Peers, Presence};
 use crate::owner::counters::GuardCounters;
-use crate::owner::pause::boot_time;
+use crate::owner::farewell;
 use crate::owner::thread::{self, Ownership, Start};
 use crate::publisher::Publisher;
 use crate::reconcile::Reconciler;
@@ -71,7 +71,8 @@ impl Owning {
         if let Some(warning) = warning {
             tracing::warn!(error = %warning, "claims could not be read, vips are claimed anew");
         }
-        let awaited = awaited(config, state).context("cannot read how the last run ended")?;
+        let awaited = farewell::take(&config.membership, state, &claims)
+            .context("cannot read how the last run ended")?;
         let bursts = BurstSettings {
             burst: config.announce.gratuitous_burst.clone(),
             refresh: config.announce.refresh,
@@ -106,8 +107,7 @@ impl Owning {
             stopped.clone(),
         )?;
         tasks.spawn("membership", owning);
-        let (claims, state) = (ownership.claims.clone(), Arc::clone(state));
-        tasks.spawn_until("claims", stopped.clone(), record(claims, state));
+        tasks.spawn_until("claims", stopped.clone(), ownership.record.clone().follow());
         Ok(Self {
             foreign: [
                 view.foreign(),
@@ -237,34 +237,4 @@ fn has_heir(peers: &Peers) -> bool {
         let state = &peer.state;
         peer.presence == Presence::Alive && state.ready && !state.draining
     })
-}
-
-/// Until when the others certainly wait for this node: for two thirds of `membership.restart_grace` after
-/// its last run told them that it restarts. Clocks and messages may take the rest.
-fn awaited(config: &Config, state: &StateDirectory) -> anyhow::Result<Option<Instant>> {
-    let (farewell, warning) = state.take_farewell()?;
-    if let Some(warning) = warning {
-        tracing::warn!(error = %warning, "how the last run ended is not known, the others are heard first");
-    }
-    let grace = config.membership.restart_grace * 2 / 3;
-    let left = farewell.and_then(|at| (at + grace).checked_sub(boot_time()));
-    // A time that is yet to come was not written by this machine.
-    let left = left.filter(|left| *left <= grace);
-    Ok(left.map(|left| Instant::now() + left))
-}
-
-/// Keeps what this node claims on the disk: after a restart it goes on where it was.
-async fn record(
-    mut claims: watch::Receiver<Claims>,
-    state: Arc<StateDirectory>,
-) -> anyhow::Result<()> {
-    while claims.changed().await.is_ok() {
-        let newest = claims.borrow_and_update().clone();
-        let state = Arc::clone(&state);
-        let written = tokio::task::spawn_blocking(move || state.write_claims(&newest)).await?;
-        if let Err(error) = written {
-            tracing::warn!(error = %anyhow::Error::from(error), "claims could not be recorded");
-        }
-    }
-    std::future::pending().await
 }

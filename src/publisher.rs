@@ -9,6 +9,7 @@ use std::time::Duration;
 use imbl::ordmap::DiffItem;
 use tokio::sync::watch;
 
+use crate::model::peer::Exceptions;
 use crate::plan::ownership::table::{NodeTable, VipGroup, VipGroups, VipTable};
 
 /// How long a withdrawal may take to be in force before the rest of the pass goes on.
@@ -46,12 +47,7 @@ impl Publisher {
     }
 
     /// Publishes what is served from now on; returns its generation.
-    pub fn publish(
-        &self,
-        groups: VipGroups,
-        nodes: Arc<NodeTable>,
-        exceptions: Vec<IpAddr>,
-    ) -> u64 {
+    pub fn publish(&self, groups: VipGroups, nodes: Arc<NodeTable>, exceptions: Exceptions) -> u64 {
         let current = Arc::clone(&self.sender.borrow());
         let told = current.generation > 0;
         let same = current.groups == groups && current.nodes == nodes;

@@ -20,6 +20,7 @@ use crate::admin::client::{AskError, ask, order};
 use crate::admin::protocol::{Command, Order};
 use crate::admin::view::{Drained, Peers, VipView, Vips};
 use crate::config::duration;
+use crate::plan::ownership::DRAIN_LABEL;
 
 /// How often the daemon is asked where the VIPs are.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -40,6 +41,8 @@ struct Report {
     node: String,
     draining: bool,
     changed: bool,
+    /// Other nodes hear of it; without that none follows, and this one goes on as before.
+    membership: bool,
     moved: Vec<Moved>,
     stayed: Vec<Stayed>,
     /// Waited for the VIPs to go.
@@ -63,8 +66,9 @@ struct Stayed {
 }
 
 impl Report {
-    fn new(drained: Drained) -> Self {
+    fn new(drained: Drained, membership: bool) -> Self {
         Self {
+            membership,
             node: drained.node,
             draining: drained.draining,
             changed: drained.changed,
@@ -76,7 +80,8 @@ impl Report {
 
     fn exit(&self) -> Exit {
         let lost = self.moved.iter().any(|moved| moved.owner.is_none());
-        if lost || !self.stayed.is_empty() {
+        let unheard = self.draining && !self.membership;
+        if lost || unheard || !self.stayed.is_empty() {
             Exit::Problem
         } else {
             Exit::Fine
@@ -102,10 +107,17 @@ pub fn undrain(arguments: &ViewArguments, config: &Path, format: Format) -> anyh
         Ok(socket) => socket,
         Err(exit) => return Ok(exit),
     };
-    match order(&socket, Order::Undrain) {
-        Ok(drained) => print(&Report::new(drained), format),
+    let ordered = order(&socket, Order::Undrain)
+        .and_then(|drained| Ok(Report::new(drained, membership(&socket)?)));
+    match ordered {
+        Ok(report) => print(&report, format),
         Err(error) => Ok(unanswered(error)),
     }
+}
+
+/// Whether nodes talk with one another.
+fn membership(socket: &Path) -> Result<bool, AskError> {
+    ask::<Peers>(socket, Command::Peers).map(|peers| peers.membership)
 }
 
 fn wait(socket: &Path, timeout: Duration) -> Result<Report, AskError> {
@@ -114,7 +126,7 @@ fn wait(socket: &Path, timeout: Duration) -> Result<Report, AskError> {
         .filter(|vip| vip.owned_here)
         .map(|vip| vip.address)
         .collect();
-    let mut report = Report::new(order(socket, Order::Drain)?);
+    let mut report = Report::new(order(socket, Order::Drain)?, membership(socket)?);
     let begin = Instant::now();
     let now = loop {
         let now = vips()?;
@@ -122,7 +134,8 @@ fn wait(socket: &Path, timeout: Duration) -> Result<Report, AskError> {
         let owned: Vec<IpAddr> = owned.map(|vip| vip.address).collect();
         // One that came here in between is told of as well.
         had.extend(&owned);
-        if owned.is_empty() || begin.elapsed() >= timeout {
+        // Whom nobody hears is not followed, however long one waits.
+        if owned.is_empty() || !report.membership || begin.elapsed() >= timeout {
             break now;
         }
         sleep(PAUSE.min(timeout.saturating_sub(begin.elapsed())));
@@ -150,6 +163,13 @@ fn moved(vip: &VipView) -> Moved {
 
 /// Names what keeps each of the others from taking it.
 fn stays(vip: &VipView, peers: &Peers) -> Stayed {
+    if !peers.membership {
+        return Stayed {
+            vip: vip.address,
+            service: vip.service.clone(),
+            why: "the Nodes alone decide who owns it".to_owned(),
+        };
+    }
     let others = peers.peers.iter().filter(|peer| !peer.this_node);
     let (mut able, mut reasons) = (Vec::new(), Vec::new());
     for other in others.map(|peer| &peer.name) {
@@ -186,6 +206,12 @@ fn text(report: &Report) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _ = match (report.draining, report.changed) {
+        (true, _) if !report.membership => writeln!(
+            text,
+            "{node} is to be drained, and no other node hears of it: nodes do not talk with one another \
+             (membership.key_files is empty), so it goes on owning what the Nodes give it. Label its Node \
+             instead ({DRAIN_LABEL}=true), or configure [membership]"
+        ),
         (true, _) => writeln!(
             text,
             "{node} is drained and takes no VIP until edgelb undrain"

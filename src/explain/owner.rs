@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::Facts;
 use super::report::{AddressDetails, AddressKind, Cause, Excluded};
+use crate::model::peer::Exceptions;
 use crate::model::service::Service;
 use crate::plan::ownership::field::{Field, Own};
 use crate::plan::ownership::{Candidates, Ownership, together};
@@ -50,7 +51,7 @@ pub fn cause(reason: &Reason) -> Cause {
 /// The nodes that may announce the VIP now, the best first.
 fn ranking(facts: &Facts<'_>, vip: IpAddr) -> Vec<String> {
     let (config, inputs, plan) = (facts.config, facts.inputs, facts.plan);
-    let exceptions: Vec<IpAddr> = plan.exceptions().into_iter().collect();
+    let exceptions = Exceptions::of([], plan.exceptions());
     let ranking = if inputs.peers.enabled {
         let own = Own {
             name: &inputs.node,

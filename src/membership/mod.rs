@@ -110,6 +110,15 @@ pub struct Contact {
     pub epoch: u64,
 }
 
+/// Who was told that this node restarts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// All who are there, and somebody is.
+    Others,
+    /// This run never heard anybody.
+    Nobody,
+}
+
 /// The task. It ends when it is told to.
 pub struct Membership {
     running: Option<Running>,
@@ -130,9 +139,9 @@ pub struct MembershipView {
 }
 
 impl MembershipView {
-    /// Tells all others three times that this node restarts, whatever its publication says; `true` when
-    /// the last one was sent, `false` where membership is off, has ended, or took longer than `most`.
-    pub async fn announce_restart(&self, most: Duration) -> bool {
+    /// Tells all others three times that this node restarts, whatever its publication says; who was told,
+    /// and `None` where membership is off, has ended, took longer than `most`, or hears nobody any more.
+    pub async fn announce_restart(&self, most: Duration) -> Option<Told> {
         let (done, wait) = oneshot::channel();
         let told = async {
             self.commands
@@ -141,7 +150,7 @@ impl MembershipView {
                 .ok()?;
             wait.await.ok()
         };
-        matches!(tokio::time::timeout(most, told).await, Ok(Some(())))
+        tokio::time::timeout(most, told).await.ok()??
     }
 }
 

@@ -16,7 +16,7 @@ use super::counters::MembershipCounters;
 use super::seal::Sealer;
 use super::transport::Transport;
 use super::transport::resolve::Resolver;
-use super::{Contact, Inputs};
+use super::{Contact, Inputs, Told};
 use crate::model::allocation::Allocations;
 use crate::model::peer::Peers;
 
@@ -30,8 +30,8 @@ const RESTART_AGAIN: Duration = Duration::from_millis(5);
 /// What others ask of the loop.
 #[derive(Debug)]
 pub enum Command {
-    /// Tell everybody that this node restarts.
-    AnnounceRestart(oneshot::Sender<()>),
+    /// Tell everybody that this node restarts; answered with who was told.
+    AnnounceRestart(oneshot::Sender<Option<Told>>),
 }
 
 /// Everything that runs.
@@ -125,23 +125,25 @@ impl Running {
                 Event::Nodes | Event::Resolved => self.seek(now),
                 Event::Again => self.try_again(),
                 Event::Command(Command::AnnounceRestart(done)) => {
-                    self.announce_restart(start).await;
+                    let told = self.announce_restart(start).await;
                     // Whoever asked may have given up waiting.
-                    let _ = done.send(());
+                    let _ = done.send(told);
                 }
             }
         }
     }
 
-    async fn announce_restart(&mut self, start: Instant) {
+    async fn announce_restart(&mut self, start: Instant) -> Option<Told> {
+        let mut told = None;
         self.publish(start.elapsed());
         for time in 0..3 {
             if time > 0 {
                 tokio::time::sleep(RESTART_AGAIN).await;
             }
-            self.core.announce_restart(start.elapsed());
+            told = self.core.announce_restart(start.elapsed());
             self.carry();
         }
+        told
     }
 
     fn publish(&mut self, now: Duration) {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
+use super::Told;
 use super::core::member::{LanPath, Source, UdpPath};
 use super::core::{Accepted, Core, CoreSettings, Outgoing, Refusal, Target};
 use super::datagram::Datagram;
@@ -168,6 +169,14 @@ impl Network {
     pub fn crash(&mut self, node: usize) {
         self.nodes[node].core = None;
         self.nodes[node].deadline = Duration::MAX;
+    }
+
+    /// The node says that it restarts; who was told.
+    pub fn announce_restart(&mut self, node: usize) -> Option<Told> {
+        let core = self.nodes[node].core.as_mut()?;
+        let told = core.announce_restart(self.now);
+        self.follow(node);
+        told
     }
 
     /// Stops a node's process.

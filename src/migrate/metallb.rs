@@ -16,10 +16,12 @@ use crate::model::selector::any_matches;
 /// Kinds that say something about BGP alone.
 const BGP: [&str; 4] = ["BGPPeer", "BGPAdvertisement", "BFDProfile", "Community"];
 
-/// A pool, its labels, and the object that it is of.
+/// The object that a pool is of.
 struct Found<'o> {
     object: &'o Object,
     labels: BTreeMap<String, String>,
+    /// It says itself how it is announced, by its `protocol`: no advertisement is about it.
+    says_itself: bool,
 }
 
 /// Which pools an advertisement is for.
@@ -32,14 +34,16 @@ struct Advertisement<'o> {
 pub(super) fn read(objects: &[Object], draft: &mut Draft) {
     let mut found: BTreeMap<String, Found<'_>> = BTreeMap::new();
     for object in objects {
-        match object.kind.as_str() {
-            "IPAddressPool" => pool(object, draft),
-            "AddressPool" => old_pool(
-                object,
-                at(&object.value, "spec"),
-                object.name.clone(),
-                draft,
-            ),
+        let names = match object.kind.as_str() {
+            "IPAddressPool" => {
+                pool(object, draft);
+                vec![object.name.clone()]
+            }
+            "AddressPool" => {
+                let spec = at(&object.value, "spec");
+                old_pool(object, spec, object.name.clone(), draft);
+                vec![object.name.clone()]
+            }
             "ConfigMap" => config_map(object, draft),
             kind if BGP.contains(&kind) => {
                 let text = "BGP is not spoken: edgelb announces by ARP and NDP on the LAN alone";
@@ -47,15 +51,16 @@ pub(super) fn read(objects: &[Object], draft: &mut Draft) {
                 continue;
             }
             _ => continue,
-        }
+        };
         let labels = at(&object.value, "metadata/labels");
-        found.insert(
-            object.name.clone(),
-            Found {
+        for name in names {
+            let of = Found {
                 object,
                 labels: serde_json::from_value(labels.clone()).unwrap_or_default(),
-            },
-        );
+                says_itself: object.kind != "IPAddressPool",
+            };
+            found.insert(name, of);
+        }
     }
     priorities(draft);
     let advertisements = |kind: &str| -> Vec<Advertisement<'_>> {
@@ -80,12 +85,12 @@ fn chosen(object: &Object, found: &BTreeMap<String, Found<'_>>) -> BTreeSet<Stri
     let any = labels
         .as_array()
         .is_some_and(|selectors| !selectors.is_empty());
+    let advertised = found.iter().filter(|(_, pool)| !pool.says_itself);
     if names.is_empty() && !any {
-        return found.keys().cloned().collect();
+        return advertised.map(|(name, _)| name.clone()).collect();
     }
     let matching = selectors(labels).unwrap_or_default();
-    let by_label = found
-        .iter()
+    let by_label = advertised
         .filter(|(_, pool)| any && (matching.is_empty() || any_matches(&matching, &pool.labels)));
     let by_label: BTreeSet<String> = by_label.map(|(name, _)| name.clone()).collect();
     names.into_iter().chain(by_label).collect()
@@ -136,12 +141,12 @@ fn old_pool(object: &Object, spec: &Value, name: String, draft: &mut Draft) {
     push(object, pool, draft);
 }
 
-/// The configuration of versions before 0.13.
-fn config_map(object: &Object, draft: &mut Draft) {
+/// The configuration of versions before 0.13; the names of its pools.
+fn config_map(object: &Object, draft: &mut Draft) -> Vec<String> {
     // An export holds others' too.
     let text = object.text("data/config");
     let Some(text) = text.filter(|text| text.contains("address-pools")) else {
-        return;
+        return Vec::new();
     };
     // Wrapped in an object, so that it is read as the files are.
     let wrapped = Input {
@@ -154,20 +159,23 @@ fn config_map(object: &Object, draft: &mut Draft) {
             draft
                 .notes
                 .insert(note(object, Weight::Lost, error.to_string()));
-            return;
+            return Vec::new();
         }
     };
+    let mut names = Vec::new();
     for part in parts {
         let pools = part.at("address-pools").as_array().map(Vec::as_slice);
         for pool in pools.unwrap_or_default() {
             let name = at(pool, "name").as_str().unwrap_or_default();
             old_pool(object, pool, name.to_owned(), draft);
+            names.push(name.to_owned());
         }
         if part.at("peers").is_array() {
             let text = "peers: BGP is not spoken: edgelb announces by ARP and NDP on the LAN alone";
             draft.notes.insert(note(object, Weight::Lost, text));
         }
     }
+    names
 }
 
 fn ranges(object: &Object, addresses: &[String], pool: &mut Pool, draft: &mut Draft) {
@@ -222,7 +230,8 @@ fn announce(
                 .any(|one| one.pools.contains(&pool.name))
         };
         let (on_lan, by_bgp) = (of(lan), of(bgp));
-        if told && !on_lan {
+        let says_itself = found.get(&pool.name).is_some_and(|found| found.says_itself);
+        if told && !on_lan && !says_itself {
             if let Some(found) = found.get(&pool.name) {
                 let how = if by_bgp { "by BGP alone" } else { "by nobody" };
                 let text = format!(

@@ -89,6 +89,12 @@ pub(super) fn read(objects: &[Object], origin: Origin, draft: &mut Draft) {
     }
 }
 
+/// Whether whoever is moved away from answers to this class: `MetalLB` to what its `--lb-class` says, for
+/// which its documentation has names of its own, kube-vip to its own. Another one is somebody else's.
+fn is_of_an_origin(class: &str) -> bool {
+    class == "metallb" || class.starts_with("metallb.") || class.starts_with("kube-vip.io/")
+}
+
 /// Services that name a class must be answered to: there is room for one.
 fn classes(services: &[&Object], draft: &mut Draft) {
     let mut named: BTreeMap<&str, Vec<&Object>> = BTreeMap::new();
@@ -99,7 +105,8 @@ fn classes(services: &[&Object], draft: &mut Draft) {
     }
     let mut found: BTreeSet<&str> = named.keys().copied().collect();
     let chosen = draft.class.clone().unwrap_or_else(|| {
-        let only = found.first().filter(|_| found.len() == 1);
+        let mut known = found.iter().filter(|class| is_of_an_origin(class));
+        let only = known.next().filter(|_| known.next().is_none());
         only.map_or(OWN_CLASS, |class| *class).to_owned()
     });
     if chosen != OWN_CLASS {
@@ -108,9 +115,15 @@ fn classes(services: &[&Object], draft: &mut Draft) {
     found.remove(chosen.as_str());
     for class in found {
         for service in named.get(class).into_iter().flatten() {
-            let text = format!(
-                "its loadBalancerClass is {class}, and edgelb would answer to {chosen}; the field cannot be changed, so it must be made anew without it"
-            );
+            let text = if is_of_an_origin(class) || class == OWN_CLASS {
+                format!(
+                    "its loadBalancerClass is {class}, and edgelb would answer to {chosen}; the field cannot be changed, so it must be made anew without it"
+                )
+            } else {
+                format!(
+                    "its loadBalancerClass is {class}, which is left to whoever answers to it; if that was the one to be replaced (--lb-class of MetalLB, lbClassName of kube-vip), set load_balancer.class = {class:?}"
+                )
+            };
             draft.notes.insert(note(service, Weight::Lost, text));
         }
     }

@@ -1,6 +1,7 @@
 //! The other edge nodes, as membership tells of them, and what this one tells of itself. Plain data:
 //! who exchanges it (membership) and who decides from it (plan) meet here only.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -44,6 +45,10 @@ pub struct PublishedInterface {
 
 /// What a node says of itself. What an older version does not say has its default.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is told and heeded by itself"
+)]
 #[serde(default)]
 pub struct MemberState {
     /// It holds the forwarding state of its first complete list: it may own VIPs.
@@ -54,17 +59,58 @@ pub struct MemberState {
     pub restarting: bool,
     /// Where it could announce.
     pub interfaces: Vec<PublishedInterface>,
-    /// VIPs that Services hold and that it does not serve, although it is ready; the lowest
-    /// [`MOST_EXCEPTIONS`] of them. What is not told is found out: another node claims what nobody does.
-    pub exceptions: Vec<IpAddr>,
+    /// VIPs that Services hold and that it does not serve, although it is ready: those of
+    /// [`Exceptions::vips`].
+    pub exceptions: BTreeSet<IpAddr>,
+    /// [`Exceptions::more`]
+    pub more_exceptions: bool,
     /// Of the decisions that its configuration makes; equal configurations have equal digests.
     pub configuration_digest: u64,
     /// Of the VIPs and Services that it holds in its kernel.
     pub snapshot_digest: u64,
 }
 
-/// Exceptions that are told one by one.
-pub const MOST_EXCEPTIONS: usize = 16;
+/// Exceptions that are told one by one. The state of a node goes over the wire in pieces of 880 octets
+/// that are pushed whole at each change: so many IPv6 addresses make three of them.
+pub const MOST_EXCEPTIONS: usize = 64;
+
+/// What a node does not serve, as all nodes hear of it. It decides for the node itself by the very same
+/// list: what it thinks of itself and nobody else does would be owned by none.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Exceptions {
+    /// At most [`MOST_EXCEPTIONS`].
+    pub vips: BTreeSet<IpAddr>,
+    /// Its kernel lacks more than that: the node counts as one that serves no VIP whole. Others that do
+    /// own them, and where there is none it is asked all the same.
+    pub more: bool,
+}
+
+/// A node that serves everything.
+pub static NO_EXCEPTIONS: Exceptions = Exceptions {
+    vips: BTreeSet::new(),
+    more: false,
+};
+
+impl Exceptions {
+    /// The lowest of what is planned and could not be put into the kernel, then of what is not planned
+    /// at all. The latter need not be told whole: the node claims none of them, and whoever waits for it
+    /// claims them after its turn.
+    pub fn of(
+        unserved: impl IntoIterator<Item = IpAddr>,
+        unplanned: impl IntoIterator<Item = IpAddr>,
+    ) -> Self {
+        let mut unserved = unserved.into_iter();
+        let mut vips: BTreeSet<IpAddr> = unserved.by_ref().take(MOST_EXCEPTIONS).collect();
+        let more = unserved.next().is_some();
+        for vip in unplanned {
+            if vips.len() >= MOST_EXCEPTIONS {
+                break;
+            }
+            vips.insert(vip);
+        }
+        Self { vips, more }
+    }
+}
 
 /// Whether a node is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -121,8 +167,8 @@ impl Peers {
         let same = |one: &Peer, other: &Peer| {
             let (a, b) = (&one.state, &other.state);
             one.presence == other.presence
-                && (a.ready, a.draining, &a.interfaces, &a.exceptions)
-                    == (b.ready, b.draining, &b.interfaces, &b.exceptions)
+                && (a.ready, a.draining, &a.interfaces) == (b.ready, b.draining, &b.interfaces)
+                && (&a.exceptions, a.more_exceptions) == (&b.exceptions, b.more_exceptions)
         };
         self.enabled == other.enabled
             && self.members.len() == other.members.len()

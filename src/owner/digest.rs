@@ -1,13 +1,15 @@
-//! What this node tells the others of itself in numbers: equal ones mean that nothing differs.
+//! What this node tells the others of itself, some of it in numbers: equal ones mean that nothing differs.
 
+use std::net::IpAddr;
+
+use super::engine::World;
 use crate::config::Config;
 use crate::membership::transport::lan::LanInterface;
 use crate::model::foreign::MacAddress;
 use crate::model::host::{Host, Interface};
-use crate::model::peer::PublishedInterface;
+use crate::model::peer::{MemberState, PublishedInterface};
 use crate::plan::announcement::may_announce;
 use crate::plan::ownership::table::VipTable;
-use std::net::IpAddr;
 
 /// The interfaces that lead to a LAN of VIPs: with an address of their own, or named by a pool. The links
 /// of a bond or a bridge have none, and nothing may be sent there past it; nor have those of pods.
@@ -21,6 +23,22 @@ fn usable<'a>(config: &'a Config, host: &'a Host) -> impl Iterator<Item = &'a In
                     .into_iter()
                     .any(|pattern| pattern.matches(&interface.name)))
     })
+}
+
+/// What this node tells the others of itself: what it decides by itself, and nothing else. `digests` are
+/// those of [`configuration`] and of [`table`].
+pub fn state(world: &World<'_>, digests: (u64, u64)) -> MemberState {
+    let exceptions = &world.table.exceptions;
+    MemberState {
+        ready: world.ready && !world.suspended,
+        draining: world.draining,
+        restarting: false,
+        interfaces: published(world.config, world.host),
+        exceptions: exceptions.vips.clone(),
+        more_exceptions: exceptions.more,
+        configuration_digest: digests.0,
+        snapshot_digest: digests.1,
+    }
 }
 
 /// The interfaces on which this node could announce.

@@ -24,7 +24,7 @@ use crate::model::host::{Host, Interface};
 use crate::model::peer::{Claims, IN_COMPANY, Owners, Peers, Presence};
 use crate::plan::announcement::{interfaces, may_announce};
 use crate::plan::ownership::field::{Field, Own};
-use crate::plan::ownership::table::VipTable;
+use crate::plan::ownership::table::{VipGroup, VipTable};
 
 /// The shortest time that the next best node waits for a better one.
 pub const TURN: Duration = Duration::from_millis(400);
@@ -119,8 +119,16 @@ pub struct Engine {
     connected: bool,
     /// Until when a node that had none waits to hear the others.
     pub(super) cut_off_until: Option<Instant>,
-    /// Until when the others certainly wait for this node, which said that it restarts.
-    resumes_until: Option<Instant>,
+    /// What the others wait for, as long as they were not heard.
+    resumes: Option<Resumption>,
+}
+
+/// The others certainly wait for this node with what an earlier run of it owned.
+#[derive(Debug)]
+struct Resumption {
+    until: Instant,
+    /// What that run claimed with them.
+    vips: OrdSet<IpAddr>,
 }
 
 impl Engine {
@@ -140,14 +148,15 @@ impl Engine {
             company: None,
             connected: true,
             cut_off_until: None,
-            resumes_until: None,
+            resumes: None,
         }
     }
 
-    /// The others were told that this node restarts, and wait for it until then: what it claimed is its
-    /// own, also before it heard them.
-    pub fn resume(&mut self, until: Instant) {
-        self.resumes_until = Some(until);
+    /// The others were told that this node restarts, and wait for it until then: these VIPs are its own,
+    /// also before it heard them. Once it heard them, or cannot have heard what they did meanwhile, that
+    /// counts no more.
+    pub fn resume(&mut self, until: Instant, vips: OrdSet<IpAddr>) {
+        self.resumes = Some(Resumption { until, vips });
     }
 
     /// What this node owns, with the numbers of its claims.
@@ -196,10 +205,12 @@ impl Engine {
     pub fn step(&mut self, now: Instant, world: &World<'_>) -> Outcome {
         if world.suspended {
             // The lease is over: nothing is said, and nothing changes before the others were heard.
+            self.resumes = None;
             return Outcome::default();
         }
         self.remember(world);
         self.connect(now, world);
+        self.end_resumption(now, world.peers);
         let node = self.node.clone();
         let present = Present::new(&node, &self.claims, world.peers);
         let own = Own {
@@ -248,9 +259,31 @@ impl Engine {
         }
     }
 
-    /// Until when the others wait for this node, whether it heard them or not.
-    pub(super) fn awaited(&self, now: Instant) -> Option<Instant> {
-        self.resumes_until.filter(|until| *until > now)
+    /// Forgets that the others wait, once they were heard or might have gone on.
+    fn end_resumption(&mut self, now: Instant, peers: &Peers) {
+        let Some(resumption) = &self.resumes else {
+            return;
+        };
+        if resumption.until <= now || self.cut_off_until.is_some() {
+            self.resumes = None;
+        } else if peers.settled {
+            // They waited, so that these claims are as good as before the restart.
+            let vips = self.resumes.take().map(|resumption| resumption.vips);
+            for vip in vips.iter().flatten().filter(|_| self.company.is_some()) {
+                if let Some(number) = self.claims.get_mut(vip) {
+                    *number |= IN_COMPANY;
+                }
+            }
+        }
+    }
+
+    /// Until when the others wait for this node with this group, although they were not heard.
+    pub(super) fn awaited(&self, group: &VipGroup) -> Option<Instant> {
+        let resumption = self.resumes.as_ref()?;
+        let claimed = |vip: &&IpAddr| self.claims.contains_key(*vip);
+        let mut claimed = group.vips.iter().filter(claimed);
+        let all = claimed.all(|vip| resumption.vips.contains(vip));
+        all.then_some(resumption.until)
     }
 
     /// Whether another node is there.

@@ -16,11 +16,13 @@ mod asking;
 pub mod counters;
 pub mod digest;
 pub mod engine;
+pub mod farewell;
 mod fencing;
 pub mod guard;
 pub mod handover;
 pub mod pause;
 mod present;
+pub mod record;
 #[cfg(test)]
 mod simulation_tests;
 pub mod task;

@@ -13,6 +13,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::asking::Probed;
 use super::engine::{Engine, Outcome, World};
+use super::farewell::Awaited;
 use super::guard::Guard;
 use super::handover::{HandingOver, Scene};
 use super::pause::PauseWatch;
@@ -24,7 +25,7 @@ use crate::model::allocation::Allocations;
 use crate::model::announcement::{AnnouncedInterface, AnnouncedSet};
 use crate::model::foreign::ForeignHosts;
 use crate::model::host::Host;
-use crate::model::peer::{Claims, MOST_EXCEPTIONS, MemberState, Owners, Peers, Publication};
+use crate::model::peer::{Claims, Owners, Peers, Publication};
 use crate::plan::announcement::relevant;
 use crate::plan::ownership::table::VipTable;
 
@@ -64,12 +65,12 @@ pub struct Mouths {
 }
 
 /// What an earlier run of this node left.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Beginning<'a> {
     /// What it claimed.
     pub claims: &'a Claims,
-    /// Until when the others certainly wait for this node, because it told them that it restarts.
-    pub awaited: Option<Instant>,
+    /// The others wait for this node, because it told them that it restarts.
+    pub awaited: Option<Awaited>,
 }
 
 /// The task.
@@ -82,6 +83,8 @@ pub struct OwnerTask {
     claimed: Option<Arc<VipTable>>,
     guard: Guard,
     handover: HandingOver,
+    /// There is what it needs to be settled.
+    hands_over: bool,
     /// Foreign edits of the fence and of the handover so far.
     fences: u64,
     pause: PauseWatch,
@@ -126,12 +129,13 @@ impl OwnerTask {
         let probe_interval = membership.probe_interval;
         let mut engine = Engine::new(node, start.claims);
         let mut claimed = None;
-        if let Some(until) = start.awaited {
-            engine.resume(until);
+        if let Some(Awaited { until, vips }) = start.awaited {
+            engine.resume(until, vips);
             claimed = Some(Arc::new(VipTable::of_claims(start.claims)));
         }
         Self {
             handover,
+            hands_over: false,
             engine,
             claimed,
             ears,
@@ -154,7 +158,8 @@ impl OwnerTask {
         }
     }
 
-    /// Decides until `stopped`; returns whether this node owns something that it keeps while it restarts.
+    /// Decides until `stopped`; returns whether this node owns something that it keeps while it restarts,
+    /// and is sure of it.
     pub async fn run(mut self, mut stopped: watch::Receiver<bool>) -> bool {
         let mut lease = tokio::time::interval(self.renew_every);
         lease.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -192,8 +197,17 @@ impl OwnerTask {
         }
         // Nobody waits for a drained node, also where nobody took what it owns, unless it still has
         // connections.
-        (!self.engine.claims().is_empty() && !*self.ears.draining.borrow())
-            || (self.handover.is_passed_to() && !*self.ears.leaves.borrow())
+        let keeps = (!self.engine.claims().is_empty() && !*self.ears.draining.borrow())
+            || (self.handover.is_passed_to() && !*self.ears.leaves.borrow());
+        keeps && self.is_sure()
+    }
+
+    /// Whether what this node claims is certainly its own: it was not stopped for longer than its lease
+    /// lasts, and has heard the others since it last was. Else somebody may have followed it, and whoever
+    /// said that it restarts would answer beside that one.
+    fn is_sure(&mut self) -> bool {
+        let stopped = self.pause.was_longer_than(self.lease);
+        !stopped && self.suspended.is_none() && self.ears.peers.borrow().settled
     }
 
     /// Renews the permission to announce, unless this node was stopped for longer than that lasts: then
@@ -207,7 +221,7 @@ impl OwnerTask {
         if self.suspended.is_none() && !self.engine.announced().is_empty() {
             self.guard.renew();
         }
-        self.suspended.is_none() && !self.handover.is_due()
+        self.suspended.is_none() && !(self.hands_over && self.handover.is_due())
     }
 
     fn suspend(&mut self) {
@@ -309,6 +323,8 @@ impl OwnerTask {
 
     /// Before anything is announced: the first packets may belong to the node that had it before.
     fn hand_over(&mut self, generation: u64, host: &Host, peers: &Arc<Peers>) {
+        // Until then it stays due, and looking again would change nothing.
+        self.hands_over = generation > 0 && (peers.settled || !peers.enabled);
         if generation > 0 {
             self.handover.settle(&Scene {
                 owners: self.engine.owners(),
@@ -357,12 +373,7 @@ impl OwnerTask {
     /// Tells everybody else. Other nodes hear of a claim when this node may speak for the VIP: its owner
     /// until then goes on for so long.
     fn tell(&self, world: &World<'_>, may_speak: &OrdSet<IpAddr>) {
-        let World {
-            config,
-            table,
-            host,
-            ..
-        } = *world;
+        let World { config, host, .. } = *world;
         let owners = self.engine.owners();
         (self.mouths.owners).send_if_modified(|told| {
             let other = told != owners;
@@ -387,7 +398,6 @@ impl OwnerTask {
             }
             other
         });
-        let interfaces = digest::published(config, host);
         let lans = digest::lans(config, host);
         (self.mouths.interfaces).send_if_modified(|told| {
             let other = **told != lans;
@@ -404,17 +414,7 @@ impl OwnerTask {
             claims.remove(vip);
         }
         let publication = Publication {
-            state: MemberState {
-                ready: world.ready && self.suspended.is_none(),
-                draining: world.draining,
-                restarting: false,
-                interfaces,
-                exceptions: (table.exceptions.iter().copied())
-                    .take(MOST_EXCEPTIONS)
-                    .collect(),
-                configuration_digest: self.digests.0,
-                snapshot_digest: self.digests.1,
-            },
+            state: digest::state(world, self.digests),
             claims,
             allocations: (**self.ears.allocations.borrow()).clone(),
         };

@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::sync::watch;
 
 use super::counters::GuardCounters;
 use super::engine::alone;
+use super::farewell::{self, Awaited};
 use super::guard::Guard;
 use super::handover::HandingOver;
-use super::pause::boot_time;
+use super::record::ClaimsRecord;
 use super::task::{Beginning, Ears, Mouths, OwnerTask};
 use crate::apply::fence::Fence;
 use crate::apply::handover::Handover;
@@ -49,9 +50,9 @@ pub struct Start {
     pub announced: watch::Sender<Arc<AnnouncedSet>>,
     /// What an earlier run of this node claimed.
     pub claims: Claims,
-    /// Until when the others certainly wait for this node, because it told them that it restarts.
-    pub awaited: Option<Instant>,
-    /// Where it is noted that the others were told so again.
+    /// The others wait for this node, because it told them that it restarts.
+    pub awaited: Option<Awaited>,
+    /// Where it is noted what this node claims, and that the others were told so again.
     pub state: Arc<StateDirectory>,
 }
 
@@ -61,6 +62,8 @@ pub struct Ownership {
     pub in_force: watch::Receiver<u64>,
     pub owners: watch::Receiver<Owners>,
     pub claims: watch::Receiver<Claims>,
+    /// Keeps the claims on the disk.
+    pub record: ClaimsRecord,
     pub membership: MembershipView,
     pub counters: GuardCounters,
     /// Addresses that are not claimed because another host uses them.
@@ -102,6 +105,8 @@ pub fn start(
         node_addresses: start.node_addresses,
         interfaces: interfaces_receiver,
     };
+    let record = ClaimsRecord::new(claims_receiver.clone(), Arc::clone(&start.state));
+    let (last, configuration) = (record.clone(), settings.configuration.clone());
     let mut handover = start.handover;
     let handing = HandingOver::new(settings.node.clone(), &mut handover);
     let counters = GuardCounters::default();
@@ -143,9 +148,9 @@ pub fn start(
         let owner = OwnerTask::new(ears, mouths, beginning, guard, handing);
         let owning = async move {
             let restarts = owner.run(stopped).await;
-            if restarts && view.announce_restart(FAREWELL).await {
-                // Only a run that finds it speaks at once.
-                if let Err(error) = start.state.write_farewell(boot_time()) {
+            if restarts && let Some(told) = view.announce_restart(FAREWELL).await {
+                let left = farewell::leave(&configuration, &start.state, &last, told);
+                if let Err(error) = left {
                     let error = anyhow::Error::from(error);
                     tracing::warn!(%error, "the restart could not be noted, the next run waits for the others");
                 }
@@ -165,6 +170,7 @@ pub fn start(
         in_force: in_force_receiver,
         owners: owners_receiver,
         claims: claims_receiver,
+        record,
         membership,
         counters,
         foreign: foreign_receiver,

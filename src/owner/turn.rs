@@ -99,7 +99,7 @@ impl<'a, 'w> Turn<'a, 'w> {
     /// This node has it: go on as long as it may, or as nobody follows.
     fn keep(&mut self, lowest: IpAddr, group: &VipGroup, whole: bool) {
         if !self.sure() {
-            match self.engine.awaited(self.now) {
+            match self.engine.awaited(group) {
                 Some(until) => {
                     self.wake(until);
                     self.show_here(group);

@@ -22,6 +22,7 @@ use crate::config::Config;
 use crate::membership::counters::MembershipCounters;
 use crate::model::allocation::Allocations;
 use crate::model::host::Host;
+use crate::model::peer::Exceptions;
 use crate::plan::addresses::AddressSource;
 use crate::plan::announcement::relevant;
 use crate::plan::drain::{Draining, finished};
@@ -35,8 +36,6 @@ const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// Failures of one pass that are logged one by one.
 const MOST_LOGGED: usize = 10;
-/// VIPs that are not served whole and are told to whoever decides about owners.
-const MOST_UNSERVED: usize = 256;
 /// How often draining real servers are looked at.
 const DRAIN_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -281,11 +280,10 @@ impl Reconciler {
                 self.unserved.clear();
             }
             self.unserved.append(&mut report.unserved);
-            let mut exceptions: BTreeSet<IpAddr> = plan.exceptions().into_iter().collect();
             // NodePorts and ClusterIPs have no owner.
             let vips = (self.unserved.iter()).filter(|vip| plan.ownership.contains_key(*vip));
-            exceptions.extend(vips.take(MOST_UNSERVED));
-            (self.publisher).publish(plan.groups.clone(), nodes, exceptions.into_iter().collect());
+            let exceptions = Exceptions::of(vips.copied(), plan.exceptions());
+            (self.publisher).publish(plan.groups.clone(), nodes, exceptions);
         }
         self.plan = plan;
         self.trust = if report.forwards && !report.uncertain {

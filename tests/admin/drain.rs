@@ -13,6 +13,7 @@ use edgelb::admin::protocol::Order;
 use edgelb::admin::snapshot::Snapshot;
 use edgelb::admin::view::Drained;
 use edgelb::model::cluster::Node;
+use edgelb::model::peer::Peers;
 use edgelb::plan::ownership::{DRAIN_LABEL, drained_by_label};
 use serde_json::{Value, json};
 
@@ -44,9 +45,29 @@ fn json(output: &Output) -> (Option<i32>, Value) {
     (code, value)
 }
 
-/// The world with this owner of the VIP that edge-a had.
-fn owned_by(owner: Option<&str>) -> Snapshot {
+/// The world whose nodes talk with one another.
+fn talking() -> Snapshot {
     let mut snapshot = world::snapshot();
+    let mut inputs = (*snapshot.inputs).clone();
+    inputs.peers = Arc::new(Peers {
+        enabled: true,
+        settled: true,
+        ..Peers::default()
+    });
+    snapshot.inputs = Arc::new(inputs);
+    snapshot
+}
+
+/// The daemon of that world.
+fn served() -> Served {
+    let served = Served::new();
+    served.snapshots.send_replace(Arc::new(talking()));
+    served
+}
+
+/// That world with this owner of the VIP that edge-a had.
+fn owned_by(owner: Option<&str>) -> Snapshot {
+    let mut snapshot = talking();
     let mut plan = (*snapshot.plan).clone();
     let vip: std::net::IpAddr = "192.0.2.200".parse().unwrap();
     plan.ownership[&vip].owner = owner.map(str::to_owned);
@@ -142,7 +163,7 @@ fn whoever_may_only_look_may_not_order() {
 
 #[test]
 fn drain_waits_until_others_announce_the_vips() {
-    let served = Served::new();
+    let served = served();
     let other = gives_up(&served, Some("edge-d"));
     let begin = Instant::now();
     let output = edgelb(&served, &["drain", "-o", "json"]).output().unwrap();
@@ -185,7 +206,7 @@ fn drain_waits_until_others_announce_the_vips() {
 
 #[test]
 fn a_vip_that_no_other_node_may_take_stays_and_is_named() {
-    let served = Served::new();
+    let served = served();
     let begin = Instant::now();
     let output = edgelb(&served, &["drain", "--timeout", "300ms"])
         .output()
@@ -206,9 +227,37 @@ fn a_vip_that_no_other_node_may_take_stays_and_is_named() {
     assert!(*served.drain.borrow());
 }
 
+/// Nobody tells the others: nothing moves, nothing is waited for, and that is said.
+#[test]
+fn without_membership_nobody_follows() {
+    let served = Served::new();
+    let begin = Instant::now();
+    let output = edgelb(&served, &["drain"]).output().unwrap();
+    let (code, text) = ended(&output);
+    assert!(begin.elapsed() < Duration::from_secs(8), "not to the end");
+    assert_eq!(code, Some(1));
+    assert_eq!(
+        text,
+        "edge-a is to be drained, and no other node hears of it: nodes do not talk with one another \
+         (membership.key_files is empty), so it goes on owning what the Nodes give it. Label its Node \
+         instead (edgelb.io/drain=true), or configure [membership]\n\
+         VIP          SERVICE      NOW-ON\n\
+         192.0.2.200  default/web  edge-a\n\
+         \n\
+         192.0.2.200: stays here: the Nodes alone decide who owns it\n"
+    );
+    let output = edgelb(&served, &["drain", "-o", "json"]).output().unwrap();
+    let (code, report) = json(&output);
+    assert_eq!((code, &report["membership"]), (Some(1), &json!(false)));
+    assert_eq!(report["stayed"].as_array().unwrap().len(), 1, "{report}");
+    // Whoever takes it back has nothing to be warned of.
+    let output = edgelb(&served, &["undrain"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+}
+
 #[test]
 fn a_vip_that_nobody_announces_any_more_is_a_problem() {
-    let served = Served::new();
+    let served = served();
     let other = gives_up(&served, None);
     let output = edgelb(&served, &["drain", "-o", "json"]).output().unwrap();
     let (code, report) = json(&output);
@@ -219,7 +268,7 @@ fn a_vip_that_nobody_announces_any_more_is_a_problem() {
 
 #[test]
 fn without_a_daemon_or_with_a_wrong_time_it_says_so() {
-    let mut served = Served::new();
+    let mut served = served();
     let output = edgelb(&served, &["drain", "--timeout", "soon"])
         .output()
         .unwrap();

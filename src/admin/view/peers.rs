@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ReasonView;
 use crate::admin::snapshot::Snapshot;
-use crate::model::peer::{Heard, Presence};
+use crate::model::peer::{Heard, NO_EXCEPTIONS, Presence};
 use crate::owner::digest::configuration;
 use crate::plan::ownership::Candidates;
 use crate::plan::ownership::field::{Field, Own};
@@ -117,7 +117,7 @@ impl<'a> Standing<'a> {
             host: &inputs.host,
             ready: snapshot.ready,
             draining: inputs.draining,
-            exceptions: &[],
+            exceptions: &NO_EXCEPTIONS,
         };
         let (nodes, peers) = (&*snapshot.plan.nodes, &*inputs.peers);
         Self {

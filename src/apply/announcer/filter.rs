@@ -56,7 +56,14 @@ const TARGET_ADDRESS_OFFSET: u32 = 38;
 /// `next header` of IPv6, and the type of the `ICMPv6` message directly behind that header.
 const NEXT_HEADER_OFFSET: u32 = 20;
 const MESSAGE_TYPE_OFFSET: u32 = 54;
+const HOP_LIMIT_OFFSET: u32 = 21;
 const ICMPV6: u32 = 58;
+/// Extension headers that may stand in front of it: hop-by-hop options, routing, destination options. A
+/// fragment is none (RFC 6980).
+const EXTENSIONS: [u32; 3] = [0, 43, 60];
+/// What a neighbor of this LAN sends (RFC 4861, section 7.1), and nearly nothing else has behind such a
+/// header: neither multicast listener reports (1) nor what comes from afar.
+const NEIGHBOR_HOP_LIMIT: u32 = 255;
 const NEIGHBOR_SOLICITATION: u32 = 135;
 const NEIGHBOR_ADVERTISEMENT: u32 = 136;
 /// The last 32 bits of the source, and of the target of both messages.
@@ -255,11 +262,20 @@ fn packet_type_check() -> Vec<Instruction> {
     ]
 }
 
+/// Goes on with a message that can be judged where it stands; passes one that may stand behind extension
+/// headers, as hosts take that for one too.
 fn neighbor_discovery_check() -> Vec<Instruction> {
     let mut program = packet_type_check();
+    let [hop_by_hop, routing, destination] = EXTENSIONS;
     program.extend([
         load(code::LOAD_BYTE, NEXT_HEADER_OFFSET),
-        is(ICMPV6, 1, 0),
+        is(ICMPV6, 7, 0),
+        is(hop_by_hop, 2, 0),
+        is(routing, 1, 0),
+        is(destination, 0, 3),
+        load(code::LOAD_BYTE, HOP_LIMIT_OFFSET),
+        is(NEIGHBOR_HOP_LIMIT, 0, 1),
+        ret(WHOLE_FRAME),
         ret(0),
         load(code::LOAD_BYTE, MESSAGE_TYPE_OFFSET),
         is(NEIGHBOR_SOLICITATION, 2, 0),

@@ -10,7 +10,6 @@ use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
     EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, Icmpv6Message, Icmpv6Packet,
     Icmpv6Repr, IpProtocol, Ipv6Packet, Ipv6Repr, NdiscNeighborFlags, NdiscRepr,
-    RawHardwareAddress,
 };
 
 use super::verdict::{
@@ -33,6 +32,13 @@ pub type Solicitation = [u8; HEADERS_LENGTH + MESSAGE_LENGTH];
 /// The longest frame that is looked at: whatever options neighbours add, none needs more than a whole
 /// Ethernet frame.
 pub const LONGEST_FRAME: usize = 1514;
+
+/// Options of a solicitation and of an advertisement (RFC 4861, section 4.6.1).
+const SOURCE_LINK_LAYER_ADDRESS: u8 = 1;
+const TARGET_LINK_LAYER_ADDRESS: u8 = 2;
+/// Extension headers that are passed over: each kind stands there once, destination options twice (RFC
+/// 8200, section 4.1).
+const MOST_EXTENSIONS: usize = 4;
 
 /// Told from other hop limits, as a router lowers it (RFC 4861, section 3.1).
 const HOP_LIMIT: u8 = 255;
@@ -184,18 +190,18 @@ fn hear(frame: &[u8], own_mac: [u8; 6]) -> Result<Heard, IgnoreReason> {
     }
     let packet =
         Ipv6Packet::new_checked(ethernet.payload()).map_err(|_| IgnoreReason::Truncated)?;
-    if packet.version() != 6 || packet.next_header() != IpProtocol::Icmpv6 {
+    if packet.version() != 6 {
         return Err(IgnoreReason::NotNeighborDiscovery);
     }
-    let message =
-        Icmpv6Packet::new_checked(packet.payload()).map_err(|_| IgnoreReason::Truncated)?;
+    let octets = behind_extensions(&packet)?;
+    let message = Icmpv6Packet::new_checked(octets).map_err(|_| IgnoreReason::Truncated)?;
     if !matches!(
         message.msg_type(),
         Icmpv6Message::NeighborSolicit | Icmpv6Message::NeighborAdvert
     ) {
         return Err(IgnoreReason::NotNeighborDiscovery);
     }
-    if packet.payload().len() < MESSAGE_LENGTH {
+    if octets.len() < MESSAGE_LENGTH {
         return Err(IgnoreReason::Truncated);
     }
     if packet.hop_limit() != HOP_LIMIT {
@@ -217,8 +223,9 @@ fn hear(frame: &[u8], own_mac: [u8; 6]) -> Result<Heard, IgnoreReason> {
         return Err(IgnoreReason::InvalidSender);
     }
     // Options of length zero among them: RFC 4861 has such a packet discarded whole.
+    let options = message.payload();
     let message = NdiscRepr::parse(&message).map_err(|_| IgnoreReason::Malformed)?;
-    let heard = judge(&message, source, destination, from)?;
+    let heard = judge(&message, options, source, destination, from)?;
     let (Heard::Solicitation { mac, .. } | Heard::Advertisement { mac, .. }) = heard;
     if mac == own_mac || from.0 == own_mac {
         return Err(IgnoreReason::OwnFrame);
@@ -229,9 +236,36 @@ fn hear(frame: &[u8], own_mac: [u8; 6]) -> Result<Heard, IgnoreReason> {
     Ok(heard)
 }
 
+/// The `ICMPv6` message of a packet. Hosts take neighbor discovery behind extension headers for what it is,
+/// so a claim that is made so is one; in fragments it is none (RFC 6980, section 5).
+fn behind_extensions<'f>(packet: &Ipv6Packet<&'f [u8]>) -> Result<&'f [u8], IgnoreReason> {
+    let (mut next, mut octets) = (packet.next_header(), packet.payload());
+    for _ in 0..=MOST_EXTENSIONS {
+        match next {
+            IpProtocol::Icmpv6 => return Ok(octets),
+            IpProtocol::Ipv6Frag => return Err(IgnoreReason::Fragmented),
+            IpProtocol::HopByHop | IpProtocol::Ipv6Opts | IpProtocol::Ipv6Route => {}
+            _ => return Err(IgnoreReason::NotNeighborDiscovery),
+        }
+        let [following, length, _, segments_left, ..] = octets else {
+            return Err(IgnoreReason::Truncated);
+        };
+        if next == IpProtocol::Ipv6Route && *segments_left > 0 {
+            // On its way to another host.
+            return Err(IgnoreReason::NotNeighborDiscovery);
+        }
+        next = IpProtocol::from(*following);
+        // In units of 8 octets, the first one not counted (RFC 8200, section 4).
+        let rest = octets.get((usize::from(*length) + 1) * 8..);
+        octets = rest.ok_or(IgnoreReason::Truncated)?;
+    }
+    Err(IgnoreReason::Malformed)
+}
+
 /// The rules that depend on the kind of message.
 fn judge(
     message: &NdiscRepr,
+    options: &[u8],
     source: Ipv6Addr,
     destination: Ipv6Addr,
     from: EthernetAddress,
@@ -239,26 +273,28 @@ fn judge(
     match *message {
         NdiscRepr::NeighborSolicit {
             target_addr: target,
-            lladdr,
+            ..
         } => {
+            let named = named_mac(options, SOURCE_LINK_LAYER_ADDRESS)?;
             let is_probe = source.is_unspecified();
             // A sender without an address has no hardware address to be learnt either.
             let probe_is_wrong =
-                is_probe && (lladdr.is_some() || destination != solicited_node(target));
+                is_probe && (named.is_some() || destination != solicited_node(target));
             if target.is_multicast() || probe_is_wrong {
                 return Err(IgnoreReason::Malformed);
             }
             Ok(Heard::Solicitation {
                 target,
                 source,
-                mac: option_mac(lladdr, from)?,
+                mac: named.unwrap_or(from.0),
             })
         }
         NdiscRepr::NeighborAdvert {
             target_addr: target,
-            lladdr,
             flags,
+            ..
         } => {
+            let named = named_mac(options, TARGET_LINK_LAYER_ADDRESS)?;
             let solicited = flags.contains(NdiscNeighborFlags::SOLICITED);
             if target.is_multicast() || (destination.is_multicast() && solicited) {
                 return Err(IgnoreReason::Malformed);
@@ -268,21 +304,29 @@ fn judge(
             }
             Ok(Heard::Advertisement {
                 target,
-                mac: option_mac(lladdr, from)?,
+                mac: named.unwrap_or(from.0),
             })
         }
         _ => Err(IgnoreReason::NotNeighborDiscovery),
     }
 }
 
-/// The hardware address in an option; without one, what the frame came from.
-fn option_mac(
-    option: Option<RawHardwareAddress>,
-    from: EthernetAddress,
-) -> Result<[u8; 6], IgnoreReason> {
-    option.map_or(Ok(from.0), |option| {
-        <[u8; 6]>::try_from(option.as_bytes()).map_err(|_| IgnoreReason::Malformed)
-    })
+/// The hardware address in the first option of this kind: of several, Linux neighbours learn that one
+/// (`ndisc_parse_options`), and RFC 4861, section 9, says nothing of it.
+fn named_mac(options: &[u8], kind: u8) -> Result<Option<[u8; 6]>, IgnoreReason> {
+    let mut rest = options;
+    while let [option, length, value @ ..] = rest {
+        if *option == kind {
+            let whole = value.first_chunk().filter(|_| *length == 1);
+            return whole.copied().map(Some).ok_or(IgnoreReason::Malformed);
+        }
+        if *length == 0 {
+            return Err(IgnoreReason::Malformed);
+        }
+        let following = rest.get(usize::from(*length) * 8..);
+        rest = following.ok_or(IgnoreReason::Malformed)?;
+    }
+    Ok(None)
 }
 
 /// The router flag stays out: this node is no router for the LAN, and hosts would drop it from their

@@ -67,6 +67,9 @@ pub enum IgnoreReason {
     /// A hop limit below 255: a router forwarded it, so that it is from another network.
     #[error("the frame's hop limit is not 255")]
     InvalidHopLimit,
+    /// In fragments, of which inspection on the way sees no whole message (RFC 6980, section 5).
+    #[error("the frame is a fragment")]
+    Fragmented,
     /// The `ICMPv6` checksum is wrong.
     #[error("the frame's checksum is wrong")]
     InvalidChecksum,
@@ -131,6 +134,7 @@ impl IgnoreReason {
             Self::ForeignProtocol => "foreign_protocol",
             Self::Malformed => "malformed",
             Self::InvalidHopLimit => "invalid_hop_limit",
+            Self::Fragmented => "fragmented",
             Self::InvalidChecksum => "invalid_checksum",
             Self::ForeignDestination => "foreign_destination",
             Self::OwnFrame => "own_frame",

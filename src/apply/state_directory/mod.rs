@@ -91,6 +91,17 @@ pub struct SysctlRecord {
     pub ours: BTreeSet<String>,
 }
 
+/// All others were told that this node restarts. Times are those of `CLOCK_BOOTTIME`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Farewell {
+    /// When.
+    pub at: Duration,
+    /// Until when they wait.
+    pub until: Duration,
+    /// There was nobody to be told.
+    pub alone: bool,
+}
+
 /// Records of sysctls by path below `/proc/sys`.
 pub type SysctlRecords = BTreeMap<String, SysctlRecord>;
 
@@ -187,9 +198,9 @@ impl StateDirectory {
         self.write(CLAIMS, claims)
     }
 
-    /// When the last run told all others that it restarts, by `CLOCK_BOOTTIME`; `None` where it did not,
-    /// or before a reboot. It counts once: what this run does is not foretold by it.
-    pub fn take_farewell(&self) -> Result<(Option<Duration>, Option<Warning>), Error> {
+    /// What the last run left when all others were told that it restarts; `None` where they were not, or
+    /// before a reboot. It counts once: what this run does is not foretold by it.
+    pub fn take_farewell(&self) -> Result<(Option<Farewell>, Option<Warning>), Error> {
         let taken = self.read(FAREWELL)?;
         atomic_file::remove(&self.path, FAREWELL).map_err(|source| Error::Write {
             file: self.path.join(FAREWELL),
@@ -199,8 +210,8 @@ impl StateDirectory {
     }
 
     /// Notes that all others were told that this node restarts.
-    pub fn write_farewell(&self, at: Duration) -> Result<(), Error> {
-        self.write(FAREWELL, at)
+    pub fn write_farewell(&self, farewell: &Farewell) -> Result<(), Error> {
+        self.write(FAREWELL, farewell)
     }
 
     /// What is known about the sysctls that we care for, by path below `/proc/sys`.

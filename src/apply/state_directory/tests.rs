@@ -156,14 +156,22 @@ fn a_damaged_file_is_set_aside_and_told() {
     }
 }
 
+fn farewell() -> Farewell {
+    Farewell {
+        at: Duration::from_millis(123_456),
+        until: Duration::from_secs(125),
+        alone: true,
+    }
+}
+
 #[test]
 fn a_farewell_counts_once() {
     let temporary = Temporary::new("farewell");
     let state = temporary.open();
     assert_eq!(state.take_farewell().unwrap(), (None, None));
-    let at = Duration::from_millis(123_456);
-    state.write_farewell(at).unwrap();
-    assert_eq!(state.take_farewell().unwrap(), (Some(at), None));
+    let farewell = farewell();
+    state.write_farewell(&farewell).unwrap();
+    assert_eq!(state.take_farewell().unwrap(), (Some(farewell), None));
     assert_eq!(state.take_farewell().unwrap(), (None, None));
 }
 
@@ -181,7 +189,7 @@ fn a_reboot_ends_the_records_about_the_kernel_but_not_the_allocations() {
     let values = SysctlRecords::from([("a".to_owned(), SysctlRecord::default())]);
     state.write_sysctls(&values).unwrap();
     journal(&state).record(&[name("TCP 192.0.2.1:80")]).unwrap();
-    state.write_farewell(Duration::from_secs(7)).unwrap();
+    state.write_farewell(&farewell()).unwrap();
     drop(state);
 
     let state = temporary.open();

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::Core;
 use super::records;
 use super::tables::{Assembly, PARTS_AT_ONCE};
+use crate::membership::Told;
 use crate::membership::datagram::{Body, Delta, Fetch, Part, Table};
 use crate::model::peer::{MemberState, Publication};
 use crate::model::text::Text;
@@ -49,13 +50,20 @@ impl Core {
     }
 
     /// From now on this node says that it restarts, and says it to all at once. To be called again a
-    /// few times: a lost one is not repeated by somebody who is gone.
-    pub fn announce_restart(&mut self, now: Duration) {
+    /// few times: a lost one is not repeated by somebody who is gone. `None`: everybody who is known is
+    /// silent, and nobody is told.
+    pub fn announce_restart(&mut self, now: Duration) -> Option<Told> {
         self.restarting = true;
         let state: MemberState = self.own.tables.told.state.clone();
         let told = self.told(&state);
         self.own.tell(told);
         self.push_state(now);
+        let met = self.members.values().any(|member| member.session.is_some());
+        match (met, self.present().is_empty()) {
+            (_, false) => Some(Told::Others),
+            (false, true) => Some(Told::Nobody),
+            (true, true) => None,
+        }
     }
 
     /// Begins another run, greater than any that others know of this node.

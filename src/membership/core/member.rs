@@ -116,8 +116,10 @@ pub struct Member {
     pub challenge: Option<(u64, Duration)>,
     /// When a challenge of it was last answered.
     pub answered: Option<Duration>,
-    /// When a greeting of it was last answered.
-    pub greeted: Option<Duration>,
+    /// When a greeting of it was last answered, by each way: they come by both at once, and the one by
+    /// which no answer comes stays unknown to it.
+    pub greeted_by_udp: Option<Duration>,
+    pub greeted_by_frames: Option<Duration>,
     /// The last sequence number sent to it.
     pub sequence: u64,
     pub window: Window,

@@ -12,7 +12,7 @@ use super::member::{Member, Route, Source};
 use super::swim::Identity;
 use super::{Core, MOST_MEMBERS};
 use crate::membership::datagram::{Body, Datagram, Heartbeat, Table, Versions};
-use crate::membership::replay::{Seen, Window};
+use crate::membership::replay::{Seen, Way, Window};
 use crate::model::text::Text;
 
 /// A member is answered at most that often.
@@ -220,10 +220,10 @@ impl Core {
             return;
         }
         // Without a challenge it greets whoever is there: a known one is only told that we are.
-        let answered = if challenge == 0 {
-            &mut member.greeted
-        } else {
-            &mut member.answered
+        let answered = match (challenge, from.way()) {
+            (0, Way::Udp) => &mut member.greeted_by_udp,
+            (0, Way::Lan) => &mut member.greeted_by_frames,
+            _ => &mut member.answered,
         };
         // By ARP an answer waits for its turn, and whoever asks so may not hear any other one.
         if !matches!(from, Source::Arp(_)) {

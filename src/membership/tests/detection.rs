@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{all_alive, ms, others, presence, start_all, together};
+use super::{all_alive, ms, others, presence, ready, start_all, together};
 use crate::membership::core::Timing;
 use crate::membership::simulation::{Network, name};
 use crate::model::peer::Presence;
@@ -213,6 +213,31 @@ fn every_probe_interval_leaves_the_lease_its_time() {
             for time in times_until_down(&mut network, 0) {
                 assert!(time >= lease, "{time:?} of {interval:?}");
                 assert!(time <= interval * 4, "{time:?} of {interval:?}");
+            }
+        }
+    }
+}
+
+/// Greetings come by frames and by UDP at once: both are answered, or a pair that met by frames alone
+/// waits for the other way for as long as chance will have it, and with it the join of both.
+#[test]
+fn nodes_on_a_lan_meet_by_both_ways() {
+    for nodes in [2, 3, 5, 8, 12] {
+        for seed in 0..20 {
+            let mut network = Network::new(nodes, seed);
+            network.has_lan = true;
+            for node in 0..nodes {
+                network.start(node, ready());
+            }
+            network.run_for(ms(250));
+            for (at, of) in others(nodes) {
+                let node = &network.nodes[at];
+                assert!(node.peers.settled, "{at} of {nodes}, seed {seed}");
+                let heard = node.peers.members[&name(of)].heard;
+                assert!(
+                    heard.udp && heard.lan,
+                    "{at} of {nodes}, seed {seed}: {heard:?}"
+                );
             }
         }
     }

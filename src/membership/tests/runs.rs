@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{all_alive, ms, presence, ready, together};
+use crate::membership::Told;
 use crate::membership::core::{Accepted, Refusal};
 use crate::membership::datagram::Body;
 use crate::membership::simulation::{Delivered, EPOCH, Network, name};
@@ -65,6 +66,29 @@ fn who_said_that_it_restarts_is_waited_for() {
         Some(Presence::Down),
         "nobody waits"
     );
+}
+
+/// Who lost all others may have been followed: nobody heard that it restarts.
+#[test]
+fn a_restart_is_told_only_to_who_is_there() {
+    let mut network = together(3, 5);
+    assert_eq!(network.announce_restart(0), Some(Told::Others));
+    network.run_for(ms(2));
+    assert_eq!(presence(&network, 0, 1), Some(Presence::Restarting));
+
+    let mut network = together(3, 6);
+    network.cut(0, 1);
+    network.run_for(ms(1000));
+    assert_eq!(network.announce_restart(0), Some(Told::Others));
+    network.partition(&[0]);
+    network.run_for(ms(1000));
+    assert_eq!(presence(&network, 2, 0), Some(Presence::Down));
+    assert_eq!(network.announce_restart(0), None);
+
+    let mut network = Network::new(2, 8);
+    network.start(0, ready());
+    network.run_for(ms(3000));
+    assert_eq!(network.announce_restart(0), Some(Told::Nobody));
 }
 
 #[test]

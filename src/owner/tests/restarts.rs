@@ -1,6 +1,19 @@
 //! Who owns what while a node restarts: it is waited for, and speaks without waiting.
 
+use imbl::OrdSet;
+
 use super::*;
+
+/// Starts this node again, which the others wait for with these VIPs.
+fn resume(lan: &mut Lan, node: &'static str, until: Instant, vips: &[&str]) {
+    let member = lan.member(node);
+    let claims = member.engine.claims().clone();
+    member.settled = false;
+    member.ready = false;
+    member.engine = Engine::new(node.to_owned(), &claims);
+    let vips = vips.iter().map(|vip| ip(vip)).collect();
+    member.engine.resume(until, vips);
+}
 
 #[test]
 fn a_node_that_restarts_keeps_what_it_owns() {
@@ -41,7 +54,7 @@ fn who_is_awaited_speaks_before_it_heard_the_others() {
             member.ready = false;
             member.engine = Engine::new(owner.to_owned(), &claims);
             if awaited {
-                member.engine.resume(until);
+                member.engine.resume(until, OrdSet::from_iter([ip(VIP)]));
             }
         };
         restart(&mut lan);
@@ -72,4 +85,66 @@ fn an_owner_that_never_gets_ready_is_followed_after_its_grace() {
     assert_eq!(lan.owner(VIP), first);
     lan.pass(grace);
     assert_ne!(lan.owner(VIP), first);
+}
+
+/// What is waited for is what was owned together with those who wait: for the rest they are heard first.
+#[test]
+fn what_was_claimed_alone_is_not_resumed() {
+    let mut lan = Lan::new(&["a", "b"], &[&[VIP], &[OTHER]]);
+    lan.member("b").draining = true;
+    lan.settle();
+    assert_eq!((lan.owner(VIP), lan.owner(OTHER)), ("a", "a"));
+    let until = lan.now + Duration::from_secs(2);
+    resume(&mut lan, "a", until, &[VIP]);
+    lan.settle();
+    assert_eq!(lan.announcers(VIP), ["a"]);
+    assert_eq!(lan.announcers(OTHER), [""; 0]);
+    // Two Services that share their VIPs are one group: it is whole or silent.
+    lan.table.groups.clear();
+    lan.serve(&[VIP, OTHER]);
+    lan.settle();
+    assert_eq!(lan.announcers(VIP), [""; 0]);
+    lan.member("a").settled = true;
+    lan.settle();
+    assert_eq!((lan.owner(VIP), lan.owner(OTHER)), ("a", "a"));
+}
+
+/// The others waited until this node heard them, not for the second time that it loses them.
+#[test]
+fn a_resumption_ends_when_the_others_were_heard_or_may_have_gone_on() {
+    for ends in ["heard", "stopped", "cut off"] {
+        let mut lan = three();
+        let owner = lan.owner(VIP);
+        let until = lan.now + Duration::from_secs(2);
+        resume(&mut lan, owner, until, &[VIP]);
+        lan.settle();
+        assert_eq!(lan.announcers(VIP), [owner]);
+        match ends {
+            "heard" => {
+                lan.member(owner).settled = true;
+                lan.settle();
+                assert_eq!(lan.owner(VIP), owner);
+                // It waited in company, and need not prove itself again.
+                let number = lan.member(owner).engine.claims()[&ip(VIP)];
+                assert_ne!(number & IN_COMPANY, 0);
+                lan.member(owner).settled = false;
+            }
+            "stopped" => {
+                lan.member(owner).suspended = true;
+                lan.settle();
+                lan.member(owner).suspended = false;
+            }
+            _ => {
+                let others: Vec<_> = (lan.members.keys().copied())
+                    .filter(|name| *name != owner)
+                    .collect();
+                lan.member(owner).deaf_to.extend(others);
+                lan.member(owner).interface(false);
+                lan.step(owner);
+                lan.member(owner).interface(true);
+            }
+        }
+        lan.step(owner);
+        assert!(!lan.announcers(VIP).contains(&owner), "{ends}");
+    }
 }

@@ -2,6 +2,7 @@
 //! say, what each node says of itself, and whether it is there (AN-4, AN-9, AN-10).
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -10,7 +11,7 @@ use super::table::{NodeTable, VipGroup};
 use super::weight;
 use crate::config::Config;
 use crate::model::host::Host;
-use crate::model::peer::{Peers, Presence};
+use crate::model::peer::{Exceptions, Peers, Presence};
 use crate::plan::announcement::may_announce;
 use crate::plan::reason::Reason;
 
@@ -26,7 +27,7 @@ pub struct Own<'a> {
     /// It gives its VIPs up.
     pub draining: bool,
     /// VIPs that it does not serve, or not whole.
-    pub exceptions: &'a [IpAddr],
+    pub exceptions: &'a Exceptions,
 }
 
 /// A node that is there, or that comes back at once.
@@ -35,7 +36,8 @@ struct Member<'a> {
     /// Why it may own nothing now.
     excluded: Option<Reason>,
     interfaces: Vec<(&'a str, &'a [IpNet])>,
-    exceptions: &'a [IpAddr],
+    exceptions: &'a BTreeSet<IpAddr>,
+    more_exceptions: bool,
 }
 
 /// All nodes that can be asked to own something, and what decides among them.
@@ -56,7 +58,8 @@ impl<'a> Field<'a> {
                 .filter(|interface| may_announce(config, interface))
                 .map(|interface| (interface.name.as_str(), interface.addresses.as_slice()))
                 .collect(),
-            exceptions: own.exceptions,
+            exceptions: &own.exceptions.vips,
+            more_exceptions: own.exceptions.more,
         };
         let others = peers.members.iter().map(|(name, peer)| {
             let state = &peer.state;
@@ -67,6 +70,7 @@ impl<'a> Field<'a> {
                     .map(|interface| (interface.name.as_str(), interface.subnets.as_slice()))
                     .collect(),
                 exceptions: &state.exceptions,
+                more_exceptions: state.more_exceptions,
             }
         });
         Self {
@@ -162,7 +166,8 @@ impl<'a> Field<'a> {
         if needed.is_some_and(|nodes| !nodes.contains(member.name)) {
             return Err(Reason::NoLocalEndpoint);
         }
-        if group.vips.iter().any(|vip| member.exceptions.contains(vip)) {
+        let excepted = |vip: &IpAddr| member.exceptions.contains(vip);
+        if member.more_exceptions || group.vips.iter().any(excepted) {
             return Err(Reason::NotServedThere);
         }
         self.reached_by(member, group)

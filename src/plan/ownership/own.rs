@@ -13,6 +13,7 @@ use crate::model::allocation::Allocations;
 use crate::model::family::Protocol;
 use crate::model::frontend::{ForwardingMethod, FrontendAddress, FrontendPort};
 use crate::model::node_state::{HeldFor, NodeState};
+use crate::model::peer::NO_EXCEPTIONS;
 use crate::model::service::{Service, ServiceKey, TrafficPolicy};
 use crate::plan::endpoints::ready_nodes;
 use crate::plan::reason::Reason;
@@ -67,7 +68,7 @@ pub(in crate::plan) fn own(
                 host: &inputs.host,
                 ready: true,
                 draining: inputs.draining,
-                exceptions: &[],
+                exceptions: &NO_EXCEPTIONS,
             };
             Field::new(config, &nodes, own, &inputs.peers)
         }),

@@ -10,7 +10,7 @@ use imbl::OrdMap;
 use super::exclusion;
 use crate::config::Config;
 use crate::model::cluster::ClusterState;
-use crate::model::peer::Claims;
+use crate::model::peer::{Claims, Exceptions};
 use crate::plan::reason::Reason;
 
 /// VIPs that have a Service in common, and so one owner.
@@ -104,8 +104,8 @@ pub struct VipTable {
     pub groups: VipGroups,
     /// The Nodes.
     pub nodes: Arc<NodeTable>,
-    /// VIPs that Services hold and that are not served here; the lowest of them.
-    pub exceptions: Vec<IpAddr>,
+    /// VIPs that Services hold and that are not served here, exactly as the others are told.
+    pub exceptions: Exceptions,
 }
 
 impl VipTable {

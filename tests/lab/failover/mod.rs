@@ -11,3 +11,4 @@ mod link;
 mod membership;
 mod moving;
 mod planned;
+mod restarts;

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use edgelb::membership::Told;
 use edgelb::membership::transport::lan::{Frame, LanSocket};
 use edgelb::model::peer::{Heard, Presence, Publication};
 
@@ -233,7 +234,8 @@ fn who_announces_its_restart_is_waited_for() {
         .build()
         .unwrap();
     let asked = Instant::now();
-    assert!(runtime.block_on(leaving.view.announce_restart(Duration::from_millis(200))));
+    let told = runtime.block_on(leaving.view.announce_restart(Duration::from_millis(200)));
+    assert_eq!(told, Some(Told::Others));
     println!("announced within {:?}", asked.elapsed());
     leaving.end();
     eventually("it is known to restart", || {

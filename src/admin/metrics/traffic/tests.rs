@@ -78,6 +78,7 @@ fn snapshot(others: &[&str]) -> Snapshot {
         pass: PassSummary::default(),
         applied: Applied::default(),
         ready: true,
+        membership: crate::membership::counters::MembershipCounters::default(),
     }
 }
 

@@ -86,7 +86,7 @@ nd-duplicate-address-detection-nonce: answered
 nd-duplicate-address-detection-with-address: malformed
 nd-hop-limit-64: invalid_hop_limit
 nd-only-ethernet: truncated
-nd-option-infiniband: invalid_sender
+nd-option-infiniband: malformed
 nd-option-length-0: malformed
 nd-option-length-255: malformed
 nd-options-many: answered

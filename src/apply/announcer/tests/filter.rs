@@ -226,6 +226,29 @@ fn neighbor_discovery_passes_by_target_and_source() {
         assert_eq!(run(&program, &tcp, PACKET_HOST), 0);
         assert_eq!(run(&accept_all_neighbor_discovery(), &tcp, PACKET_HOST), 0);
     }
+    for program in [
+        accept_ipv6_vips([vip(0)]).unwrap(),
+        accept_all_neighbor_discovery(),
+    ] {
+        // Behind extension headers it may be one of a neighbor; fragments are none.
+        for (next_header, hop_limit, passes) in [
+            (0, 255, true),
+            (43, 255, true),
+            (60, 255, true),
+            (0, 1, false),
+            (43, 64, false),
+            (60, 254, false),
+            (44, 255, false),
+            (59, 255, false),
+        ] {
+            let mut frame = ndp::probe(client, CLIENT_MAC).to_vec();
+            frame[20..22].copy_from_slice(&[next_header, hop_limit]);
+            let passed = run(&program, &frame, PACKET_HOST);
+            assert_eq!(passed != 0, passes, "{next_header} {hop_limit}");
+            assert!(!passes || passed as usize >= frame.len(), "whole");
+            assert_eq!(run(&program, &frame, PACKET_OUTGOING), 0);
+        }
+    }
     let far = ndp::probe(client, CLIENT_MAC);
     assert_ne!(run(&accept_all_neighbor_discovery(), &far, PACKET_HOST), 0);
     assert_eq!(accept_ipv6_vips([]), Some(reject_all()));

@@ -16,6 +16,7 @@ mod follow;
 mod limit;
 mod links;
 mod ndp;
+mod ndp_hidden;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};

@@ -10,36 +10,36 @@ use crate::apply::announcer::verdict::{Claim, IgnoreReason, Neighbour};
 use crate::model::announcement::AnnouncedSet;
 use crate::model::foreign::MacAddress;
 
-const VIP: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0x12, 0x3456);
+pub(super) const VIP: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0x12, 0x3456);
 const OTHER_VIP: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x11);
 const CLIENT: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x99);
-const CLIENT_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x99];
+pub(super) const CLIENT_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x99];
 const GROUP: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff12, 0x3456);
 const GROUP_MAC: [u8; 6] = [0x33, 0x33, 0xff, 0x12, 0x34, 0x56];
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
 /// A frame field by field, built without the code under test.
 #[derive(Clone, Debug)]
-struct Fields {
-    destination_mac: [u8; 6],
-    source_mac: [u8; 6],
-    ethertype: u16,
-    version: u8,
-    next_header: u8,
-    hop_limit: u8,
-    source: Ipv6Addr,
-    destination: Ipv6Addr,
-    kind: u8,
-    code: u8,
-    flags: u8,
-    target: Ipv6Addr,
-    options: Vec<u8>,
-    checksum: Option<u16>,
+pub(super) struct Fields {
+    pub(super) destination_mac: [u8; 6],
+    pub(super) source_mac: [u8; 6],
+    pub(super) ethertype: u16,
+    pub(super) version: u8,
+    pub(super) next_header: u8,
+    pub(super) hop_limit: u8,
+    pub(super) source: Ipv6Addr,
+    pub(super) destination: Ipv6Addr,
+    pub(super) kind: u8,
+    pub(super) code: u8,
+    pub(super) flags: u8,
+    pub(super) target: Ipv6Addr,
+    pub(super) options: Vec<u8>,
+    pub(super) checksum: Option<u16>,
 }
 
 impl Fields {
     /// A client asks for the VIP as Linux does.
-    fn request() -> Self {
+    pub(super) fn request() -> Self {
         Self {
             destination_mac: GROUP_MAC,
             source_mac: CLIENT_MAC,
@@ -67,7 +67,7 @@ impl Fields {
     }
 
     /// Another host's unsolicited advertisement.
-    fn advertisement() -> Self {
+    pub(super) fn advertisement() -> Self {
         Self {
             destination_mac: [0x33, 0x33, 0, 0, 0, 1],
             destination: ALL_NODES,
@@ -79,7 +79,7 @@ impl Fields {
         }
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    pub(super) fn bytes(&self) -> Vec<u8> {
         let mut message = vec![self.kind, self.code, 0, 0, self.flags, 0, 0, 0];
         message.extend(self.target.octets());
         message.extend(&self.options);
@@ -113,18 +113,18 @@ impl Fields {
         frame
     }
 
-    fn with(change: impl FnOnce(&mut Self)) -> Vec<u8> {
+    pub(super) fn with(change: impl FnOnce(&mut Self)) -> Vec<u8> {
         let mut fields = Self::request();
         change(&mut fields);
         fields.bytes()
     }
 }
 
-fn option(kind: u8, mac: [u8; 6]) -> Vec<u8> {
+pub(super) fn option(kind: u8, mac: [u8; 6]) -> Vec<u8> {
     [&[kind, 1], &mac[..]].concat()
 }
 
-fn set() -> AnnouncedSet {
+pub(super) fn set() -> AnnouncedSet {
     announced_addresses(&[IpAddr::V6(VIP)])
 }
 

@@ -1,6 +1,8 @@
 //! Objects as kubectl writes them, and the files that they become.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+mod coexistence;
+
 use super::*;
 use crate::model::pool::Pool;
 use crate::model::selector::LabelSelector;
