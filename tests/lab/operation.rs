@@ -263,7 +263,7 @@ fn a_restart_is_not_noticed() {
         tool(
             rig.node(0),
             "nft",
-            &["-a", "list", "table", "inet", "edgelb"],
+            &["-s", "-a", "list", "table", "inet", "edgelb"],
         )
         .unwrap()
     };

@@ -192,7 +192,7 @@ pub fn datapath_text(namespace: &Namespace) -> String {
 
 /// The same while there may be no table.
 pub fn try_datapath_text(namespace: &Namespace) -> Result<String, LabError> {
-    let mut text = tool(namespace, "nft", &["list", "table", "inet", "edgelb"])?;
+    let mut text = tool(namespace, "nft", &["-s", "list", "table", "inet", "edgelb"])?;
     for family in ["-4", "-6"] {
         let routes = [family, "route", "show", "table", "local", "proto", "225"];
         text += &tool(namespace, "ip", &routes)?;
