@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-/// What a terminal has at the least, and what is assumed of everything else.
+/// What a terminal has at the least.
 const NARROWEST: usize = 80;
 
 /// No column is shortened below this.
@@ -12,7 +12,7 @@ const SHORTEST: usize = 8;
 const GAP: usize = 2;
 
 /// Columns of addresses, which are never shortened: half an address is none.
-const WHOLE: [&str; 4] = ["VIP", "CLUSTER-IP", "ADDRESSES", "ADDRESS"];
+const WHOLE: [&str; 5] = ["VIP", "CLUSTER-IP", "ADDRESSES", "ADDRESS", "ENDPOINT"];
 
 /// Columns that are shortened when all others are as short as may be: by these people go on.
 const LAST: [&str; 2] = ["SERVICE", "NODE"];
@@ -94,7 +94,8 @@ impl Table {
     }
 }
 
-/// The columns that there are: the terminal's, or what `COLUMNS` says.
+/// The columns that there are: the terminal's, or what `COLUMNS` says. Whatever else reads, a pipe or a
+/// file, gets everything.
 fn width() -> usize {
     let said = std::env::var("COLUMNS").ok();
     let said = said.and_then(|text| text.parse::<usize>().ok());
@@ -102,7 +103,7 @@ fn width() -> usize {
         let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
         Some(usize::from(size.ws_col))
     };
-    said.or_else(terminal).unwrap_or(NARROWEST).max(NARROWEST)
+    said.or_else(terminal).unwrap_or(usize::MAX).max(NARROWEST)
 }
 
 /// The text, or what fits of it and an ellipsis.

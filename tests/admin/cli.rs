@@ -121,7 +121,8 @@ fn tables_fit_eighty_columns_with_whole_addresses() {
     let served = Served::new();
     let socket = served.path();
     for command in ["services", "vips", "pools", "peers"] {
-        let output = edgelb_in(&[command, "--socket", socket.to_str().unwrap()], "");
+        let arguments = [command, "--socket", socket.to_str().unwrap()];
+        let output = edgelb_in(&arguments, "80");
         let text = stdout(&output);
         let table = text.split("\n\n").next().unwrap();
         for line in table.lines() {
@@ -130,6 +131,9 @@ fn tables_fit_eighty_columns_with_whole_addresses() {
         if command != "pools" {
             assert!(table.contains("192.0.2."), "{table}");
         }
+        // Whoever filters or keeps it gets everything.
+        let whole = edgelb_in(&arguments, "");
+        assert!(!stdout(&whole).contains('…'), "{}", stdout(&whole));
     }
 }
 

@@ -19,7 +19,6 @@ use crate::cli::{DEFAULT_CONFIG, tell};
 use crate::cluster_record;
 use crate::config::{self, Config, Environment, SourceKind};
 use crate::model::cluster::{ClusterChange, ClusterState};
-use crate::model::host::Host;
 use crate::model::peer::Peers;
 use crate::plan::Inputs;
 use crate::plan::announcement::relevant;
@@ -38,8 +37,6 @@ const WAITING_EVENTS: usize = 256;
 pub(super) struct Gathered {
     pub(super) config: Config,
     pub(super) inputs: Inputs,
-    /// All of the host, also what no plan depends on.
-    pub(super) host: Host,
     /// What the kernel can hold back.
     pub(super) fence: FenceSupport,
 }
@@ -104,7 +101,6 @@ pub(super) fn here(mut config: Config, state: &StateDirectory) -> anyhow::Result
     Ok(Gathered {
         config,
         inputs,
-        host,
         fence,
     })
 }
@@ -144,7 +140,6 @@ pub(super) fn recorded(file: &Path, config: Option<&Path>) -> anyhow::Result<(Ga
     let inputs = record.inputs;
     let gathered = Gathered {
         config,
-        host: inputs.host.clone(),
         inputs,
         fence: FenceSupport::Active,
     };

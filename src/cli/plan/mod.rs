@@ -131,7 +131,6 @@ fn compare(
     let Gathered {
         config,
         inputs,
-        host,
         fence,
     } = gathered;
     let plan = plan::plan(config, inputs);
@@ -149,6 +148,7 @@ fn compare(
     }
     let vips = plan.groups.values();
     let vips = vips.flat_map(|group| group.vips.iter().copied()).collect();
+    let host = &inputs.host;
     let fenced = Fenced::new(announcing::fenced(config, host), &vips, OrdSet::new(), host);
     fence::rehearse(&fenced, (*fence, config.membership.lease()), reach)
         .context("cannot look at the fence")?;
