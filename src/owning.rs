@@ -31,6 +31,8 @@ use crate::tasks::Tasks;
 
 /// How long others may take to follow a node that leaves.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(2);
+/// In how many probe intervals nodes that both announce a VIP have told one another who withdraws.
+const PROBES_TO_SETTLE: u32 = 3;
 
 /// The addresses of other nodes, by name.
 type NodeAddresses = BTreeMap<String, Vec<IpAddr>>;
@@ -79,6 +81,8 @@ impl Owning {
         };
         let (announced, published) = watch::channel(Arc::new(AnnouncedSet::default()));
         let (responders, view) = Announcer::new(bursts, published);
+        let decides = config.membership.probe_interval * PROBES_TO_SETTLE;
+        let responders = responders.with_rivals_settled_within(decides);
         let thread = AnnouncerThread::start(responders).context("cannot start the announcer")?;
         tasks.spawn("announcer", async move {
             thread.ended().await.map_err(anyhow::Error::from)

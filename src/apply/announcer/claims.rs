@@ -17,7 +17,8 @@ use crate::model::foreign::{ForeignHosts, MacAddress};
 
 /// Between two defences of a VIP, and two log lines about it (RFC 5227, `DEFEND_INTERVAL`).
 const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
-/// From a rival's frame to this node's next announcement, so that membership can decide meanwhile.
+/// From a rival's frame to this node's next announcement, so that membership can decide meanwhile, where
+/// nobody says how long that takes.
 const RIVAL_PATIENCE: Duration = Duration::from_millis(300);
 /// Between two announcements because of rivals.
 const RIVAL_INTERVAL: Duration = Duration::from_secs(1);
@@ -43,6 +44,7 @@ pub type Rivals = OrdMap<IpAddr, Rival>;
 pub(super) struct Told {
     foreign: Arc<watch::Sender<Arc<ForeignHosts>>>,
     rivals: Arc<watch::Sender<Rivals>>,
+    rival_patience: Duration,
 }
 
 impl Told {
@@ -51,6 +53,16 @@ impl Told {
         Self {
             foreign: Arc::new(watch::channel(Arc::default()).0),
             rivals: Arc::new(watch::channel(Rivals::default()).0),
+            rival_patience: RIVAL_PATIENCE,
+        }
+    }
+
+    /// Membership takes so long to decide which of two nodes withdraws.
+    pub(super) fn settled_within(self, patience: Duration) -> Self {
+        let rival_patience = patience.max(RIVAL_PATIENCE);
+        Self {
+            rival_patience,
+            ..self
         }
     }
 
@@ -180,9 +192,10 @@ impl Claims {
             _ => self.told.tell(vip, known.insert(new)),
         }
         self.look.get_or_insert(now + SILENCE);
-        if by_peer && is_over(contest.repeated, RIVAL_INTERVAL, now) {
+        let interval = RIVAL_INTERVAL.max(self.told.rival_patience);
+        if by_peer && is_over(contest.repeated, interval, now) {
             contest.repeated = Some(now);
-            self.repeats.insert(vip, now + RIVAL_PATIENCE);
+            self.repeats.insert(vip, now + self.told.rival_patience);
         }
         Reaction {
             log: is_over(contest.logged, DEFEND_INTERVAL, now)

@@ -37,6 +37,7 @@ pub mod verdict;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::watch;
@@ -151,6 +152,15 @@ impl AnnouncerView {
 }
 
 impl Announcer {
+    /// The same for nodes that need so long to decide which of two withdraws: after it this node announces
+    /// a VIP again that another one announced as well. An owner that has been relieved and does not know
+    /// it yet would else bring the clients back.
+    #[must_use]
+    pub fn with_rivals_settled_within(self, patience: Duration) -> Self {
+        let claims = self.claims.settled_within(patience);
+        Self { claims, ..self }
+    }
+
     /// An announcer that follows `announced`, and the view of it.
     pub fn new(
         settings: BurstSettings,

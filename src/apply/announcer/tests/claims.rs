@@ -131,3 +131,21 @@ fn with_the_vip_its_claims_go() {
     clock.claims = Claims::new(clock.told.clone());
     assert_eq!(clock.foreign(), "", "its responder has ended");
 }
+
+#[test]
+fn a_rival_is_announced_after_when_nodes_had_the_time_to_settle_it() {
+    for (settle, due) in [(3_000, 3_000), (60, 300)] {
+        let mut clock = Clock::new();
+        let told = clock.told.clone();
+        clock.told = told.settled_within(Duration::from_millis(settle));
+        clock.claims = Claims::new(clock.told.clone());
+        clock.heard(NODE, 0);
+        clock.heard(NODE, due - 1);
+        let at = |clock: &mut Clock, time| {
+            let now = clock.at(time);
+            clock.claims.due(now)
+        };
+        assert_eq!(at(&mut clock, due - 1), None);
+        assert_eq!(at(&mut clock, due), Some(VIP));
+    }
+}
