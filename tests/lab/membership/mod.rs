@@ -85,11 +85,15 @@ fn members_hear_each_other_by_frames_when_udp_is_cut_and_are_down_when_all_is() 
     let cut = Instant::now();
     lan.unplug(2);
     let unplugged = Instant::now();
+    let pairs = [(0, 2), (1, 2), (2, 0), (2, 1)];
     eventually("the unplugged one is down", || {
-        (0..2).all(|at| members[at].presence(2) == Some(Presence::Down))
-            && (0..2).all(|of| members[2].presence(of) == Some(Presence::Down))
+        // Who follows a member notes what changed a moment after it did.
+        pairs.iter().all(|(at, of)| {
+            members[*at].presence(*of) == Some(Presence::Down)
+                && (members[*at].seen_after(cut, *of, Presence::Down)).is_some()
+        })
     });
-    for (at, of) in [(0, 2), (1, 2), (2, 0), (2, 1)] {
+    for (at, of) in pairs {
         let after = members[at].seen_after(cut, of, Presence::Down).unwrap();
         println!(
             "{of} is down at {at} after {after:?} (unplugging took {:?})",
