@@ -10,20 +10,22 @@ use super::machine::Machine;
 use super::passing::Needs;
 use super::running::Running;
 use super::sockets::own_addresses;
+use crate::apply::nftables::DESTINATION_PRIORITY;
 use crate::apply::nftables::others::{Hook, Packet};
 use crate::config::Config;
 use crate::model::address_range::AddressRange;
 use crate::model::cluster::ClusterState;
 use crate::model::family::{Family, Protocol};
 use crate::model::host::Host;
+use crate::model::service::TrafficPolicy;
 
 /// Packets of Services, and of endpoints, that are taken through the chains at most, or a few more.
 const MOST_PATHS: usize = 1500;
 /// Endpoints of a Service that are asked for.
 const MOST_ENDPOINTS: usize = 2;
-/// `NF_IP_PRI_CONNTRACK`, `NF_IP_PRI_NAT_DST`, and where IPVS takes a packet at input.
+/// `NF_IP_PRI_CONNTRACK`, where edgelb translates, and where IPVS takes a packet at input.
 const TRACKED: i32 = -200;
-const TRANSLATED: i32 = -100;
+const TRANSLATED: i32 = DESTINATION_PRIORITY;
 const TAKEN_BY_IPVS: i32 = 98;
 
 /// What a packet is for.
@@ -33,6 +35,8 @@ pub(super) enum Purpose {
     Arriving,
     /// To an endpoint, translated.
     Translated,
+    /// To an endpoint that has to see who sent it.
+    Sender,
     /// What endpoints answer.
     Answer,
     /// To an endpoint with an address of this node; that none is known is possible.
@@ -321,6 +325,27 @@ impl Roads<'_> {
         self.add(Hook::Forward, all, (answer, Purpose::Answer, label));
     }
 
+    /// From a client far away to an endpoint that is to see its address.
+    fn seen(
+        &mut self,
+        family: Family,
+        protocol: Protocol,
+        (address, port): (IpAddr, u16),
+        label: &str,
+    ) {
+        let to = Packet {
+            source: Some(super::network::outside(family)),
+            destination: Some(address),
+            destination_port: Some(port),
+            comes_by: self.uplink(None, family),
+            leaves_by: self.way(address),
+            translated: !self.needs.ipvs,
+            ..packet(family, protocol)
+        };
+        let path = (to, Purpose::Sender, label);
+        self.add(Hook::Postrouting, (i32::MIN, i32::MAX), path);
+    }
+
     fn services(&mut self) {
         let own = own_addresses();
         let services = self
@@ -385,6 +410,13 @@ impl Roads<'_> {
                     if !own.contains(&address) {
                         let endpoint = (Some(address), Some(number));
                         self.sent(family, protocol, endpoint, nobody, &label);
+                        let local = cluster
+                            .services
+                            .get(&slice.service)
+                            .is_some_and(|it| it.external_traffic_policy == TrafficPolicy::Local);
+                        if local {
+                            self.seen(family, protocol, (address, number), &label);
+                        }
                     } else if !self.needs.ipvs {
                         let to = Packet {
                             destination: Some(address),
