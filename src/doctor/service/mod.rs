@@ -23,7 +23,7 @@ pub(super) use self::short::examine_all;
 use super::cluster::Sources;
 use super::finding::{Depth, Finding, Level, Section};
 use super::lan::Lan;
-use super::machine::{Link, Way};
+use super::machine::{Link, SourceRule, Way};
 use super::running::Running;
 use crate::admin::view::{ServiceView, VipView};
 use crate::config::Config;
@@ -49,6 +49,8 @@ pub(super) struct Scene<'s> {
     /// The networks that this node is in.
     pub(super) subnets: &'s [IpNet],
     pub(super) links: &'s BTreeMap<u32, Link>,
+    /// The rules of policy routing by source.
+    pub(super) rules: &'s [SourceRule],
 }
 
 /// The way to an address.
@@ -121,7 +123,9 @@ pub(super) async fn examine_one(
         return findings;
     }
     let network = pod_network(scene.links.values().map(|link| link.name.as_str()));
-    let slices = Slices::new(cluster, service).on(network);
+    let slices = (Slices::new(cluster, service).on(network))
+        .beside(scene.sources.without_service(&key.namespace))
+        .under(scene.rules);
     let targets = slices.targets();
     let mut seen = probe::ask(targets.iter().copied().take(MOST_PROBES)).await;
     astray(&mut seen, ways);
@@ -131,6 +135,7 @@ pub(super) async fn examine_one(
         findings.retain(|it| !it.message.starts_with(NO_ENDPOINTS));
     }
     findings.extend(found);
+    findings.extend(unanswered(scene, service, &vips, &seen));
     findings.extend(narrow(scene, key, &targets, ways));
     findings.extend(reach::sources(service, scene.subnets));
     findings.extend(spread(scene, service, &vips, &targets));
@@ -387,14 +392,12 @@ fn tunnel_overhead(scene: &Scene<'_>, key: &ServiceKey) -> impl Fn(IpAddr) -> u3
     }
 }
 
-/// How its connections are spread.
-fn spread(
+/// Where clients ask for it, by protocol.
+fn frontends(
     scene: &Scene<'_>,
     service: &Service,
     vips: &[&VipView],
-    targets: &[Target],
-) -> Option<Finding> {
-    let ipvs = scene.running.is_some_and(|it| it.status.datapath == "ipvs");
+) -> BTreeSet<(u8, SocketAddr)> {
     let addresses: BTreeSet<IpAddr> = (vips.iter().map(|vip| vip.address))
         .chain(service.cluster_ips.iter().copied())
         .chain(service.external_ips.iter().copied())
@@ -408,6 +411,35 @@ fn spread(
                 .extend(numbers.map(|it| (port.protocol.number(), SocketAddr::new(*address, it))));
         }
     }
+    frontends
+}
+
+/// Connections of clients whose answers do not come back, though the endpoint answers this node.
+fn unanswered(
+    scene: &Scene<'_>,
+    service: &Service,
+    vips: &[&VipView],
+    seen: &BTreeMap<Target, Seen>,
+) -> Option<Finding> {
+    scene.running?;
+    let open: BTreeSet<SocketAddr> = (seen.iter())
+        .filter(|(_, seen)| **seen == Seen::Open)
+        .map(|((_, socket), _)| *socket)
+        .collect();
+    let lost = balance::lost(&frontends(scene, service, vips), &open)?;
+    let rule = endpoints::rule_for(scene.rules, lost.endpoint.ip());
+    Some(balance::judge_lost(service, &lost, rule))
+}
+
+/// How its connections are spread.
+fn spread(
+    scene: &Scene<'_>,
+    service: &Service,
+    vips: &[&VipView],
+    targets: &[Target],
+) -> Option<Finding> {
+    let ipvs = scene.running.is_some_and(|it| it.status.datapath == "ipvs");
+    let frontends = frontends(scene, service, vips);
     let counts = scene.running.and_then(|_| balance::count(ipvs, &frontends));
     // Each family has a spread of its own; the one with the most connections tells most.
     let both = [true, false].map(|v4| {
