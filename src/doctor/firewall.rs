@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::process::{Command, Stdio};
 
-use super::passing::{Needs, Place};
-use super::paths::{Path, Purpose};
+use super::passing::{Needs, Path, Place, Purpose};
 use super::{Finding, Level, Section};
 use crate::apply::nftables::others::{By, ChainName, Hook, How, LEGACY, Others, Passage, Taken};
 use crate::model::family::Family;

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::machine::Machine;
-use super::passing::Needs;
+use super::passing::{Needs, Path, Purpose};
 use super::running::Running;
 use super::sockets::own_addresses;
 use crate::apply::nftables::DESTINATION_PRIORITY;
@@ -27,39 +27,6 @@ const MOST_ENDPOINTS: usize = 2;
 const TRACKED: i32 = -200;
 const TRANSLATED: i32 = DESTINATION_PRIORITY;
 const TAKEN_BY_IPVS: i32 = 98;
-
-/// What a packet is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Purpose {
-    /// To a VIP or a node port.
-    Arriving,
-    /// To an endpoint, translated.
-    Translated,
-    /// To an endpoint that has to see who sent it.
-    Sender,
-    /// What endpoints answer.
-    Answer,
-    /// To an endpoint with an address of this node; that none is known is possible.
-    OwnEndpoint(bool),
-    /// Health checks of Services.
-    HealthCheck,
-    /// `observability.health_listen`
-    Health,
-    Membership,
-    Arp,
-}
-
-/// A packet on a hook, between two priorities.
-#[derive(Debug, Clone)]
-pub(super) struct Path {
-    pub(super) hook: Hook,
-    pub(super) above: i32,
-    pub(super) below: i32,
-    pub(super) packet: Packet,
-    pub(super) purpose: Purpose,
-    /// What is harmed: `192.0.2.200 tcp port 80, a VIP of default/web`.
-    pub(super) label: String,
-}
 
 type Link = Option<(u32, String)>;
 

@@ -214,7 +214,8 @@ fn no_way_out(facts: &Facts) -> Vec<Finding> {
             "this node has no default route for {family}: clients in networks that it has no route to get no \
              answer from VIPs"
         );
-        finding(Level::Warning, message).mend(format!(
+        let told = finding(Level::Warning, message).at(Depth::Symptom);
+        told.mend(format!(
             "ip {option}route add default via GATEWAY, and the same in the network's configuration; nothing, \
              where all clients are in networks that ip {option}route shows"
         ))
