@@ -194,8 +194,9 @@ pub(super) fn twins(asked: &[Twin], host: &Host, neighbours: &[Neighbour]) -> Ve
     by_address.chain(by_hardware).take(MOST_NAMED).collect()
 }
 
-/// Families of pools in which this node knows no way to other networks.
-fn no_way_out(facts: &Facts) -> Vec<Finding> {
+/// Families of pools in which this node knows no way to other networks; on purpose, where all clients are
+/// near.
+fn no_way_out(facts: &Facts) -> Option<Finding> {
     let families = Family::BOTH.into_iter().zip(&facts.outside);
     let lacking = families.filter(|(family, way)| {
         let mut ranges = facts.config.pools.iter().flat_map(|pool| &pool.ranges);
@@ -205,22 +206,18 @@ fn no_way_out(facts: &Facts) -> Vec<Finding> {
         });
         way.is_none() && here
     });
-    let told = lacking.map(|(family, _)| {
-        let option = match family {
-            Family::V4 => "",
-            Family::V6 => "-6 ",
-        };
+    let lacking: Vec<String> = lacking.map(|(family, _)| family.to_string()).collect();
+    (!lacking.is_empty()).then(|| {
         let message = format!(
-            "this node has no default route for {family}: clients in networks that it has no route to get no \
-             answer from VIPs"
+            "this node has no default route for {}: clients in networks that it has no route to get no answer \
+             from VIPs",
+            lacking.join(" and ")
         );
-        let told = finding(Level::Warning, message).at(Depth::Symptom);
-        told.mend(format!(
-            "ip {option}route add default via GATEWAY, and the same in the network's configuration; nothing, \
-             where all clients are in networks that ip {option}route shows"
-        ))
-    });
-    told.collect()
+        finding(Level::Info, message).mend(
+            "ip route add default via GATEWAY (ip -6 for IPv6), and the same in the network's configuration; \
+             nothing, where ip route shows the networks of all clients",
+        )
+    })
 }
 
 /// VIPs that this node says it takes packets for, and whose route is gone.
