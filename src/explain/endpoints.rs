@@ -139,7 +139,7 @@ pub fn lack(facts: &Facts<'_>, service: &Service, port: &ServicePort, family: Fa
     if let (true, Some(other)) = (slices.is_empty(), other) {
         let other = other.family;
         return format!(
-            "its EndpointSlices are {other} (addressType), and none is {family}: let the pods have {family} \
+            "no {family} EndpointSlice belongs to it, only {other} ones (addressType): let the pods have {family} \
              addresses, or give it the ipFamilies of its pods"
         );
     }
