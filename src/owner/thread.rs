@@ -20,7 +20,7 @@ use crate::apply::fence::Fence;
 use crate::apply::handover::Handover;
 use crate::apply::monitor::ForeignEdits;
 use crate::apply::state_directory::StateDirectory;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::membership::{Inputs, Membership, MembershipView, Settings};
 use crate::model::allocation::Allocations;
 use crate::model::announcement::AnnouncedSet;
@@ -30,9 +30,11 @@ use crate::model::peer::{Claims, Owners, Publication};
 use crate::plan::ownership::table::VipTable;
 use crate::tasks::on_thread;
 
-/// How long the others may take to be told that this node restarts: less than a lease, for which it goes
-/// on answering.
-const FAREWELL: Duration = Duration::from_millis(150);
+/// How long it may take to tell the others that this node restarts: less than the lease, for which it goes
+/// on answering. It is a matter of a few milliseconds, but who is not sure of it is silent after its start.
+fn longest_farewell(lease: Duration) -> Duration {
+    lease * 2 / 3
+}
 
 /// What the thread starts from.
 pub struct Start {
@@ -68,6 +70,27 @@ pub struct Ownership {
     pub counters: GuardCounters,
     /// Addresses that are not claimed because another host uses them.
     pub foreign: watch::Receiver<Arc<ForeignHosts>>,
+}
+
+/// Tells the others that this node restarts, and leaves to the next run that they know it.
+async fn say_farewell(
+    view: &MembershipView,
+    most: Duration,
+    membership: &config::Membership,
+    state: &StateDirectory,
+    record: &ClaimsRecord,
+) {
+    let Some(told) = view.announce_restart(most).await else {
+        tracing::info!("the others may not know of this restart, the next run waits for them");
+        return;
+    };
+    match farewell::leave(membership, state, record, told) {
+        Ok(()) => tracing::debug!(?told, "this node restarts"),
+        Err(error) => {
+            let error = anyhow::Error::from(error);
+            tracing::warn!(%error, "the restart could not be noted, the next run waits for the others");
+        }
+    }
 }
 
 /// Starts the thread; what is given back ends with it, some milliseconds after `stopped`. Waits until
@@ -148,12 +171,9 @@ pub fn start(
         let owner = OwnerTask::new(ears, mouths, beginning, guard, handing);
         let owning = async move {
             let restarts = owner.run(stopped).await;
-            if restarts && let Some(told) = view.announce_restart(FAREWELL).await {
-                let left = farewell::leave(&configuration, &start.state, &last, told);
-                if let Err(error) = left {
-                    let error = anyhow::Error::from(error);
-                    tracing::warn!(%error, "the restart could not be noted, the next run waits for the others");
-                }
+            if restarts && view.peers.borrow().enabled {
+                let most = longest_farewell(configuration.lease());
+                say_farewell(&view, most, &configuration, &start.state, &last).await;
             }
             let _ = stop_membership.send(true);
         };
