@@ -47,7 +47,12 @@ struct Report<'r> {
     problems: usize,
     warnings: usize,
     findings: &'r [Finding],
+    /// Findings beyond these: the least of all.
+    more_findings: usize,
 }
+
+/// The most findings that are printed: nobody reads more.
+const MOST_FINDINGS: usize = 200;
 
 /// Looks, and prints what it found; a problem ends with 1.
 pub fn run(arguments: &DoctorArguments, file: &Path, format: Format) -> anyhow::Result<Exit> {
@@ -69,7 +74,8 @@ pub fn run(arguments: &DoctorArguments, file: &Path, format: Format) -> anyhow::
         service: arguments.service.as_ref().map(ToString::to_string),
         problems: count(Level::Problem),
         warnings: count(Level::Warning),
-        findings: &findings,
+        findings: findings.get(..MOST_FINDINGS).unwrap_or(&findings),
+        more_findings: findings.len().saturating_sub(MOST_FINDINGS),
     };
     match format {
         Format::Json => output::write_json(&report),
@@ -87,6 +93,9 @@ pub fn run(arguments: &DoctorArguments, file: &Path, format: Format) -> anyhow::
 fn lines(report: &Report) -> String {
     let mut lines = Vec::new();
     lines.extend(report.findings.iter().map(line));
+    if report.more_findings > 0 {
+        lines.push(format!("and {} more", report.more_findings));
+    }
     let counted = |count, what| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     let problems = counted(report.problems, "problem");
     let warnings = counted(report.warnings, "warning");

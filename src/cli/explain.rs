@@ -79,6 +79,7 @@ fn text(explanation: &Explanation) -> String {
         lines.push(String::new());
         lines.extend(of_frontend(frontend));
     }
+    lines.extend(and_more(explanation.more_frontends, "addresses and ports"));
     let announced = explanation
         .addresses
         .iter()
@@ -106,6 +107,7 @@ fn text(explanation: &Explanation) -> String {
                 difference.object, difference.problem, difference.remedy
             )
         }));
+        lines.extend(and_more(explanation.more_differences, "differences"));
     }
     let lines: Vec<String> = lines.iter().map(|line| printable(line)).collect();
     lines.join("\n") + "\n"
@@ -181,7 +183,13 @@ fn of_frontend(frontend: &FrontendDetails) -> Vec<String> {
         );
     }
     lines.extend(of_endpoints(&frontend.endpoints));
+    lines.extend(and_more(frontend.more_endpoints, "endpoints"));
     lines
+}
+
+/// What a list that was cut leaves out.
+fn and_more(count: usize, what: &str) -> Option<String> {
+    (count > 0).then(|| format!("  and {count} more {what}"))
 }
 
 fn of_endpoints(endpoints: &[EndpointDetails]) -> Vec<String> {

@@ -7,6 +7,7 @@ use crate::config::{Config, SourceKind};
 use crate::model::cluster::ClusterState;
 use crate::model::service::ServiceKey;
 use crate::source::SourceProblem;
+use crate::source::kubernetes::slice::SERVICE_NAME_LABEL;
 use crate::source::manifest::read_all;
 
 /// What the sources hold.
@@ -46,10 +47,24 @@ impl Sources {
         sources
     }
 
+    /// An `EndpointSlice` of a namespace that belongs to no Service, by its name.
+    pub(super) fn without_service(&self, namespace: &str) -> Option<&str> {
+        without_service(&self.ignored, namespace)
+    }
+
     /// Why this Service is left out on purpose, if it is.
     pub(super) fn why_ignored(&self, key: &ServiceKey) -> Option<&str> {
         why_ignored(&self.ignored, key)
     }
+}
+
+/// The name in a line about a slice of the namespace that has no label.
+fn without_service<'l>(lines: &'l [String], namespace: &str) -> Option<&'l str> {
+    let head = format!("EndpointSlice {namespace}/");
+    lines.iter().find_map(|line| {
+        let (name, reason) = line.split_once(&head)?.1.split_once(": ")?;
+        reason.contains(SERVICE_NAME_LABEL).then_some(name)
+    })
 }
 
 /// The reason behind `Service NAMESPACE/NAME: ` in one of the lines.
@@ -66,10 +81,16 @@ mod tests {
 
     #[test]
     fn a_reason_is_found_by_the_whole_name() {
-        let lines = ["db.yaml line 3: Service shop/db: a headless Service has none"];
+        let lines = [
+            "db.yaml line 3: Service shop/db: a headless Service has none",
+            "web.yaml line 9: EndpointSlice shop/web-1: it has no label kubernetes.io/service-name, so it \
+             belongs to no Service",
+        ];
         let lines = lines.map(str::to_owned);
         let why = |name| why_ignored(&lines, &ServiceKey::new("shop", name));
         assert_eq!(why("db"), Some("a headless Service has none"));
         assert_eq!((why("d"), why("db2")), (None, None));
+        assert_eq!(without_service(&lines, "shop"), Some("web-1"));
+        assert_eq!(without_service(&lines, "sho"), None);
     }
 }

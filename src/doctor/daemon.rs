@@ -42,7 +42,10 @@ pub(super) fn examine(
         Err(error) => {
             let other = !daemons(processes).is_empty();
             findings.push(absent(config, error, other));
-            findings.extend(ports(config, sockets));
+            // Whom this user may not ask is there, and has its ports.
+            if !matches!(error, AskError::Permission { .. } | AskError::Denied { .. }) {
+                findings.extend(ports(config, sockets));
+            }
         }
     }
     findings.extend(own_privileges());
@@ -100,9 +103,10 @@ fn judge_absence(error: &AskError, ran: bool, other: bool) -> Finding {
         )
         .seen(error.to_string()),
         AskError::Permission { .. } | AskError::Denied { .. } => finding(
-            Level::Warning,
-            "doctor may not ask the daemon, so that much could not be looked at".to_owned(),
-            "sudo edgelb doctor",
+            Level::Problem,
+            "this user may not ask the daemon: most of what matters could not be looked at".to_owned(),
+            "sudo edgelb doctor; who is in the group edgelb (usermod -aG edgelb USER, then a new login) may \
+             ask for all but the kernel's own",
         )
         .seen(error.to_string()),
         AskError::Refused { .. } | AskError::Answer { .. } => finding(

@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::process::{Command, Stdio};
 
-use super::passing::{Needs, Place};
-use super::paths::{Path, Purpose};
+use super::passing::{Needs, Path, Place, Purpose};
 use super::{Finding, Level, Section};
-use crate::apply::nftables::others::{By, ChainName, Hook, LEGACY, Others, Passage, Taken};
+use crate::apply::nftables::others::{By, ChainName, Hook, How, LEGACY, Others, Passage, Taken};
 use crate::model::family::Family;
 
+/// The chain in which Docker gives published ports to containers, on every address of the node: VIPs too.
+const DOCKER: &str = "DOCKER";
 /// Rules that are told one by one.
 const MOST_NAMED: usize = 3;
 
@@ -41,7 +42,9 @@ pub(super) fn examine(needs: &Needs, paths: &[Path], others: Option<&Others>) ->
                 let text = others.text(chain, *handle);
                 rules.push(rule(culprit, (chain, *handle), harm, text));
             }
-            By::Policy | By::Rest if culprit.untracked => rules.push(untracking(culprit, harm)),
+            By::Policy | By::Rest if culprit.how == How::Untracked => {
+                rules.push(untracking(culprit, harm));
+            }
             By::Policy | By::Rest => findings.push(judge(culprit, harm, needs)),
         }
     }
@@ -71,7 +74,7 @@ struct Culprit {
     hook: Hook,
     priority: i32,
     by: By,
-    untracked: bool,
+    how: How,
 }
 
 /// What of.
@@ -84,8 +87,15 @@ struct Harm {
 }
 
 fn note(harms: &mut BTreeMap<Culprit, Harm>, path: &Path, taken: &Taken) {
-    // Only what is to be translated has to be tracked.
-    if taken.untracked && !matches!(path.purpose, Purpose::Arriving | Purpose::Translated) {
+    let counts = match taken.how {
+        // Only what is to be translated has to be tracked.
+        How::Untracked => matches!(path.purpose, Purpose::Arriving | Purpose::Translated),
+        // That kube-proxy does it is told among the conflicts.
+        How::Redirected => path.purpose == Purpose::Arriving && !is_of_kube_proxy(taken),
+        How::Masqueraded => path.purpose == Purpose::Sender,
+        How::Dropped => path.purpose != Purpose::Sender,
+    };
+    if !counts {
         return;
     }
     let culprit = Culprit {
@@ -93,7 +103,7 @@ fn note(harms: &mut BTreeMap<Culprit, Harm>, path: &Path, taken: &Taken) {
         hook: path.hook,
         priority: taken.priority,
         by: taken.by.clone(),
-        untracked: taken.untracked,
+        how: taken.how,
     };
     let harm = harms.entry(culprit).or_default();
     *harm.purposes.entry(path.purpose).or_default() |= taken.sure;
@@ -106,11 +116,20 @@ fn note(harms: &mut BTreeMap<Culprit, Harm>, path: &Path, taken: &Taken) {
     }
 }
 
+fn is_of_kube_proxy(taken: &Taken) -> bool {
+    let by_chain = match &taken.by {
+        By::Rule(chain, _) => chain.chain.starts_with("KUBE-"),
+        By::Policy | By::Rest => false,
+    };
+    by_chain || taken.base.table == "kube-proxy"
+}
+
 /// How bad it is that this does not come through.
 fn level(purpose: Purpose) -> Level {
     match purpose {
         // Such endpoints can come any day; who asks for health is not known.
         Purpose::Health | Purpose::OwnEndpoint(false) => Level::Info,
+        Purpose::Sender => Level::Warning,
         _ => Level::Problem,
     }
 }
@@ -149,20 +168,28 @@ fn rule(
     text: Option<String>,
 ) -> Finding {
     let name = place(chain);
-    let may = if harm.is_sure() { "" } else { "may " };
-    let message = if culprit.untracked {
-        let keep = if harm.is_sure() { "keeps" } else { "may keep" };
-        format!(
-            "a rule in chain {name} {keep} packets from connection tracking (NOTRACK), so they are not \
-             translated: {}",
-            harm.label()
-        )
-    } else {
-        let drop = if harm.is_sure() { "drops" } else { "drop" };
-        format!(
-            "a rule in chain {name} {may}{drop} what goes to {}",
-            harm.label()
-        )
+    let says =
+        |sure: &'static str, unsure: &'static str| if harm.is_sure() { sure } else { unsure };
+    let label = harm.label();
+    let message = match culprit.how {
+        How::Untracked => format!(
+            "a rule in chain {name} {} packets from connection tracking (NOTRACK), so they are not \
+             translated: {label}",
+            says("keeps", "may keep")
+        ),
+        How::Redirected => format!(
+            "a rule in chain {name} {} somebody else what goes to {label}",
+            says("gives", "may give")
+        ),
+        How::Masqueraded => format!(
+            "a rule in chain {name} {}: {label} sees this node as the client, in spite of \
+             externalTrafficPolicy Local",
+            says("masquerades", "may masquerade")
+        ),
+        How::Dropped => format!(
+            "a rule in chain {name} {} what goes to {label}",
+            says("drops", "may drop")
+        ),
     };
     let mut seen = text.unwrap_or_default();
     if culprit.base != *chain {
@@ -184,6 +211,14 @@ fn rule(
     );
     let remedy = if chain.table == LEGACY {
         legacy
+    } else {
+        remedy
+    };
+    let remedy = if culprit.how == How::Redirected && chain.chain == DOCKER {
+        format!(
+            "publish the container's port on one address of the node (docker run -p ADDRESS:PORT:PORT) or on \
+             another port; until then {remedy}"
+        )
     } else {
         remedy
     };
@@ -262,7 +297,7 @@ fn judge(culprit: &Culprit, harm: &Harm, needs: &Needs) -> Finding {
 fn words(purpose: Purpose, culprit: &Culprit, needs: &Needs) -> String {
     match purpose {
         Purpose::Arriving => "what goes to VIPs and node ports".to_owned(),
-        Purpose::Translated => "what goes to endpoints".to_owned(),
+        Purpose::Translated | Purpose::Sender => "what goes to endpoints".to_owned(),
         Purpose::Answer => "what endpoints answer".to_owned(),
         Purpose::OwnEndpoint(_) => "what goes to endpoints on this node's own addresses".to_owned(),
         Purpose::HealthCheck | Purpose::Health => {
@@ -349,7 +384,7 @@ mod tests {
             hook,
             priority: 0,
             by: By::Policy,
-            untracked: false,
+            how: How::Dropped,
         }
     }
 

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use imbl::OrdSet;
+use ipnet::IpNet;
 
 use super::machine::Neighbour;
 use super::running::Running;
@@ -22,6 +23,54 @@ const ASKING: ProbeOnce = ProbeOnce {
     probes: 2,
     spacing: Duration::from_millis(100),
 };
+
+/// An own address of this node on an interface that may announce, and the other host that has it.
+pub(super) type Twin = (String, IpAddr, MacAddress);
+
+/// Asks for the addresses of this node itself, on the interfaces with the subnet of a pool.
+pub(super) async fn twins(config: &Config, host: &Host) -> Vec<Twin> {
+    let own = (host.interfaces.values()).filter_map(|it| it.mac.map(MacAddress));
+    let mut wanted = Wanted {
+        own: own.collect(),
+        ..Wanted::default()
+    };
+    for interface in (host.interfaces.values()).filter(|it| it.running && !it.loopback) {
+        let mut excluded = config.announce.exclude_interfaces.iter();
+        let Some(mac) = (interface.mac).filter(|_| !excluded.any(|it| it.matches(&interface.name)))
+        else {
+            continue;
+        };
+        let has_pool = |subnet: &IpNet| {
+            let mut ranges = config.pools.iter().flat_map(|pool| &pool.ranges);
+            ranges.any(|range| subnet.contains(&range.first()))
+        };
+        let addresses: BTreeSet<IpAddr> = (interface.addresses.iter())
+            .filter(|subnet| subnet.addr().is_ipv4() && has_pool(subnet))
+            .map(IpNet::addr)
+            .take(MOST_ASKED)
+            .collect();
+        if !addresses.is_empty() {
+            let asked = WantedInterface {
+                name: interface.name.clone(),
+                mac: MacAddress(mac),
+                addresses,
+            };
+            wanted.interfaces.insert(interface.index, asked);
+        }
+    }
+    if wanted.interfaces.is_empty() {
+        return Vec::new();
+    }
+    let heard = ASKING.ask(&wanted, &OrdSet::new()).await;
+    (wanted.interfaces.values())
+        .flat_map(|it| {
+            it.addresses
+                .iter()
+                .map(|address| (it.name.clone(), *address))
+        })
+        .filter_map(|(name, address)| Some((name, address, heard.foreign.get(address)?)))
+        .collect()
+}
 
 /// A VIP, who answered for it, and its owner's hardware address where that is another node's.
 pub(super) type Answer<'v> = (&'v VipView, Option<MacAddress>, Option<MacAddress>);

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
 use nix::sys::statvfs::{Statvfs, statvfs};
-use nix::unistd::{AccessFlags, access};
+use nix::unistd::{AccessFlags, access, geteuid};
 
 use super::finding::{Finding, Level, Section};
 use super::processes::{Process, named};
@@ -146,7 +146,11 @@ fn state_directory(path: &Path) -> Option<Finding> {
             );
         }
     };
-    let writable = access(path, AccessFlags::W_OK);
+    let writable = match access(path, AccessFlags::W_OK) {
+        // What this user may not write, the daemon may, which is root.
+        Err(Errno::EACCES) if !geteuid().is_root() => Ok(()),
+        writable => writable,
+    };
     judge_directory(path, room(&space), writable)
 }
 
@@ -202,6 +206,10 @@ fn judge_directory(
 
 fn key_file(path: &Path) -> Option<Finding> {
     let shown = path.display();
+    // What this user may not read, the daemon may, which is root.
+    if !geteuid().is_root() && access(path, AccessFlags::R_OK) == Err(Errno::EACCES) {
+        return None;
+    }
     if let Err(error) = keys::read(&[path.to_owned()]) {
         let cause = std::error::Error::source(&error);
         let seen = cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use netlink_packet_core::NlasIterator;
 use netlink_sys::protocols::NETLINK_ROUTE;
 
@@ -14,6 +15,7 @@ use crate::model::foreign::MacAddress;
 const GET_LINK: u16 = 18;
 const GET_ROUTE: u16 = 26;
 const GET_NEIGHBOUR: u16 = 30;
+const GET_RULE: u16 = 34;
 const GET_DISCIPLINE: u16 = 38;
 const GET_FILTER: u16 = 46;
 /// `IFF_UP`, `IFF_RUNNING` and `IFF_LOWER_UP`
@@ -60,6 +62,14 @@ pub(super) struct Neighbour {
     pub(super) link: u32,
     pub(super) address: IpAddr,
     pub(super) mac: MacAddress,
+}
+
+/// A rule of policy routing that some sources have another table by than the common ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SourceRule {
+    pub(super) priority: u32,
+    pub(super) from: IpNet,
+    pub(super) table: u32,
 }
 
 /// Asks the kernel.
@@ -116,6 +126,15 @@ impl Machine {
             }
         }
         Control { kinds, filters }
+    }
+
+    /// The rules of policy routing by source.
+    pub(super) fn rules(&mut self) -> Vec<SourceRule> {
+        let replies = self.socket.dump(&request(GET_RULE, &[0; 12]));
+        let replies = replies.unwrap_or_default();
+        (replies.iter())
+            .filter_map(|reply| rule(&reply.payload))
+            .collect()
     }
 
     /// Everybody who answered.
@@ -226,6 +245,28 @@ fn discipline(payload: &[u8], link: u32) -> Option<String> {
     own.then(|| attributes(rest).get(&1).map(|kind| text(kind)))?
 }
 
+/// `struct fib_rule_hdr` with the length of the source third, `FRA_SRC` 2, `FRA_PRIORITY` 6, `FRA_TABLE` 15;
+/// the tables from 253 to 255 are default, main and local.
+fn rule(payload: &[u8]) -> Option<SourceRule> {
+    let (header, rest) = payload.split_first_chunk::<12>()?;
+    let [_, _, length, _, short, ..] = *header;
+    let attributes = attributes(rest);
+    let from = address(attributes.get(&2)?)?;
+    let table = word(&attributes, 15).unwrap_or_else(|| u32::from(short));
+    (!(253..=255).contains(&table)).then_some(SourceRule {
+        priority: word(&attributes, 6).unwrap_or(0),
+        from: IpNet::new(from, length).ok()?,
+        table,
+    })
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    match <[u8; 4]>::try_from(bytes) {
+        Ok(octets) => Some(IpAddr::from(octets)),
+        Err(_) => Some(IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?)),
+    }
+}
+
 /// `struct ndmsg`, `NDA_DST` 1, `NDA_LLADDR` 2
 fn neighbour(payload: &[u8]) -> Option<Neighbour> {
     let (header, rest) = payload.split_first_chunk::<12>()?;
@@ -272,6 +313,7 @@ mod tests {
             assert_eq!(link(&bytes), None);
             assert_eq!(way(&bytes), None);
             assert_eq!(neighbour(&bytes), None);
+            assert_eq!(rule(&bytes), None);
         }
     }
 }

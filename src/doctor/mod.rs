@@ -189,6 +189,7 @@ impl Network<'_> {
     async fn examine(mut self, asked: Option<&ServiceKey>) -> Vec<Finding> {
         let links: BTreeMap<u32, Link> = self.machine.links.clone();
         let neighbours = self.machine.neighbours();
+        let rules = self.machine.rules();
         let subnets: Vec<IpNet> = (self.host.interfaces.values())
             .filter(|interface| !interface.loopback)
             .flat_map(|interface| interface.addresses.iter().copied())
@@ -201,9 +202,11 @@ impl Network<'_> {
             sources: self.sources,
             subnets: &subnets,
             links: &links,
+            rules: &rules,
         };
         let machine = &mut self.machine;
         let mut ways = |to| machine.way(to);
+        let twins = lan::twins(self.config, &self.host).await;
         let mut findings = if let Some(key) = asked {
             let mut lan = Lan {
                 config: self.config,
@@ -226,6 +229,7 @@ impl Network<'_> {
             &sysctl,
         );
         findings.extend(network::judge(&facts));
+        findings.extend(network::twins(&twins, &self.host, &neighbours));
         let pods: Vec<IpNet> = (cluster.into_iter())
             .flat_map(|it| it.nodes.values())
             .flat_map(|node| node.pod_cidrs.iter().copied())

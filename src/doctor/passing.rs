@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use ipnet::{IpNet, IpSubnets};
 
 use super::running::Running;
-use crate::apply::nftables::others::{ChainName, Hook, LEGACY};
+use crate::apply::nftables::others::{ChainName, Hook, LEGACY, Packet};
 use crate::config::{Config, Datapath};
 use crate::model::address_range::AddressRange;
 use crate::model::family::Family;
@@ -23,6 +23,39 @@ const MOST_PORTS: usize = 15;
 pub(super) struct Place {
     pub(super) name: ChainName,
     pub(super) hook: Hook,
+}
+
+/// What a packet is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Purpose {
+    /// To a VIP or a node port.
+    Arriving,
+    /// To an endpoint, translated.
+    Translated,
+    /// To an endpoint that has to see who sent it.
+    Sender,
+    /// What endpoints answer.
+    Answer,
+    /// To an endpoint with an address of this node; that none is known is possible.
+    OwnEndpoint(bool),
+    /// Health checks of Services.
+    HealthCheck,
+    /// `observability.health_listen`
+    Health,
+    Membership,
+    Arp,
+}
+
+/// A packet on a hook, between two priorities.
+#[derive(Debug, Clone)]
+pub(super) struct Path {
+    pub(super) hook: Hook,
+    pub(super) above: i32,
+    pub(super) below: i32,
+    pub(super) packet: Packet,
+    pub(super) purpose: Purpose,
+    /// What is harmed: `192.0.2.200 tcp port 80, a VIP of default/web`.
+    pub(super) label: String,
 }
 
 /// What has to come through.

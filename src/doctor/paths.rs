@@ -7,55 +7,26 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::machine::Machine;
-use super::passing::Needs;
+use super::passing::{Needs, Path, Purpose};
 use super::running::Running;
 use super::sockets::own_addresses;
+use crate::apply::nftables::DESTINATION_PRIORITY;
 use crate::apply::nftables::others::{Hook, Packet};
 use crate::config::Config;
 use crate::model::address_range::AddressRange;
 use crate::model::cluster::ClusterState;
 use crate::model::family::{Family, Protocol};
 use crate::model::host::Host;
+use crate::model::service::TrafficPolicy;
 
 /// Packets of Services, and of endpoints, that are taken through the chains at most, or a few more.
 const MOST_PATHS: usize = 1500;
 /// Endpoints of a Service that are asked for.
 const MOST_ENDPOINTS: usize = 2;
-/// `NF_IP_PRI_CONNTRACK`, `NF_IP_PRI_NAT_DST`, and where IPVS takes a packet at input.
+/// `NF_IP_PRI_CONNTRACK`, where edgelb translates, and where IPVS takes a packet at input.
 const TRACKED: i32 = -200;
-const TRANSLATED: i32 = -100;
+const TRANSLATED: i32 = DESTINATION_PRIORITY;
 const TAKEN_BY_IPVS: i32 = 98;
-
-/// What a packet is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Purpose {
-    /// To a VIP or a node port.
-    Arriving,
-    /// To an endpoint, translated.
-    Translated,
-    /// What endpoints answer.
-    Answer,
-    /// To an endpoint with an address of this node; that none is known is possible.
-    OwnEndpoint(bool),
-    /// Health checks of Services.
-    HealthCheck,
-    /// `observability.health_listen`
-    Health,
-    Membership,
-    Arp,
-}
-
-/// A packet on a hook, between two priorities.
-#[derive(Debug, Clone)]
-pub(super) struct Path {
-    pub(super) hook: Hook,
-    pub(super) above: i32,
-    pub(super) below: i32,
-    pub(super) packet: Packet,
-    pub(super) purpose: Purpose,
-    /// What is harmed: `192.0.2.200 tcp port 80, a VIP of default/web`.
-    pub(super) label: String,
-}
 
 type Link = Option<(u32, String)>;
 
@@ -321,6 +292,27 @@ impl Roads<'_> {
         self.add(Hook::Forward, all, (answer, Purpose::Answer, label));
     }
 
+    /// From a client far away to an endpoint that is to see its address.
+    fn seen(
+        &mut self,
+        family: Family,
+        protocol: Protocol,
+        (address, port): (IpAddr, u16),
+        label: &str,
+    ) {
+        let to = Packet {
+            source: Some(super::network::outside(family)),
+            destination: Some(address),
+            destination_port: Some(port),
+            comes_by: self.uplink(None, family),
+            leaves_by: self.way(address),
+            translated: !self.needs.ipvs,
+            ..packet(family, protocol)
+        };
+        let path = (to, Purpose::Sender, label);
+        self.add(Hook::Postrouting, (i32::MIN, i32::MAX), path);
+    }
+
     fn services(&mut self) {
         let own = own_addresses();
         let services = self
@@ -385,6 +377,13 @@ impl Roads<'_> {
                     if !own.contains(&address) {
                         let endpoint = (Some(address), Some(number));
                         self.sent(family, protocol, endpoint, nobody, &label);
+                        let local = cluster
+                            .services
+                            .get(&slice.service)
+                            .is_some_and(|it| it.external_traffic_policy == TrafficPolicy::Local);
+                        if local {
+                            self.seen(family, protocol, (address, number), &label);
+                        }
                     } else if !self.needs.ipvs {
                         let to = Packet {
                             destination: Some(address),

@@ -135,6 +135,14 @@ pub fn lack(facts: &Facts<'_>, service: &Service, port: &ServicePort, family: Fa
             service.selector
         )
     };
+    let other = facts.inputs.cluster.slices_of(&service.key).next();
+    if let (true, Some(other)) = (slices.is_empty(), other) {
+        let other = other.family;
+        return format!(
+            "its EndpointSlices are {other} (addressType), and none is {family}: let the pods have {family} \
+             addresses, or give it the ipFamilies of its pods"
+        );
+    }
     if slices.is_empty() {
         return format!("no {family} EndpointSlice belongs to it: {selector}");
     }

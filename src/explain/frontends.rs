@@ -98,6 +98,7 @@ pub fn details(
             })
             .to_vec(),
         endpoints: endpoints::details(facts, &asked, observation),
+        more_endpoints: 0,
         passes: passage.node.clone(),
         passes_here: passage.here,
     })

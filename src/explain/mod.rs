@@ -145,6 +145,8 @@ pub fn explain(
         frontends: Vec::new(),
         health_check: None,
         differences: Vec::new(),
+        more_frontends: 0,
+        more_differences: 0,
     };
     match located {
         Located::Nothing(lines) => {
@@ -167,6 +169,7 @@ pub fn explain(
         }
     }
     notes(facts, located, observation, &mut explanation);
+    explanation.cut();
     explanation
 }
 

@@ -1,7 +1,7 @@
 //! What is asked: a Service, or an address and port, and from where. Reads text; knows no plan.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use thiserror::Error;
 
@@ -58,6 +58,9 @@ pub enum QuestionError {
     /// Port 0 is none.
     #[error("port 0 is no port: write a number from 1 to 65535")]
     PortZero,
+    /// A port that no packet can name.
+    #[error("{0} is too large for a port: write a number from 1 to 65535")]
+    PortTooLarge(String),
     /// Something after the slash that is no protocol.
     #[error("{0:?} is no protocol: write /tcp, /udp or /sctp")]
     Protocol(String),
@@ -116,6 +119,9 @@ fn parse_target(text: &str) -> Result<Target, QuestionError> {
             protocol,
         });
     }
+    if let Some(port) = too_large(at) {
+        return Err(QuestionError::PortTooLarge(repeated(port)));
+    }
     let bare = at.trim_start_matches('[').trim_end_matches(']');
     if let Ok(address) = bare.parse::<IpAddr>() {
         return Err(QuestionError::NoPort(address, SocketAddr::new(address, 80)));
@@ -127,6 +133,20 @@ fn parse_target(text: &str) -> Result<Target, QuestionError> {
         None if is_name(at) => Err(QuestionError::NoNamespace(repeated(at))),
         _ => Err(QuestionError::Unintelligible(repeated(text))),
     }
+}
+
+/// The number behind an address and a colon, where it is none that a port can have.
+fn too_large(at: &str) -> Option<&str> {
+    let (address, port) = at.rsplit_once(':')?;
+    let bracketed = address
+        .strip_prefix('[')
+        .and_then(|it| it.strip_suffix(']'));
+    let is_address = match bracketed {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => address.parse::<Ipv4Addr>().is_ok(),
+    };
+    let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    (is_address && digits && port.parse::<u16>().is_err()).then_some(port)
 }
 
 /// Whether it can be the name of an object (RFC 1123, and dots).
@@ -191,6 +211,16 @@ mod tests {
                 "port 0 is no port: write a number from 1 to 65535",
             ),
             (
+                "192.0.2.200:99999",
+                None,
+                "99999 is too large for a port: write a number from 1 to 65535",
+            ),
+            (
+                "[2001:db8::1]:65536/udp",
+                None,
+                "65536 is too large for a port: write a number from 1 to 65535",
+            ),
+            (
                 "192.0.2.200:80/icmp",
                 None,
                 "\"icmp\" is no protocol: write /tcp, /udp or /sctp",
@@ -214,15 +244,7 @@ mod tests {
             let error = Question::parse(text, from).unwrap_err();
             assert_eq!(error.to_string(), told, "{text}");
         }
-        for text in [
-            "",
-            "/",
-            "a/b/c",
-            "default/",
-            "192.0.2.200:99999",
-            "a b/c",
-            "default/\u{1b}[2J",
-        ] {
+        for text in ["", "/", "a/b/c", "default/", "a b/c", "default/\u{1b}[2J"] {
             let error = Question::parse(text, None).unwrap_err();
             assert!(
                 matches!(error, QuestionError::Unintelligible(_)),

@@ -40,6 +40,34 @@ pub struct Explanation {
     pub health_check: Option<HealthCheckDetails>,
     /// Where this node's kernel is not as planned.
     pub differences: Vec<DifferenceDetails>,
+    /// Frontends and differences that are not among these, which are no more than [`MOST_LISTED`] each.
+    #[serde(default)]
+    pub more_frontends: usize,
+    #[serde(default)]
+    pub more_differences: usize,
+}
+
+/// The most that a list of an answer holds: nobody reads more, and an answer is not to be megabytes.
+pub const MOST_LISTED: usize = 200;
+
+impl Explanation {
+    /// Cuts long lists, and counts what is left out; endpoints that are used stay before others.
+    pub fn cut(&mut self) {
+        self.more_frontends = cut(&mut self.frontends);
+        self.more_differences = cut(&mut self.differences);
+        for frontend in &mut self.frontends {
+            if frontend.endpoints.len() > MOST_LISTED {
+                frontend.endpoints.sort_by_key(|endpoint| !endpoint.used);
+            }
+            frontend.more_endpoints = cut(&mut frontend.endpoints);
+        }
+    }
+}
+
+fn cut<T>(list: &mut Vec<T>) -> usize {
+    let more = list.len().saturating_sub(MOST_LISTED);
+    list.truncate(MOST_LISTED);
+    more
 }
 
 /// A Service as far as it decides what happens.
@@ -180,8 +208,11 @@ pub struct FrontendDetails {
     pub stuck: Option<StuckDetails>,
     /// What each kind of asker gets here.
     pub treatments: Vec<TreatmentDetails>,
-    /// Every endpoint of the port, used or not.
+    /// The endpoints of the port, used or not.
     pub endpoints: Vec<EndpointDetails>,
+    /// Those that are not among these.
+    #[serde(default)]
+    pub more_endpoints: usize,
 }
 
 /// What one kind of asker gets.

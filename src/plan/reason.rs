@@ -354,8 +354,8 @@ impl fmt::Display for Reason {
             }
             Self::NodeDeleting => f.write_str("the Node is being deleted"),
             Self::NoLocalEndpoint => f.write_str("no endpoint is ready on the node, and its policy is Local"),
-            Self::NoInterface => f.write_str("no running interface has a subnet that holds it"),
-            Self::Draining => f.write_str("the node is drained: `edgelb undrain` there ends it"),
+            Self::NoInterface => f.write_str("no running interface has a subnet that holds it, or `interfaces` of its pool names none that is there"),
+            Self::Draining => f.write_str("the node is drained: `edgelb undrain` there ends it, or taking the label edgelb.io/drain off its Node"),
             Self::NotReady => f.write_str("the node has not programmed its forwarding yet"),
             Self::PeerDown => f.write_str("the node does not answer"),
             Self::PeerRestarting => f.write_str("the node restarts and keeps what it owns meanwhile"),

@@ -45,6 +45,8 @@ const SOURCE_PORT: u16 = 2;
 const DESTINATION_PORT: u16 = 3;
 /// `IPS_DST_NAT`, `include/uapi/linux/netfilter/nf_conntrack_common.h`
 const DESTINATION_NAT: u32 = 1 << 5;
+/// `IPS_SEEN_REPLY`
+const SEEN_REPLY: u32 = 1 << 1;
 /// `CTA_FILTER_ORIG_FLAGS`
 const FILTER_ORIGINAL_FLAGS: u16 = 1;
 /// `CTA_FILTER_F_CTA_IP_DST`, `_PROTO_NUM` and `_PROTO_DST_PORT`
@@ -69,6 +71,10 @@ pub struct Flow {
     pub original_destination: (IpAddr, u16),
     /// Where answers come from: the endpoint, where the flow was translated.
     pub reply_source: (IpAddr, u16),
+    /// Who opened it.
+    pub original_source: Option<IpAddr>,
+    /// Whether an answer of it was seen here.
+    pub answered: bool,
     /// Whether packets get there by the NAT of netfilter: IPVS changes addresses without it.
     pub destination_nat: bool,
     /// What tells exactly this entry.
@@ -222,6 +228,8 @@ pub(super) fn flow(payload: &[u8]) -> Option<Flow> {
         protocol: forth.protocol,
         original_destination: (forth.destination?, forth.destination_port),
         reply_source: (back.source?, back.source_port),
+        original_source: forth.source,
+        answered: status? & SEEN_REPLY != 0,
         destination_nat: status? & DESTINATION_NAT != 0,
         identity: Identity {
             tuple: original.to_vec(),

@@ -85,13 +85,18 @@ pub fn sysctls() -> [(&'static str, Sysctl); 4] {
 /// Every entry that netfilter translates to another destination, for somebody who looks at how
 /// connections are spread. Changes nothing.
 pub fn translated() -> Result<Vec<Flow>, Error> {
+    flows(|flow| flow.destination_nat)
+}
+
+/// The entries that somebody wants to look at, those of IPVS among them. Changes nothing.
+pub fn flows(wanted: impl Fn(&Flow) -> bool) -> Result<Vec<Flow>, Error> {
     let mut socket = NetlinkSocket::open(NETLINK_NETFILTER).map_err(Error::Open)?;
     let mut flows = Vec::new();
     for family in Family::BOTH {
         let request = message::dump(family, None);
         let found = socket.dump_into(&request, Vec::new, |flows, reply| {
             let flow = message::flow(&reply.payload);
-            flows.extend(flow.filter(|flow| flow.destination_nat));
+            flows.extend(flow.filter(&wanted));
         });
         flows.extend(found.map_err(Error::Dump)?);
     }

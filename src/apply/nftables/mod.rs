@@ -44,6 +44,7 @@ pub(in crate::apply) use sets::Table;
 pub use describe::{describe, describe_chains};
 pub use layout::Layout;
 pub use observe::Observed;
+pub use rules::DESTINATION_PRIORITY;
 
 /// The name of our table.
 pub const TABLE: &str = "edgelb";

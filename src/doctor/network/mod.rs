@@ -13,11 +13,13 @@ use ipnet::IpNet;
 
 use self::pods::Stranger;
 use super::finding::{Depth, Finding, Level, Section};
+use super::lan::Twin;
 use super::machine::{Link, Machine, Neighbour, Way};
 use super::running::Running;
 use crate::config::Config;
 use crate::model::cluster::ClusterState;
 use crate::model::family::Family;
+use crate::model::foreign::MacAddress;
 use crate::model::host::{Host, Interface};
 use crate::model::pool::Pool;
 
@@ -45,6 +47,8 @@ pub(super) struct Facts<'f> {
     pub(super) cluster: Option<&'f ClusterState>,
     /// Address, whether this node announces it, and the way to it; none without a daemon.
     pub(super) vips: Vec<(IpAddr, bool, Option<Way>)>,
+    /// VIPs that no node announces.
+    pub(super) unowned: Vec<IpAddr>,
     pub(super) has_daemon: bool,
     /// Pods in no known range.
     strangers: Vec<Stranger>,
@@ -72,8 +76,11 @@ impl<'f> Facts<'f> {
         running: Option<&Running>,
         sysctl: &'f dyn Fn(&str) -> Option<String>,
     ) -> Self {
-        let views = running.into_iter().flat_map(|it| &it.vips.vips);
-        let vips = views
+        let views = || running.into_iter().flat_map(|it| &it.vips.vips);
+        let unowned = (views().filter(|vip| vip.owner.is_none()))
+            .map(|vip| vip.address)
+            .collect();
+        let vips = views()
             .filter(|vip| vip.held)
             .map(|vip| (vip.address, vip.owned_here, machine.way(vip.address)))
             .collect();
@@ -96,6 +103,7 @@ impl<'f> Facts<'f> {
             outside: OUTSIDE.map(|address| machine.way(address)),
             cluster,
             vips,
+            unowned,
             has_daemon: running.is_some(),
             sysctl,
         }
@@ -136,6 +144,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     findings.extend(closed_node_ports(facts));
     findings.extend(pools::foreign_hosts(facts));
     findings.extend(return_path(facts));
+    findings.extend(no_way_out(facts));
     findings.extend(small_links(facts));
     findings.extend(ageing(facts.config));
     if findings.iter().all(|it| it.level <= Level::Info) {
@@ -147,6 +156,71 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
 
 fn finding(level: Level, message: impl Into<String>) -> Finding {
     Finding::new(Section::Network, level, message)
+}
+
+/// Hosts on the LAN that are taken for this one: by its address, or by the hardware address of its interface.
+pub(super) fn twins(asked: &[Twin], host: &Host, neighbours: &[Neighbour]) -> Vec<Finding> {
+    let by_address = asked.iter().map(|(name, address, mac)| {
+        let message = format!(
+            "another host on the LAN has {address}, this node's own address on {name}: what is sent to this \
+             node gets now here, now there"
+        );
+        finding(Level::Problem, message)
+            .seen(format!("its Ethernet address is {mac}"))
+            .mend(format!(
+                "find that host by its Ethernet address (bridge fdb, the switch, DHCP leases) and give it, or \
+                 {name} here, another address"
+            ))
+            .at(Depth::Ground)
+    });
+    let by_hardware = neighbours.iter().filter_map(|neighbour| {
+        let interface = host.interfaces.get(&neighbour.link)?;
+        let same = interface.mac.map(MacAddress) == Some(neighbour.mac);
+        same.then(|| {
+            let (address, name, mac) = (neighbour.address, &interface.name, neighbour.mac);
+            let message = format!(
+                "{address} has the same Ethernet address as {name} of this node ({mac}): the switch sends \
+                 frames now to the one, now to the other"
+            );
+            finding(Level::Problem, message)
+                .seen("machines that were cloned have the same ones")
+                .mend(format!(
+                    "give the interface of one of them another one in its hypervisor, or ip link set dev \
+                     {name} address 02:XX:XX:XX:XX:XX there"
+                ))
+                .at(Depth::Ground)
+        })
+    });
+    by_address.chain(by_hardware).take(MOST_NAMED).collect()
+}
+
+/// Families of pools in which this node knows no way to other networks.
+fn no_way_out(facts: &Facts) -> Vec<Finding> {
+    let families = Family::BOTH.into_iter().zip(&facts.outside);
+    let lacking = families.filter(|(family, way)| {
+        let mut ranges = facts.config.pools.iter().flat_map(|pool| &pool.ranges);
+        // A range of a family that this node has no subnet of is told by itself.
+        let here = ranges.any(|range| {
+            range.family() == *family && facts.holding(range.first()).next().is_some()
+        });
+        way.is_none() && here
+    });
+    let told = lacking.map(|(family, _)| {
+        let option = match family {
+            Family::V4 => "",
+            Family::V6 => "-6 ",
+        };
+        let message = format!(
+            "this node has no default route for {family}: clients in networks that it has no route to get no \
+             answer from VIPs"
+        );
+        let told = finding(Level::Warning, message).at(Depth::Symptom);
+        told.mend(format!(
+            "ip {option}route add default via GATEWAY, and the same in the network's configuration; nothing, \
+             where all clients are in networks that ip {option}route shows"
+        ))
+    });
+    told.collect()
 }
 
 /// VIPs that this node says it takes packets for, and whose route is gone.

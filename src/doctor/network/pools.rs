@@ -11,6 +11,7 @@ use crate::doctor::finding::{Finding, Level};
 use crate::model::address_range::AddressRange;
 use crate::model::family::Family;
 use crate::model::host::Interface;
+use crate::model::interface_pattern::InterfacePattern;
 use crate::model::pool::Pool;
 
 /// Addresses of pools that an interface of this node has.
@@ -48,23 +49,30 @@ pub(super) fn own_addresses(facts: &Facts) -> Vec<Finding> {
 /// Whether each family of a pool can be announced somewhere here.
 pub(super) fn subnets(facts: &Facts, pool: &Pool) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for name in &pool.interfaces {
-        if !facts.interfaces().any(|it| name.matches(&it.name)) {
-            let there: Vec<&str> = facts.interfaces().map(|it| it.name.as_str()).collect();
-            let message = format!(
-                "pool {} is announced on interface {} only, which this node does not have",
-                pool.name,
-                name.as_str()
-            );
-            let told =
-                finding(Level::Warning, message).seen(format!("it has {}", there.join(", ")));
-            findings.push(
-                told.mend("name one of these in the pool's interfaces, or ip link set … name …"),
-            );
-        }
-    }
-    if !findings.is_empty() {
-        return findings;
+    // Nodes of several kinds have one of the names each.
+    let has = |name: &InterfacePattern| facts.interfaces().any(|it| name.matches(&it.name));
+    if !pool.interfaces.is_empty() && !pool.interfaces.iter().any(has) {
+        let there: Vec<&str> = facts.interfaces().map(|it| it.name.as_str()).collect();
+        let named: Vec<&str> = (pool.interfaces.iter())
+            .map(InterfacePattern::as_str)
+            .collect();
+        let message = format!(
+            "pool {} is announced on interface {} only, which this node does not have",
+            pool.name,
+            named.join(" or ")
+        );
+        // Where another node announces them, this one need not.
+        let level = if facts.unowned.iter().any(|vip| pool.contains(*vip)) {
+            Level::Problem
+        } else {
+            Level::Warning
+        };
+        let told = finding(level, message).seen(format!("it has {}", there.join(", ")));
+        return vec![told.mend(format!(
+            "name one of these in `interfaces` of pool {} (edgelb.toml), then systemctl reload edgelb; or ip \
+             link set … name …",
+            pool.name
+        ))];
     }
     for family in Family::BOTH {
         let ranges: Vec<&AddressRange> = pool

@@ -83,6 +83,7 @@ impl World {
             outside: [self.outside.clone(), None],
             cluster: Some(&self.cluster),
             vips: self.vips.clone(),
+            unowned: Vec::new(),
             has_daemon: true,
             strangers: self.strangers.clone(),
             sysctl: &sysctl,

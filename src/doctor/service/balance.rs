@@ -5,15 +5,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 
-use super::endpoints::named;
+use super::endpoints::{named, stolen};
 use crate::apply::conntrack;
 use crate::apply::ipvs::Ipvs;
 use crate::apply::ipvs::types::VirtualServerKey;
 use crate::doctor::finding::{Depth, Finding, Level, Section};
+use crate::doctor::machine::SourceRule;
 use crate::model::service::Service;
 
 /// Fewer connections are uneven by chance.
 const FEWEST: u64 = 16;
+/// Fewer without an answer may be on their way.
+const FEWEST_LOST: usize = 2;
+/// As IP numbers it.
+const TCP: u8 = 6;
 /// A larger table takes longer to read than a person waits.
 const MOST_TRACKED: u64 = 200_000;
 
@@ -61,6 +66,78 @@ pub(super) fn count(ipvs: bool, frontends: &BTreeSet<(u8, SocketAddr)>) -> Optio
         }
     }
     Some(counts)
+}
+
+/// Connections to an endpoint of which this node saw no answer.
+pub(super) struct Lost {
+    pub(super) endpoint: SocketAddr,
+    client: Option<IpAddr>,
+    count: usize,
+    /// Those of the same endpoint that were answered.
+    answered: usize,
+}
+
+/// The endpoint that most connections to `frontends` get no answer from, of those that answer this node
+/// itself; fewer than some can be on their way just now.
+pub(super) fn lost(
+    frontends: &BTreeSet<(u8, SocketAddr)>,
+    open: &BTreeSet<SocketAddr>,
+) -> Option<Lost> {
+    let text = fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count").ok()?;
+    if text.trim().parse::<u64>().ok()? > MOST_TRACKED {
+        return None;
+    }
+    let socket = |(address, port): (IpAddr, u16)| SocketAddr::new(address, port);
+    let wanted = |flow: &conntrack::Flow| {
+        flow.protocol == TCP
+            && frontends.contains(&(flow.protocol, socket(flow.original_destination)))
+            && open.contains(&socket(flow.reply_source))
+    };
+    let mut by_endpoint: BTreeMap<SocketAddr, Lost> = BTreeMap::new();
+    for flow in conntrack::flows(wanted).ok()? {
+        let endpoint = socket(flow.reply_source);
+        let lost = by_endpoint.entry(endpoint).or_insert(Lost {
+            endpoint,
+            client: None,
+            count: 0,
+            answered: 0,
+        });
+        if flow.answered {
+            lost.answered += 1;
+        } else {
+            lost.count += 1;
+            lost.client = flow.original_source;
+        }
+    }
+    let most = by_endpoint.into_values().max_by_key(|lost| lost.count)?;
+    (most.count >= FEWEST_LOST && most.count > most.answered).then_some(most)
+}
+
+/// What these mean.
+pub(super) fn judge_lost(service: &Service, lost: &Lost, rule: Option<&SourceRule>) -> Finding {
+    let key = &service.key;
+    let (endpoint, client) = (lost.endpoint, lost.client);
+    let from = client.map_or_else(|| "CLIENT".to_owned(), |client| client.to_string());
+    let message = format!(
+        "{} connections of clients to {endpoint} get no answer, though it answers this node itself: its \
+         answers do not come back through this node",
+        lost.count
+    );
+    let common = format!(
+        "ip route get {from} from {} iif INTERFACE here; kubectl -n {} exec POD -- ip route (the way back has \
+         to lead to this node)",
+        endpoint.ip(),
+        key.namespace
+    );
+    let (seen, remedy) = match rule.map(stolen) {
+        Some((what, remedy)) => (format!("from {from} too; {what}"), remedy),
+        None => (format!("from {from} too"), common),
+    };
+    Finding::new(Section::Service, Level::Problem, message)
+        .of(key.to_string())
+        .at(Depth::Asked)
+        .seen(seen)
+        .mend(remedy)
 }
 
 /// What the spread means; `endpoints` are those that could have connections.

@@ -2,12 +2,14 @@
 //! this node. Pure: who answered comes in.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::probe::{Seen, Target};
 use crate::doctor::finding::{Depth, Finding, Level, Section};
+use crate::doctor::machine::SourceRule;
 use crate::model::cluster::ClusterState;
 use crate::model::endpoint::{Endpoint, EndpointSlice};
+use crate::model::family::Family;
 use crate::model::service::{Service, ServiceType};
 
 /// Addresses that an evidence names; more are counted.
@@ -46,6 +48,28 @@ pub(super) struct Slices<'s> {
     pub(super) all: Vec<&'s EndpointSlice>,
     /// What the pod network is called here.
     pub(super) network: &'s str,
+    /// An `EndpointSlice` of the namespace that belongs to no Service.
+    pub(super) stray: Option<&'s str>,
+    /// The rules of policy routing by source.
+    pub(super) rules: &'s [SourceRule],
+}
+
+/// What sends the answers of an endpoint another way than the main table.
+pub(super) fn rule_for(rules: &[SourceRule], endpoint: IpAddr) -> Option<&SourceRule> {
+    rules.iter().find(|rule| rule.from.contains(&endpoint))
+}
+
+/// Its words, and how it is looked at.
+pub(super) fn stolen(rule: &SourceRule) -> (String, String) {
+    let (priority, from, table) = (rule.priority, rule.from, rule.table);
+    (
+        format!("ip rule {priority} sends what comes from {from} by table {table}"),
+        format!(
+            "ip route show table {table}; ip rule del pref {priority} if nobody needs it, or ip rule add pref \
+             {} from {from} lookup main before it",
+            priority.saturating_sub(1)
+        ),
+    )
 }
 
 impl<'s> Slices<'s> {
@@ -55,12 +79,24 @@ impl<'s> Slices<'s> {
             service,
             all: slices.collect(),
             network: UNNAMED,
+            stray: None,
+            rules: &[],
         }
     }
 
     /// With the name of the pod network.
     pub(super) fn on(self, network: &'s str) -> Self {
         Self { network, ..self }
+    }
+
+    /// With a slice of the namespace that lacks its label.
+    pub(super) fn beside(self, stray: Option<&'s str>) -> Self {
+        Self { stray, ..self }
+    }
+
+    /// With the rules of policy routing.
+    pub(super) fn under(self, rules: &'s [SourceRule]) -> Self {
+        Self { rules, ..self }
     }
 
     /// Every endpoint once, by its address.
@@ -106,10 +142,11 @@ impl<'s> Slices<'s> {
         }
         let ready = endpoints.iter().filter(|it| it.conditions.ready).count();
         if ready == 0 {
-            let serving = endpoints.iter().any(|it| it.conditions.serving);
-            return vec![self.unready(&endpoints, serving)];
+            let leaving = endpoints.iter().all(|it| it.conditions.terminating);
+            return vec![self.unready(&endpoints, leaving)];
         }
         let mut findings = self.misnamed();
+        findings.extend(self.other_family());
         if ready < endpoints.len() {
             let message = format!("{ready} of {} endpoints are ready", endpoints.len());
             let unready = endpoints.iter().filter(|it| !it.conditions.ready).copied();
@@ -136,6 +173,17 @@ impl<'s> Slices<'s> {
 
     fn none(&self) -> Finding {
         let (key, selector) = (&self.service.key, &self.service.selector);
+        if let (true, Some(slice)) = (self.all.is_empty(), self.stray) {
+            let message = format!(
+                "it has no endpoint: EndpointSlice {slice} has no label kubernetes.io/service-name, so it \
+                 belongs to no Service"
+            );
+            return self.finding(Level::Problem, message).mend(format!(
+                "kubectl -n {} label endpointslice {slice} kubernetes.io/service-name={}, if it is meant \
+                 for it",
+                key.namespace, key.name
+            ));
+        }
         if selector.is_empty() {
             return self
                 .finding(
@@ -159,9 +207,37 @@ impl<'s> Slices<'s> {
         ))
     }
 
-    fn unready(&self, endpoints: &[&Endpoint], serving: bool) -> Finding {
+    /// A family of the Service of which no slice is, where there are some of the other one.
+    fn other_family(&self) -> Option<Finding> {
+        let key = &self.service.key;
+        let there: BTreeSet<Family> = self.all.iter().map(|slice| slice.family).collect();
+        let wanted: BTreeSet<Family> = (self.service.families.iter().copied())
+            .chain(self.service.cluster_ips.iter().copied().map(Family::of))
+            .collect();
+        let lacks: Vec<String> = (wanted.iter())
+            .filter(|family| !there.contains(family))
+            .map(ToString::to_string)
+            .collect();
+        let all = lacks.len() == wanted.len();
+        (!lacks.is_empty()).then(|| {
+            let has: Vec<String> = there.iter().map(ToString::to_string).collect();
+            let level = if all { Level::Problem } else { Level::Warning };
+            let lacks = lacks.join(" and ");
+            let message = format!(
+                "it is {lacks}, and its endpoints are {} alone: nothing serves its {lacks} addresses",
+                has.join(" and ")
+            );
+            self.finding(level, message).mend(format!(
+                "kubectl -n {0} get endpointslices -l kubernetes.io/service-name={1} (ADDRESSTYPE); let the \
+                 pods have {lacks} addresses, or give the Service the ipFamilies of its pods",
+                key.namespace, key.name
+            ))
+        })
+    }
+
+    fn unready(&self, endpoints: &[&Endpoint], leaving: bool) -> Finding {
         let count = endpoints.len();
-        let message = if serving {
+        let message = if leaving {
             format!("none of its {count} endpoints is ready: all are terminating")
         } else {
             format!(
@@ -281,6 +357,15 @@ impl<'s> Slices<'s> {
                     format!("a firewall of this node forbids connections to {count} endpoints"),
                     "nft list ruleset | grep -B5 -E 'hook output|reject|drop'".to_owned(),
                 ),
+                _ if rule_for(self.rules, ip).is_some() => {
+                    let (what, remedy) = rule_for(self.rules, ip).map(stolen).unwrap_or_default();
+                    (
+                        format!(
+                            "{count} endpoints do not answer this node: {what}, and so their answers"
+                        ),
+                        remedy,
+                    )
+                }
                 _ => (
                     format!(
                         "{count} endpoints do not answer this node, though it has a route to them"

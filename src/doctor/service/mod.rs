@@ -3,6 +3,7 @@
 //! reads; changes nothing.
 
 mod balance;
+mod connections;
 mod endpoints;
 mod probe;
 mod reach;
@@ -16,6 +17,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
+use self::connections::{spread, unanswered};
 use self::endpoints::{Slices, pod_network};
 use self::probe::{Seen, Target};
 pub(super) use self::reasons::of_a_node;
@@ -23,7 +25,7 @@ pub(super) use self::short::examine_all;
 use super::cluster::Sources;
 use super::finding::{Depth, Finding, Level, Section};
 use super::lan::Lan;
-use super::machine::{Link, Way};
+use super::machine::{Link, SourceRule, Way};
 use super::running::Running;
 use crate::admin::view::{ServiceView, VipView};
 use crate::config::Config;
@@ -49,6 +51,8 @@ pub(super) struct Scene<'s> {
     /// The networks that this node is in.
     pub(super) subnets: &'s [IpNet],
     pub(super) links: &'s BTreeMap<u32, Link>,
+    /// The rules of policy routing by source.
+    pub(super) rules: &'s [SourceRule],
 }
 
 /// The way to an address.
@@ -121,7 +125,9 @@ pub(super) async fn examine_one(
         return findings;
     }
     let network = pod_network(scene.links.values().map(|link| link.name.as_str()));
-    let slices = Slices::new(cluster, service).on(network);
+    let slices = (Slices::new(cluster, service).on(network))
+        .beside(scene.sources.without_service(&key.namespace))
+        .under(scene.rules);
     let targets = slices.targets();
     let mut seen = probe::ask(targets.iter().copied().take(MOST_PROBES)).await;
     astray(&mut seen, ways);
@@ -131,6 +137,7 @@ pub(super) async fn examine_one(
         findings.retain(|it| !it.message.starts_with(NO_ENDPOINTS));
     }
     findings.extend(found);
+    findings.extend(unanswered(scene, service, &vips, &seen));
     findings.extend(narrow(scene, key, &targets, ways));
     findings.extend(reach::sources(service, scene.subnets));
     findings.extend(spread(scene, service, &vips, &targets));
@@ -385,39 +392,4 @@ fn tunnel_overhead(scene: &Scene<'_>, key: &ServiceKey) -> impl Fn(IpAddr) -> u3
         IpAddr::V4(_) => 20,
         IpAddr::V6(_) => 40,
     }
-}
-
-/// How its connections are spread.
-fn spread(
-    scene: &Scene<'_>,
-    service: &Service,
-    vips: &[&VipView],
-    targets: &[Target],
-) -> Option<Finding> {
-    let ipvs = scene.running.is_some_and(|it| it.status.datapath == "ipvs");
-    let addresses: BTreeSet<IpAddr> = (vips.iter().map(|vip| vip.address))
-        .chain(service.cluster_ips.iter().copied())
-        .chain(service.external_ips.iter().copied())
-        .chain(scene.subnets.iter().map(IpNet::addr))
-        .collect();
-    let mut frontends = BTreeSet::new();
-    for port in &service.ports {
-        for address in &addresses {
-            let numbers = std::iter::once(port.port).chain(port.node_port);
-            frontends
-                .extend(numbers.map(|it| (port.protocol.number(), SocketAddr::new(*address, it))));
-        }
-    }
-    let counts = scene.running.and_then(|_| balance::count(ipvs, &frontends));
-    // Each family has a spread of its own; the one with the most connections tells most.
-    let both = [true, false].map(|v4| {
-        let endpoints: BTreeSet<SocketAddr> = (targets.iter())
-            .map(|(_, socket)| *socket)
-            .filter(|socket| socket.is_ipv4() == v4)
-            .collect();
-        balance::judge(service, &endpoints, counts.as_ref())
-    });
-    both.into_iter()
-        .flatten()
-        .max_by_key(|finding| (finding.level, finding.evidence.is_some()))
 }

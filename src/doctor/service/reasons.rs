@@ -125,10 +125,12 @@ pub(in crate::doctor) fn of_a_node(reason: &Reason) -> &'static str {
             "externalTrafficPolicy: Cluster, or a pod on a node that may announce"
         }
         Reason::NoInterface => {
-            "ip address add ADDRESS/LENGTH dev INTERFACE from the VIP's subnet, or name the interface in the \
-             pool's `interfaces`"
+            "where `interfaces` of its [[pool]] is set, name one there that the node has (ip -br link); else ip \
+             address add ADDRESS/LENGTH dev INTERFACE from the VIP's subnet on the node"
         }
-        Reason::Draining => "edgelb undrain on that node",
+        Reason::Draining => {
+            "edgelb undrain on that node, and kubectl label node NODE edgelb.io/drain- where it has that label"
+        }
         Reason::NotReady | Reason::NotServedThere => "edgelb status and edgelb doctor on that node",
         Reason::PeerDown => "systemctl status edgelb on that node, and UDP 9751 to it",
         Reason::PeerRestarting => "wait for membership.restart_grace",

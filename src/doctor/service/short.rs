@@ -54,7 +54,13 @@ pub(in crate::doctor) async fn examine_all(scene: &Scene<'_>, ways: &mut Ways<'_
         let network = pod_network(scene.links.values().map(|link| link.name.as_str()));
         let forwarded = cluster.services.values().filter(|it| it.is_forwarded());
         let slices: Vec<Slices<'_>> = forwarded
-            .map(|it| Slices::new(cluster, it).on(network))
+            .map(|it| {
+                let stray = scene.sources.without_service(&it.key.namespace);
+                Slices::new(cluster, it)
+                    .on(network)
+                    .beside(stray)
+                    .under(scene.rules)
+            })
             .collect();
         counted = counted.max(cluster.services.len());
         let targets = slices

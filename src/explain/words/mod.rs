@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::Facts;
 use super::question::{Question, Target};
 use super::report::{AddressDetails, AddressKind, Asker, Explanation, Fate, FrontendDetails};
+use crate::model::frontend::ForwardingMethod;
 use crate::model::service::{ServiceKey, TrafficPolicy};
 use phrases::{capitalized, sentence};
 
@@ -281,6 +282,13 @@ fn affinity(frontend: &FrontendDetails, from: Option<IpAddr>) -> Option<String> 
     let Some(from) = from else {
         return Some(format!("{rule}; --from IP tells where one is kept."));
     };
+    // IPVS keeps those itself, where netfilter translates nothing: its table of connections is not read here.
+    if frontend.forwarding_method != ForwardingMethod::Masquerade {
+        return Some(format!(
+            "{rule} (persistence of IPVS); ipvsadm -Lnc on {} shows where {from} is kept.",
+            frontend.passes
+        ));
+    }
     if !frontend.passes_here {
         return Some(format!(
             "{rule}; {} knows where {from} is kept.",

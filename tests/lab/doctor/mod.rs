@@ -13,6 +13,8 @@
 //! | kube-proxy in IPVS mode, the speaker of `MetalLB` | `firewall` |
 //! | daemon frozen, dead, twice, drained, without descriptors, its port taken, a broken manifest | `daemon` |
 //! | key file open to others or useless, disk full, disk read-only | `daemon` |
+//! | Docker's published port, masquerade before a Local Service, rate limits, rules of routing | `unnamed` |
+//! | twins by address and by hardware address, no default route, pods without a way back | `unnamed` |
 //! | forwarding, ARP or netem of one interface, a VIP on lo, rules of routing, netdev chains, unknown pods | `uncommon` |
 //! | chains that drop, processes on node ports, kube-proxy, foreign virtual servers, sysctls | `node` |
 //!
@@ -27,6 +29,7 @@ mod node;
 mod reach;
 mod service;
 mod uncommon;
+mod unnamed;
 
 use std::process::Output;
 use std::time::{Duration, Instant};

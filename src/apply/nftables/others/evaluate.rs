@@ -3,8 +3,11 @@
 use std::cmp::Ordering;
 
 use super::packet::{Octets, Packet};
-use super::rule::{Match, Rule, Step, Verdict};
+use super::rule::{Match, Rule, Step, Translation, Verdict};
 use super::sets::Sets;
+
+/// Expressions that ask how much came.
+const LIMITS: [&str; 3] = ["limit", "connlimit", "quota"];
 
 /// An answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +40,9 @@ pub(super) struct Outcome {
     /// Each with whether it is sure, of a rule that holds; more than one of a map whose key is not known.
     pub(super) verdicts: Vec<(Verdict, Holds)>,
     pub(super) untracks: bool,
+    pub(super) translates: Option<Translation>,
+    /// It holds for what comes faster than a rate, and all else of it is sure.
+    pub(super) limits: bool,
 }
 
 /// Sixteen words of four octets.
@@ -113,7 +119,10 @@ pub(super) fn evaluate(rule: &Rule, packet: &Packet, sets: &Sets<'_>) -> Outcome
         named: false,
         verdicts: Vec::new(),
         untracks: false,
+        translates: None,
+        limits: false,
     };
+    let mut unsure = 0_usize;
     for step in &rule.steps {
         let (holds, of_destination) = match step {
             Step::Load(at, load) => {
@@ -188,17 +197,27 @@ pub(super) fn evaluate(rule: &Rule, packet: &Packet, sets: &Sets<'_>) -> Outcome
                 outcome.untracks = true;
                 continue;
             }
+            Step::Translate(translation) => {
+                outcome.translates = Some(*translation);
+                continue;
+            }
         };
         match holds {
             Holds::No => {
                 outcome.holds = Holds::No;
                 return outcome;
             }
-            Holds::Perhaps => outcome.holds = Holds::Perhaps,
+            Holds::Perhaps => {
+                outcome.holds = Holds::Perhaps;
+                unsure += 1;
+                outcome.limits |=
+                    matches!(step, Step::Perhaps(name) if LIMITS.contains(&name.as_str()));
+            }
             Holds::Yes => {}
         }
         outcome.named |= of_destination;
     }
+    outcome.limits &= unsure == 1;
     outcome
 }
 
@@ -256,6 +275,7 @@ fn iptables(asked: &Match, packet: &Packet) -> (Holds, bool) {
             (any(&all).inverted(*inverted), named)
         }
         Match::Conntrack(information) => (conntrack(information, packet), false),
+        Match::Local(inverted) => (Holds::of(packet.local).inverted(*inverted), false),
         // What is in a set of ipset is not read here.
         Match::Set(destination) => (Holds::Perhaps, *destination),
         Match::Unknown(_) => (Holds::Perhaps, false),

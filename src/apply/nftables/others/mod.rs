@@ -24,7 +24,7 @@ pub use self::packet::Packet;
 pub use self::rule::Rule;
 use self::rule::Step;
 use self::sets::AllSets;
-pub use self::walk::{By, Passage, Taken};
+pub use self::walk::{By, How, Passage, Taken};
 use super::encode::{Request, message};
 use super::observe::Attributes;
 use super::{Error, TABLE};

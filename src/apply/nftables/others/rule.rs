@@ -40,6 +40,15 @@ pub(super) enum Step {
     Verdict(Verdict),
     /// Keeps packets from connection tracking.
     Untrack,
+    /// Translates the first packet of a connection, and ends the chain.
+    Translate(Translation),
+}
+
+/// What a connection gets another one of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Translation {
+    Destination,
+    Source,
 }
 
 /// What is loaded.
@@ -85,6 +94,8 @@ pub(super) enum Match {
     },
     /// `struct xt_conntrack_mtinfo3`
     Conntrack(Vec<u8>),
+    /// Whether the destination is an address of this node; inverted.
+    Local(bool),
     /// A set of ipset; whether it asks for the destination.
     Set(bool),
     /// It asks nothing.
@@ -117,6 +128,8 @@ fn without_data(name: &str) -> Option<Step> {
         "notrack" => Some(Step::Untrack),
         "counter" | "log" | "last" => None,
         "reject" => Some(Step::Verdict(Verdict::Drop)),
+        "masq" => Some(Step::Translate(Translation::Source)),
+        "redir" | "tproxy" => Some(Step::Translate(Translation::Destination)),
         _ => Some(Step::Perhaps(name.to_owned())),
     }
 }
@@ -144,7 +157,14 @@ fn step(name: &str, data: &Attributes<'_>) -> Result<Option<Step>, Error> {
     let unknown = || Some(Step::Perhaps(name.to_owned()));
     Ok(match name {
         // They ask nothing, or change what nothing here looks at.
-        "counter" | "log" | "last" | "objref" | "dup" | "masq" | "nat" | "redir" => None,
+        "counter" | "log" | "last" | "objref" | "dup" => None,
+        "masq" => Some(Step::Translate(Translation::Source)),
+        "redir" | "tproxy" => Some(Step::Translate(Translation::Destination)),
+        // NFTA_NAT_TYPE 1: NFT_NAT_SNAT is 0.
+        "nat" => Some(Step::Translate(match data.number(1) {
+            Some(0) => Translation::Source,
+            _ => Translation::Destination,
+        })),
         "notrack" => Some(Step::Untrack),
         "reject" => Some(Step::Verdict(Verdict::Drop)),
         "immediate" if data.number(1) == Some(0) => {
@@ -227,6 +247,8 @@ fn target(data: &Attributes<'_>) -> Result<Option<Step>, Error> {
     Ok(match data.string(1)? {
         Some("REJECT" | "DROP" | "TARPIT" | "STEAL") => Some(Step::Verdict(Verdict::Drop)),
         Some("ACCEPT") => Some(Step::Verdict(Verdict::Accept)),
+        Some("DNAT" | "REDIRECT" | "TPROXY") => Some(Step::Translate(Translation::Destination)),
+        Some("SNAT" | "MASQUERADE") => Some(Step::Translate(Translation::Source)),
         Some("NOTRACK") => Some(Step::Untrack),
         // XT_CT_NOTRACK is the first bit of `struct xt_ct_target_info`.
         Some("CT") => {
@@ -248,6 +270,7 @@ fn iptables(data: &Attributes<'_>) -> Result<Match, Error> {
         "tcp" => ports(information, 6),
         "udp" => ports(information, 17),
         "multiport" => multiport(information),
+        "addrtype" => local(information),
         "conntrack" if information.len() >= 150 => Some(Match::Conntrack(information.to_vec())),
         // `struct xt_set_info`: index, dim, flags; IPSET_DIM_ONE_SRC is the second bit.
         "set" => information.get(3).map(|flags| Match::Set(flags & 2 == 0)),
@@ -277,6 +300,15 @@ fn ports(bytes: &[u8], protocol: u8) -> Option<Match> {
         flags,
         inverted: (inverted & 1 != 0, inverted & 2 != 0, inverted & 4 != 0),
     })
+}
+
+/// `struct xt_addrtype_info_v1`: kinds of the source and of the destination, a bit for each, and flags, of
+/// which the second inverts the latter. Only whether the destination is local is read.
+fn local(bytes: &[u8]) -> Option<Match> {
+    const LOCAL: u16 = 1 << 2;
+    let flags = *bytes.get(4)?;
+    (word(bytes, 0)? == 0 && word(bytes, 2)? == LOCAL && flags & !2 == 0)
+        .then_some(Match::Local(flags & 2 != 0))
 }
 
 /// `struct xt_multiport_v1`: which side, count, 15 ports, which of them begin a range, inversion.

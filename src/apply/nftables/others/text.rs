@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::rule::{Load, Match, Rule, Step, Verdict};
+use super::rule::{Load, Match, Rule, Step, Translation, Verdict};
 
 /// Longer texts are cut.
 const LONGEST: usize = 160;
@@ -53,6 +53,8 @@ pub(super) fn of(rule: &Rule) -> String {
             Step::Match(asked) => words.extend(iptables(asked)),
             Step::Perhaps(name) => words.push(name.clone()),
             Step::Untrack => words.push("notrack".to_owned()),
+            Step::Translate(Translation::Destination) => words.push("dnat".to_owned()),
+            Step::Translate(Translation::Source) => words.push("snat".to_owned()),
             Step::Verdict(verdict) => words.push(match verdict {
                 Verdict::Accept => "accept".to_owned(),
                 Verdict::Drop => "drop".to_owned(),
@@ -216,6 +218,7 @@ fn iptables(asked: &Match) -> Option<String> {
             format!("{}{side} {}", sign(*inverted), ranges.join(","))
         }
         Match::Conntrack(_) => "-m conntrack".to_owned(),
+        Match::Local(inverted) => format!("{}--dst-type LOCAL", sign(*inverted)),
         Match::Set(_) => "-m set".to_owned(),
         Match::Unknown(name) => format!("-m {name}"),
     })

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::evaluate::{Holds, Outcome, evaluate};
 use super::packet::Packet;
-use super::rule::Verdict;
+use super::rule::{Translation, Verdict};
 use super::sets::Sets;
 use super::{Base, ChainName, Hook, Others};
 
@@ -24,8 +24,19 @@ pub struct Taken {
     /// Whether it is sure; else a rule before it may let the packet through, or it asks for something that
     /// is not known.
     pub sure: bool,
-    /// Not dropped, but kept from connection tracking.
-    pub untracked: bool,
+    pub how: How,
+}
+
+/// What becomes of a packet instead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum How {
+    Dropped,
+    /// It is kept from connection tracking.
+    Untracked,
+    /// Its connection goes to somebody else.
+    Redirected,
+    /// Its connection seems to come from this node.
+    Masqueraded,
 }
 
 /// Whose doing it is.
@@ -94,9 +105,12 @@ impl Others {
                 continue;
             }
             if flow == Flow::On && base.drops {
-                walk.take(By::Policy, !walk.let_through, false);
+                walk.take(By::Policy, !walk.let_through, How::Dropped);
             }
-            let ends = walk.found.iter().any(|it| it.sure && !it.untracked);
+            let ends = walk
+                .found
+                .iter()
+                .any(|it| it.sure && it.how == How::Dropped);
             found.extend(walk.found);
             if ends {
                 break;
@@ -107,13 +121,13 @@ impl Others {
 }
 
 impl Walk<'_> {
-    fn take(&mut self, by: By, sure: bool, untracked: bool) {
+    fn take(&mut self, by: By, sure: bool, how: How) {
         self.found.insert(Taken {
             base: self.base.name.clone(),
             priority: self.base.priority,
             by,
             sure,
-            untracked,
+            how,
         });
     }
 
@@ -145,7 +159,24 @@ impl Walk<'_> {
             let certain = sure && outcome.holds == Holds::Yes;
             if outcome.untracks && (certain || named.is_some()) {
                 let by = by(named);
-                self.take(by, certain && !self.let_through, true);
+                self.take(by, certain && !self.let_through, How::Untracked);
+            }
+            if let Some(how) = outcome.translates.and_then(|it| self.translated(it)) {
+                if certain || named.is_some() {
+                    let by = By::Rule(name.clone(), rule.handle);
+                    self.take(by, certain && !self.let_through, how);
+                }
+                // What is translated is asked no more in this chain.
+                if certain {
+                    return Flow::Accepted;
+                }
+                self.let_through = true;
+            }
+            if outcome.limits && sure && named.is_none() {
+                let drops = |(verdict, _): &(Verdict, Holds)| *verdict == Verdict::Drop;
+                if outcome.verdicts.iter().any(drops) {
+                    self.take(By::Rule(name.clone(), rule.handle), false, How::Dropped);
+                }
             }
             match self.verdicts(name, &outcome, certain, named, depth) {
                 Step::Next => {}
@@ -155,6 +186,17 @@ impl Walk<'_> {
             }
         }
         Flow::On
+    }
+
+    /// What a translation does to the packet; only the first one of a connection is asked for it.
+    fn translated(&self, translation: Translation) -> Option<How> {
+        let first = self.packet.tracked && !self.packet.answer;
+        match translation {
+            Translation::Destination => {
+                (first && !self.packet.translated).then_some(How::Redirected)
+            }
+            Translation::Source => first.then_some(How::Masqueraded),
+        }
     }
 
     fn verdicts(
@@ -172,11 +214,11 @@ impl Walk<'_> {
                 Verdict::Accept if certain => return Step::End(Flow::Accepted),
                 Verdict::Accept => self.let_through = true,
                 Verdict::Drop if certain => {
-                    self.take(by(named), !self.let_through, false);
+                    self.take(by(named), !self.let_through, How::Dropped);
                     return Step::End(Flow::Taken);
                 }
                 // What asks nothing of the destination may be meant for others altogether.
-                Verdict::Drop if named.is_some() => self.take(by(named), false, false),
+                Verdict::Drop if named.is_some() => self.take(by(named), false, How::Dropped),
                 Verdict::Drop => {}
                 Verdict::Return if certain => return Step::Return,
                 Verdict::Return => next = Step::Unsure,

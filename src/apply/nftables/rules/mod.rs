@@ -57,6 +57,10 @@ pub(super) const MASQUERADE_UNLESS_POD: &str = "masquerade_unless_pod";
 pub(super) const MASQUERADE_NODE: &str = "masquerade_node";
 
 /// `NF_INET_PRE_ROUTING` and so on.
+/// Where destinations are translated: before `NF_IP_PRI_NAT_DST`, where other programs do it. Of several
+/// chains the first that translates a connection decides, and what Docker publishes it publishes on every
+/// local address, which VIPs are.
+pub const DESTINATION_PRIORITY: i32 = -105;
 const PREROUTING: u32 = 0;
 const INPUT: u32 = 1;
 const FORWARD: u32 = 2;

@@ -2,8 +2,9 @@
 
 use super::receive::{closed, not_allowed};
 use super::{
-    Chain, FRONTEND, MASQUERADE_ALL, MASQUERADE_NODE, MASQUERADE_UNLESS_POD, NODE_PORT, OUTPUT,
-    POSTROUTING, PREROUTING, Rule, for_pods, hook, in_set, map, not_in_set, rule,
+    Chain, DESTINATION_PRIORITY, FRONTEND, MASQUERADE_ALL, MASQUERADE_NODE, MASQUERADE_UNLESS_POD,
+    NODE_PORT, OUTPUT, POSTROUTING, PREROUTING, Rule, for_pods, hook, in_set, map, not_in_set,
+    rule,
 };
 use crate::apply::nftables::expression::{Load, Step, Verdict};
 use crate::apply::nftables::sets::Table;
@@ -28,7 +29,7 @@ pub(super) fn prerouting() -> Chain {
     });
     Chain {
         name: "prerouting",
-        hook: Some(hook(PREROUTING, -100, "nat")),
+        hook: Some(hook(PREROUTING, DESTINATION_PRIORITY, "nat")),
         rules: rules.collect(),
     }
 }
@@ -50,7 +51,7 @@ pub(super) fn output() -> Chain {
     });
     Chain {
         name: "output",
-        hook: Some(hook(OUTPUT, -100, "nat")),
+        hook: Some(hook(OUTPUT, DESTINATION_PRIORITY, "nat")),
         rules: rules.collect(),
     }
 }
