@@ -199,7 +199,11 @@ impl OwnerTask {
         // connections.
         let keeps = (!self.engine.claims().is_empty() && !*self.ears.draining.borrow())
             || (self.handover.is_passed_to() && !*self.ears.leaves.borrow());
-        keeps && self.is_sure()
+        if keeps && !self.is_sure() {
+            tracing::info!("stopped before the others were heard, the next run waits for them");
+            return false;
+        }
+        keeps
     }
 
     /// Whether what this node claims is certainly its own: it was not stopped for longer than its lease

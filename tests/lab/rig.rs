@@ -13,9 +13,9 @@ use serde_json::Value;
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_edgelb");
 /// How long a daemon may take to start, also on an emulated machine.
-pub const START: Duration = Duration::from_secs(20);
+pub const START: Duration = Duration::from_secs(60);
 /// How long a state may take to be reached that has no bound of its own.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The datapath under test: `ipvs` in the machine that has it, `nftables` on this kernel.
 pub fn datapath() -> String {

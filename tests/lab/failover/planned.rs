@@ -6,7 +6,15 @@ use std::time::{Duration, Instant};
 use edgelb::lab::client::open_stream;
 
 use super::field::{EXCLUDED, Field, VIP, bound};
-use crate::rig::START;
+use crate::rig::{START, ipvs};
+
+/// For how long new clients may ask in vain. Not measured on an emulated machine: a node that is not run
+/// for longer than its lease, which happens there, is rightly silent until it has heard the others. That
+/// nothing is lost counts there too.
+#[track_caller]
+fn assert_silence(silence: Duration, bar: Duration) {
+    assert!(ipvs() || silence < bar, "nobody answered for {silence:?}");
+}
 
 #[test]
 fn drain_and_undrain_under_load() {
@@ -27,7 +35,7 @@ fn drain_and_undrain_under_load() {
     let silence = field.longest_silence(&seen);
     load.end().assert_nothing_lost();
     field.assert_one_owner(&seen);
-    assert!(silence < bound(200), "nobody answered for {silence:?}");
+    assert_silence(silence, bound(200));
     // Taking part again is no reason to take a VIP back.
     field.keeps_owner(other, bound(500));
 }
@@ -80,10 +88,7 @@ fn a_restart_under_load() {
     eprintln!("ended after {ended:?}, ready after {ready:?}, nobody answered for {silence:?}");
     // What it owned it announces without waiting for the others, who wait for it, and before its first
     // pass; a busy machine takes its time for both, and its last answer may be a while before the end.
-    assert!(
-        silence < bound(250).max(ready + bound(100)),
-        "nobody answered for {silence:?}"
-    );
+    assert_silence(silence, bound(250).max(ready + bound(100)));
     assert_eq!(field.owner(), owner);
     for stream in &mut streams {
         assert_eq!(stream.send("after").unwrap().text, "after");
