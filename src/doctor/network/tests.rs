@@ -12,6 +12,7 @@ struct World {
     links: BTreeMap<u32, Link>,
     neighbours: Vec<Neighbour>,
     outside: Option<Way>,
+    outside6: Option<Way>,
     vips: Vec<(IpAddr, bool, Option<Way>)>,
     cluster: ClusterState,
     strangers: Vec<Stranger>,
@@ -64,6 +65,7 @@ impl World {
             },
             neighbours: Vec::new(),
             outside: Some(way(2, false)),
+            outside6: Some(way(2, false)),
             vips: vec![("192.0.2.200".parse().unwrap(), true, Some(way(1, true)))],
             cluster: ClusterState::default(),
             strangers: Vec::new(),
@@ -80,7 +82,7 @@ impl World {
             host: &self.host,
             links: &self.links,
             neighbours: &self.neighbours,
-            outside: [self.outside.clone(), None],
+            outside: [self.outside.clone(), self.outside6.clone()],
             cluster: Some(&self.cluster),
             vips: self.vips.clone(),
             unowned: Vec::new(),
@@ -272,6 +274,23 @@ fn loose_filtering_and_other_ways_are_fine() {
             .insert("net/ipv4/conf/all/rp_filter".to_owned(), value.to_owned());
         assert!(world.judge().iter().all(|it| it.level == Level::Fine));
     }
+}
+
+#[test]
+fn a_family_without_a_default_route_is_told_and_is_no_fault() {
+    let mut world = World::new();
+    world.outside6 = None;
+    let found = world.judge();
+    let told: Vec<&Finding> = found.iter().filter(|it| it.level != Level::Fine).collect();
+    assert_eq!(told.len(), 1, "{found:#?}");
+    assert_eq!(told[0].level, Level::Info);
+    assert!(
+        told[0].message.contains("no default route for IPv6"),
+        "{told:#?}"
+    );
+    // Where no pool has addresses of it, nobody asks by it.
+    world.config.pools[0].ranges.truncate(1);
+    assert!(world.judge().iter().all(|it| it.level == Level::Fine));
 }
 
 #[test]
